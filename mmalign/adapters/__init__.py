@@ -1,0 +1,1 @@
+"""One file per modality: rows in, log-likelihoods out."""

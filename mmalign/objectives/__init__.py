@@ -1,0 +1,1 @@
+"""One file per objective; a plain name in a config is the name of a file here."""

@@ -1,0 +1,1 @@
+"""One file per score transform: scores in, scores out."""

@@ -1,0 +1,1 @@
+"""One file per scorer of a response."""

@@ -1,0 +1,1 @@
+"""The loop: run, step, scorer, references, LoRA, checkpoints, metrics."""

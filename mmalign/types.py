@@ -1,0 +1,380 @@
+"""The seam: the records that travel from data to loss, and the two contracts they travel between.
+
+An adapter turns rows into log-likelihoods (`LogProbs`) and knows nothing of preferences. An objective turns
+log-likelihoods, keyed by source ("policy", "reference", ...) and role ("chosen", "rejected", ...), into one
+loss per sample and knows nothing of models. Needs torch and the standard library only.
+
+Letters used for shapes: S samples, N rows (one response of one role of one sample), K units of a row
+(response tokens, noise draws or denoising steps).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+Kind = Literal["exact", "surrogate", "trajectory", "reward"]
+Unit = Literal["token", "draw", "step"]
+State = dict[str, Tensor]
+Draw = Mapping[str, Tensor]  # everything random about scoring S samples; every tensor has leading size S
+AllMean = Callable[..., Tensor]  # all_mean(values [S], where [S] bool | None) -> scalar over all processes
+
+NEEDS: dict[str, str] = {
+    "ratio": "log-likelihood ratios to a frozen source",
+    "length": "the number of scored units of a response",
+    "absolute": "differences of absolute log-likelihoods between two responses",
+    "probability": "true probabilities in (0, 1)",
+    "units": "a log-likelihood for every unit (token) of a response",
+    "distribution": "whole next-token distributions",
+    "error": "raw per-sample denoising errors",
+}
+
+
+class UserError(ValueError):
+    """A mistake the user can correct: one line naming the file, row or field, the value and the rule."""
+
+
+def derive_seed(run_seed: int, epoch: int, sample_id: str, purpose: str) -> int:
+    """A 63-bit seed for one purpose of one sample, the same on every machine, process and batch layout."""
+    text = f"{run_seed}\x1f{epoch}\x1f{sample_id}\x1f{purpose}"
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+# ---------------------------------------------------------------- data records
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a prompt or response. `data` is a str for text; for an image or video it is whatever the
+    source gave (path, bytes or PIL image) until the loader decodes it to a PIL image or a list of them."""
+
+    kind: Literal["text", "image", "video"]
+    data: Any
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a prompt. Speaker "text" marks plain text that no chat template wraps."""
+
+    speaker: Literal["system", "user", "assistant", "text"]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A response under its own condition: roles of one sample may differ in prompt, image or video."""
+
+    prompt: tuple[Message, ...]
+    response: tuple[Part, ...]
+    labels: Mapping[str, float] = field(default_factory=dict)  # per response: score, rank, aspects
+
+
+@dataclass(frozen=True)
+class PreferenceSample:
+    """One record: for every role one or several examples (a ranked list), plus labels of the whole sample."""
+
+    id: str
+    examples: Mapping[str, tuple[Example, ...]]
+    labels: Mapping[str, Any] = field(default_factory=dict)  # binary, margin, group, user, ...
+    weight: float = 1.0
+    origin: str = ""  # "file.jsonl row 17", for messages
+
+
+@dataclass(frozen=True)
+class Row:
+    """One response of one role after tokenising or decoding; `key` names its content in the cache."""
+
+    role: str
+    slot: int
+    data: dict[str, Any]
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of one sample. After `Adapter.encode` every value in `Row.data` is a CPU tensor."""
+
+    sample_id: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample of one optimizer step as the loader yields it."""
+
+    prepared: Prepared
+    epoch: int
+    labels: Mapping[str, Any]
+    row_labels: Mapping[str, tuple[Mapping[str, float], ...]]  # role -> labels per slot
+    weight: float
+    origin: str
+
+    @property
+    def id(self) -> str:
+        """The sample's id."""
+        return self.prepared.sample_id
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Flat rows of S samples, ready for a forward. Only the adapter that made it looks into `inputs`."""
+
+    inputs: dict[str, Any]
+    roles: tuple[str, ...]
+    row_role: Tensor  # [N] long, index into roles
+    row_sample: Tensor  # [N] long, index into sample_ids
+    row_slot: Tensor  # [N] long, place in the role's list
+    sample_ids: tuple[str, ...]
+
+    def rows_of(self, role: str) -> Tensor:
+        """Indices of the rows of one role, ordered by sample and slot, [n] long."""
+        rows = torch.nonzero(self.row_role == self.roles.index(role)).flatten()
+        order = self.row_sample[rows] * (int(self.row_slot.max()) + 1) + self.row_slot[rows]
+        return rows[torch.argsort(order, stable=True)]
+
+
+# ---------------------------------------------------------------- likelihoods
+
+
+class Distribution(Protocol):
+    """Next-token distributions at the K response positions of N rows, never held as an [N, K, V] tensor."""
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Log-probabilities of `ids` [N, K] -> [N, K] float32."""
+
+    def argmax(self) -> Tensor:
+        """Most likely ids -> [N, K] long."""
+
+    def topk(self, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest log-probabilities and their ids -> two [N, K, k]."""
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats -> [N, K] float32."""
+
+    def kl_from(self, other: Distribution) -> Tensor:
+        """KL(other || self) in nats -> [N, K] float32; `other` is not differentiated."""
+
+    def take(self, rows: Tensor) -> Distribution:
+        """The same handle for a selection of rows."""
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """Log-likelihoods of N responses, unit by unit.
+
+    `values` [N, K] (float32 in training), `mask` [N, K] bool. An exact model gives one value per response
+    token. A diffusion model gives one surrogate -w(t) * e / 2 per noise draw, with e the mean squared
+    prediction error: then `error` [N, K] holds e itself.
+    """
+
+    values: Tensor
+    mask: Tensor
+    kind: Kind
+    unit: Unit
+    sample: Tensor  # [N] long: index of the row's sample
+    slot: Tensor  # [N] long: place in a list
+    weights: Tensor | None = None  # [N, K], weight of each denoising step in `total`
+    error: Tensor | None = None  # [N, K], raw e of a surrogate
+    timestep: Tensor | None = None  # [N, K], share of the noise schedule in [0, 1], for metrics
+    distribution: Distribution | None = None
+
+    def _reduce(self, per_unit: Tensor) -> Tensor:
+        """Sum over tokens, mean over draws, weighted sum over steps. [N, K] -> [N]."""
+        kept = torch.where(self.mask, per_unit, torch.zeros_like(per_unit))
+        if self.unit == "draw":
+            return kept.sum(-1) / self.mask.sum(-1)
+        if self.unit == "step" and self.weights is not None:
+            return (kept * self.weights).sum(-1)
+        return kept.sum(-1)
+
+    def total(self) -> Tensor:
+        """Log-likelihood of each response, [N]."""
+        return self._reduce(self.values)
+
+    def ratio(self, other: LogProbs) -> Tensor:
+        """log p_self - log p_other of each response, [N]. Units are subtracted before they are summed:
+        subtracting two long sums in float32 would lose the small difference that is the signal."""
+        return self._reduce(self.unit_ratio(other))
+
+    def unit_ratio(self, other: LogProbs) -> Tensor:
+        """Per-unit log-ratio to the same responses scored elsewhere, [N, K]. Paddings may differ in width."""
+        theirs, their_mask = _fit(other.values, self.values.shape[1]), _fit(other.mask, self.mask.shape[1])
+        on_cpu = self.mask.device.type == "cpu"  # elsewhere the comparison would stall the device every step
+        if len(theirs) != len(self.values) or (on_cpu and not torch.equal(their_mask, self.mask)):
+            raise ValueError(
+                "a ratio needs the same units in both sources: the responses were cut differently"
+            )
+        return self.values - theirs
+
+    @property
+    def length(self) -> Tensor:
+        """Number of scored units, [N]: tokens or steps; 1 for a surrogate, whose error is already a mean."""
+        if self.unit == "draw":
+            return torch.ones_like(self.values[:, 0])
+        return self.mask.sum(-1).to(self.values.dtype)
+
+    def mean(self) -> Tensor:
+        """Log-likelihood per unit, [N]."""
+        return self.total() / self.length
+
+    def nll(self, reduction: Literal["sum", "mean"] = "mean") -> Tensor:
+        """The supervised loss of each response, [N]: negative log-likelihood summed over tokens or per token;
+        for a surrogate the weighted error w * e, which is twice the negative surrogate."""
+        if self.kind == "surrogate":
+            return -2.0 * self.total()
+        return -(self.total() if reduction == "sum" else self.mean())
+
+    def mean_error(self) -> Tensor:
+        """Raw prediction error averaged over draws, [N]; only a surrogate has one."""
+        if self.error is None:
+            raise ValueError("only a diffusion or flow model has a prediction error")
+        return self._reduce(self.error)
+
+    def take(self, rows: Tensor) -> LogProbs:
+        """The same record for a selection of rows, [n] long."""
+
+        def pick(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[rows]
+
+        return replace(
+            self,
+            values=self.values[rows],
+            mask=self.mask[rows],
+            sample=self.sample[rows],
+            slot=self.slot[rows],
+            weights=pick(self.weights),
+            error=pick(self.error),
+            timestep=pick(self.timestep),
+            distribution=None if self.distribution is None else self.distribution.take(rows),
+        )
+
+
+def _fit(values: Tensor, width: int) -> Tensor:
+    """Columns cut or zero-padded to `width`; the mask is fitted the same way and guards what is cut."""
+    if values.shape[1] >= width:
+        return values[:, :width]
+    return torch.nn.functional.pad(values, (0, width - values.shape[1]))
+
+
+Scores = Mapping[str, Mapping[str, LogProbs]]  # scores[source][role]
+
+
+# ---------------------------------------------------------------- the two contracts
+
+
+@dataclass(frozen=True)
+class View:
+    """A role made from another role in memory. `change` names a function in `data/_views.py`."""
+
+    of: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an objective returns: loss [S], detached metrics {name: [S]}, and its next state."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    state: State = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """A loss on log-likelihoods. Subclasses are frozen dataclasses whose fields are the keys in the config.
+
+    Everything but `roles` and `__call__` has a usable default. A subclass overrides with class attributes
+    (`roles = {"policy": ("chosen",)}`) or, where it depends on a field, with a property.
+    """
+
+    @property
+    @abstractmethod
+    def roles(self) -> Mapping[str, tuple[str, ...]]:
+        """Which roles each source scores, {"policy": (...), "reference": (...)}."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS that the adapter must offer."""
+        return frozenset({"ratio"})
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Labels that every sample must carry."""
+        return ()
+
+    @property
+    def detached(self) -> tuple[str, ...]:
+        """Policy roles that are scored without a graph."""
+        return ()
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        """Roles that are made in memory from other roles."""
+        return {}
+
+    @property
+    def batch_coupled(self) -> bool:
+        """True if the loss of one sample depends on the other samples of the step."""
+        return False
+
+    def initial_state(self) -> State:
+        """Tensors carried from step to step and saved in checkpoints."""
+        return {}
+
+    @abstractmethod
+    def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
+        """Loss of S samples from their scores; `labels[name]` is a tensor [S] for every numeric label."""
+
+
+class Transform(ABC):
+    """A change of the scores before any pairwise objective sees them; one file each."""
+
+    @abstractmethod
+    def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State) -> Scores:
+        """Scores in, scores out; must keep gradients to the policy's values where they should flow."""
+
+
+class Adapter(Protocol):
+    """A model family behind the one likelihood interface. Built by the config dataclass in the same file."""
+
+    kind: Kind
+    offers: frozenset[str]
+    policy: nn.Module  # what trains; frozen encoders stay private to the adapter
+    device: torch.device
+    lora_targets: str | list[str]  # default LoRA sites
+
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> None:
+        """Raise UserError with the reason if the sample (media already decoded) cannot be used."""
+
+    def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
+        """Tokenise and resize on the CPU; runs in loader workers. Media parts are already decoded."""
+
+    def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """Run frozen encoders on the device, batched. Identity for text."""
+
+    def fingerprint(self) -> str:
+        """Hash of everything that `encode` and `prepare` depend on besides the row: weights and settings."""
+
+    def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
+        """Rows of the given roles as one batch on the adapter's device."""
+
+    def draw(self, batch: Batch, seeds: Sequence[int]) -> Draw:
+        """Timesteps, noise, caption dropout: one per sample, shared by its roles and by every source."""
+
+    def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
+        """Score every row with `model`, the policy or a frozen source of the same kind."""
+
+    def generate(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
+    ) -> list[Part]:
+        """One sampled response per prompt, independent of how prompts are batched."""
+
+    def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
+        """Write upstream format into `folder`: the whole model, or only the named LoRA adapter's weights."""
