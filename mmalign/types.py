@@ -324,6 +324,11 @@ class Objective(ABC):
         """True if the loss of one sample depends on the other samples of the step."""
         return False
 
+    @property
+    def surrogate_beta(self) -> float | None:
+        """Published `beta` on surrogate scores, where it differs by orders of magnitude from the default."""
+        return None
+
     def initial_state(self) -> State:
         """Tensors carried from step to step and saved in checkpoints."""
         return {}
@@ -335,6 +340,11 @@ class Objective(ABC):
 
 class Transform(ABC):
     """A change of the scores before any pairwise objective sees them; one file each."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Keys of NEEDS that the adapter must offer."""
+        return frozenset()
 
     @abstractmethod
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State) -> Scores:

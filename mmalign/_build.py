@@ -1,0 +1,118 @@
+"""Plain values -> dataclasses: our own pass for readable refusals, then pydantic for the types."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
+
+from mmalign._names import NamedKind, class_of
+from mmalign.types import UserError
+
+
+def refuse_unknown(tree: Any, known: Iterable[str], where: str) -> None:
+    """Raise UserError for a key that no field has, with the nearest valid key and all of them."""
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where}: must be a mapping of key: value, got {_show(tree)}")
+    known = list(known)
+    for key in tree:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            section = where.rpartition(": ")[2]
+            dotted = f"{section}." if ": " in where else ""
+            hint = f"did you mean {dotted}{near[0]}? " if near else ""
+            raise UserError(f"{where}: unknown key {key}; {hint}valid keys: {', '.join(known)}")
+
+
+def build_plain(cls: Any, value: Any, where: str) -> Any:
+    """A dataclass or scalar from plain values. Raises UserError naming the field, the value and the rule."""
+    _check(cls, value, where)
+    try:
+        return TypeAdapter(cls).validate_python(value, extra="forbid" if _is_record(cls) else None)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(p) for p in first["loc"] if not str(p).startswith(("function-", "tagged-")))
+        place = f"{where}.{field}" if field else where
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "value_error":
+            raise UserError(f"{where}.{message}" if ": " in message else f"{place}: {message}") from error
+        if first["type"] == "missing":
+            raise UserError(f"{place}: this field is required") from error
+        raise UserError(f"{place}: {message[0].lower()}{message[1:]}, got {_show(first['input'])}") from error
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise UserError(f"{where}: {cls.__name__} has a field that no config can fill: {error}") from error
+
+
+def build_named(kind: NamedKind, value: Any, where: str, allow_code: bool) -> Any:
+    """An instance of the class a section names."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: must be a mapping with {kind.key}: NAME, got {_show(value)}")
+    name = value.get(kind.key)
+    if not isinstance(name, str):
+        raise UserError(f"{where}: needs {kind.key}: NAME, the {kind.word} to use")
+    cls = class_of(kind, name, where, allow_code)
+    rest = {k: v for k, v in value.items() if k != kind.key}
+    refuse_unknown(rest, [f.name for f in dataclasses.fields(cls) if f.init], where)
+    return build_plain(cls, rest, where)
+
+
+def _is_record(cls: Any) -> bool:
+    return isinstance(cls, type) and dataclasses.is_dataclass(cls)
+
+
+def _check(hint: Any, value: Any, where: str) -> None:
+    """Refuse what pydantic would quietly convert: true as a number, words as numbers, NaN, unknown keys."""
+    if _is_record(hint):
+        refuse_unknown(value, [f.name for f in dataclasses.fields(hint) if f.init], where)
+        hints = get_type_hints(hint)
+        for key, inner in value.items():
+            _check(hints[key], inner, f"{where}.{key}")
+        return
+    choices = _flatten(hint)
+    numeric = float in choices or int in choices
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{where}: must be a finite number, got {value}")
+    if isinstance(value, bool) and numeric and bool not in choices:
+        raise UserError(f"{where}: must be a number, got {str(value).lower()}")
+    if isinstance(value, str) and numeric and str not in choices:
+        _check_numeral(value, where)
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and choices == {bool}:
+        raise UserError(f"{where}: must be true or false, got {_show(value)}")
+    if isinstance(value, list | dict) and numeric and not choices & {list, tuple, dict, Mapping}:
+        raise UserError(f"{where}: must be one number, got {_show(value)}")
+    for record in (c for c in choices if _is_record(c)):
+        if isinstance(value, Mapping):
+            _check(record, value, where)
+
+
+def _check_numeral(value: str, where: str) -> None:
+    text = value.strip()
+    octal = len(text) > 1 and text.lstrip("+-").startswith("0") and text.lstrip("+-").isdigit()
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if "_" in text or octal or not math.isfinite(number):
+        raise UserError(f"{where}: must be a number, got {value!r}")
+
+
+def _flatten(hint: Any) -> set[Any]:
+    """The plain types a hint admits: unions opened, containers by their origin, literals by their values."""
+    origin = get_origin(hint)
+    if origin is None:
+        return {hint}
+    if origin in (list, tuple, dict, frozenset, set, Mapping):
+        return {origin}
+    args = get_args(hint)
+    if any(not isinstance(a, type) and get_origin(a) is None and a is not None for a in args):
+        return {type(a) for a in args}  # Literal
+    return set().union(*(_flatten(a) for a in args)) - {type(None)}
+
+
+def _show(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

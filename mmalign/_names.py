@@ -1,0 +1,91 @@
+"""Names are files: from a name in a config to the one public dataclass it stands for, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmalign.types import UserError
+
+_PLAIN = re.compile(r"[a-z][a-z0-9_]*")
+_DOTTED = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
+
+
+@dataclass(frozen=True)
+class NamedKind:
+    """A kind of thing chosen by name: the folder its files live in and the key that names it in a section."""
+
+    folder: str
+    key: str
+    word: str
+
+
+KINDS: dict[str, NamedKind] = {
+    "model": NamedKind("adapters", "adapter", "adapter"),
+    "data": NamedKind("data", "source", "source"),
+    "heldout": NamedKind("data", "source", "source"),
+    "objective": NamedKind("objectives", "name", "objective"),
+    "transforms": NamedKind("objectives/_transforms", "name", "transform"),
+    "judge": NamedKind("rewards", "name", "reward"),
+}
+
+
+def names(kind: NamedKind) -> list[str]:
+    """Every plain name of a kind: the files of its folder that do not start with an underscore."""
+    folder = Path(__file__).parent / kind.folder
+    return sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+
+
+def class_of(kind: NamedKind, name: str, where: str = "config", allow_code: bool = False) -> type:
+    """The dataclass a plain or dotted name stands for. Raises UserError with the nearest valid name."""
+    dotted = _DOTTED.fullmatch(name)
+    if dotted:
+        return _dotted(name, dotted[1], dotted[2], where, allow_code)
+    known = names(kind)
+    if not _PLAIN.fullmatch(name) or name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(
+            f"{where}.{kind.key}: no {kind.word} is called {name!r}; {hint}known: {', '.join(known)}; "
+            "your own go by package.module:Class"
+        )
+    module = importlib.import_module(f"mmalign.{kind.folder.replace('/', '.')}.{name}")
+    found = [
+        value
+        for key, value in vars(module).items()
+        if isinstance(value, type)
+        and dataclasses.is_dataclass(value)
+        and value.__module__ == module.__name__
+        and not key.startswith("_")
+    ]
+    assert len(found) == 1, f"{module.__name__} must define exactly one public dataclass, has {len(found)}"
+    return found[0]
+
+
+def _dotted(name: str, module_name: str, class_name: str, where: str, allow_code: bool) -> type:
+    if not (allow_code or module_name.split(".")[0] == "mmalign"):
+        raise UserError(
+            f"{where}: {name} would import code from outside mmalign; "
+            "pass --allow-code if you trust where this config comes from"
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{where}: {name}: no module named {error.name}") from error
+    except AttributeError as error:
+        raise UserError(f"{where}: {name}: {module_name} has no class {class_name}") from error
+    if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        raise UserError(f"{where}: {name} must be a dataclass")
+    return found
+
+
+def name_of(kind: NamedKind, cls: type) -> str:
+    """The name that `class_of` turns into this class."""
+    prefix = f"mmalign.{kind.folder.replace('/', '.')}."
+    short = cls.__module__.removeprefix(prefix)
+    plain = cls.__module__.startswith(prefix) and _PLAIN.fullmatch(short) and not short.startswith("_")
+    return short if plain else f"{cls.__module__}:{cls.__qualname__}"

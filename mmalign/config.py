@@ -1,0 +1,339 @@
+"""Configuration: a YAML file plus `section.field=value` overrides -> one frozen `RunConfig`.
+
+A section with a name ("objective: {name: dpo}") is filled by the one public dataclass of the file of that
+name (`objectives/dpo.py`), or by `package.module:Class`. Reading YAML is in `_yaml.py`, names in `_names.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mmalign._build import build_named, build_plain
+from mmalign._names import KINDS, class_of, name_of
+from mmalign._yaml import apply_overrides, parse_file
+from mmalign.types import UserError
+
+
+def _positive(name: str, value: float | None, zero: bool = False) -> None:
+    if value is not None and (value < 0 or (value == 0 and not zero)):
+        raise ValueError(f"{name}: must be {'0 or more' if zero else 'above 0'}, got {value}")
+
+
+@dataclass(frozen=True)
+class Views:
+    """How views (roles made in memory) are drawn."""
+
+    redraw: Literal["epoch", "once"] = "epoch"  # `once` keeps a view the same in every epoch
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The frozen model that log-ratios are taken against. `auto` picks, and says which, by what trains."""
+
+    name: Literal["auto", "none", "lora_off", "initial_adapter", "copy", "path", "cached"] = "auto"
+    path: str | None = None  # folder or hub id of another model of the same family, for `path` and `cached`
+
+    def __post_init__(self) -> None:
+        if self.name == "path" and not self.path:
+            raise ValueError("path: reference.name=path needs a folder or hub id")
+        if self.path and self.name not in ("path", "cached"):
+            raise ValueError(f"path: only read with name path or cached, got name {self.name}")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters (arXiv 2106.09685) on the policy; without this section all its weights train."""
+
+    rank: int = 8
+    alpha: float | None = None  # scaling is alpha / rank; null means alpha = rank
+    dropout: float = 0.0
+    targets: tuple[str, ...] | str | None = (
+        None  # module name endings or a regular expression; null: family default
+    )
+    path: str | None = None  # start from this saved adapter
+    init: Literal["default", "gaussian"] = "default"
+
+    def __post_init__(self) -> None:
+        _positive("rank", self.rank)
+        _positive("alpha", self.alpha)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: must lie in [0, 1), got {self.dropout}")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Length, size and optimizer of a run. Schedules count absolute steps; length is only a stopping rule."""
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch: int = 16  # samples per optimizer step over all processes
+    micro_batch: int | None = None  # samples per forward of one process; null: all of a step at once
+    lr: float = 1e-5
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule_steps: int | None = None  # where linear and cosine reach 0
+    warmup_steps: int = 0
+    clip: float | None = 1.0  # gradient norm
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = False  # recompute activations in backward
+    dropout: bool = False  # leave the model's own dropout on
+    draws: str = "fresh"  # or fixed:K, K noise draws per sample used in turn
+    backward: Literal["auto", "direct", "chunked"] = "auto"
+    save_every: int | None = None  # null: only at the end
+    keep: int = 2
+    eval_every: int | None = None  # null: at the start and the end
+    max_bad_steps: int = 5  # in a row, before a run with NaN or inf stops
+    workers: int = 0
+    timeout_s: float = 120.0  # of a loader worker
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("steps: give exactly one of steps and epochs")
+        for name in ("steps", "epochs", "batch", "micro_batch", "lr", "eps", "schedule_steps", "clip"):
+            _positive(name, getattr(self, name))
+        for name in ("save_every", "keep", "eval_every", "max_bad_steps", "timeout_s"):
+            _positive(name, getattr(self, name))
+        for name in ("weight_decay", "warmup_steps", "workers"):
+            _positive(name, getattr(self, name), zero=True)
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"betas: both must lie in [0, 1), got {list(self.betas)}")
+        if self.schedule != "constant" and self.schedule_steps is None:
+            raise ValueError(f"schedule_steps: schedule {self.schedule} needs it (absolute steps)")
+        if self.schedule == "constant" and self.schedule_steps is not None:
+            raise ValueError("schedule_steps: not read by schedule constant; remove it or choose a schedule")
+        _ = self.num_draws
+
+    @property
+    def num_draws(self) -> int | None:
+        """K of `draws: fixed:K`; None for fresh draws."""
+        if self.draws == "fresh":
+            return None
+        head, _, count = self.draws.partition(":")
+        if head != "fixed" or not count.isdigit() or int(count) == 0:
+            raise ValueError(f"draws: must be fresh or fixed:K with K above 0, got {self.draws!r}")
+        return int(count)
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is printed and how often; changes nothing in the run."""
+
+    every: int = 10  # steps between lines in metrics.jsonl
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        _positive("every", self.every)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Base against trained model on held-out prompts, for `mmalign evaluate` and the report."""
+
+    num_prompts: int = 64
+    batch: int = 32
+    seed: int = 0
+    judge: Any = None  # a scorer from rewards/, or package.module:Class
+
+    def __post_init__(self) -> None:
+        _positive("num_prompts", self.num_prompts)
+        _positive("batch", self.batch)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run; sections that carry a name hold an instance of the dataclass it stands for."""
+
+    model: Any
+    data: tuple[tuple[float, Any], ...]  # (weight, source); one entry unless a mixture is given
+    objective: Any
+    train: Train
+    heldout: Any = None
+    transforms: tuple[Any, ...] = ()
+    views: Views = field(default_factory=Views)
+    reference: Reference = field(default_factory=Reference)
+    lora: Lora | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    log: Log = field(default_factory=Log)
+    cache: str | None = "runs/cache"  # encoded rows and reference scores; null keeps them in memory
+    output: str = "runs/run"
+    seed: int = 0
+
+
+_PLAIN = {"views": Views, "reference": Reference, "lora": Lora, "train": Train, "log": Log}
+_SCALARS: dict[str, Any] = {"cache": str | None, "output": str, "seed": int}
+_SECTIONS = [f.name for f in dataclasses.fields(RunConfig)]
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), allow_code: bool = False) -> RunConfig:
+    """Read a config file and apply `section.field=value` overrides in order.
+
+    Raises UserError with one line naming the file or override, the key and the rule. Dotted names outside
+    mmalign are imported only with `allow_code`.
+    """
+    tree = apply_overrides(parse_file(Path(path)), overrides)
+    return from_tree(tree, str(path), allow_code)
+
+
+def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> RunConfig:
+    """Build and check a RunConfig from plain mappings, lists and scalars."""
+    from mmalign._build import refuse_unknown
+
+    refuse_unknown(tree, _SECTIONS, where)
+    for name in ("model", "data", "objective", "train"):
+        if name not in tree:
+            raise UserError(f"{where}: section {name} is missing")
+    sections: dict[str, Any] = {}
+    for name, value in tree.items():
+        here = f"{where}: {name}"
+        if value is None:
+            if name in ("lora", "heldout", "cache"):
+                sections[name] = None
+            elif name in ("model", "data", "objective", "train"):
+                raise UserError(f"{here}: the section is empty")
+            continue
+        if name in _PLAIN:
+            sections[name] = build_plain(_PLAIN[name], value, here)
+        elif name in _SCALARS:
+            sections[name] = build_plain(_SCALARS[name], value, here)
+        elif name == "evaluation":
+            sections[name] = _evaluation(value, here, allow_code)
+        elif name in ("model", "heldout"):
+            sections[name] = build_named(KINDS[name], value, here, allow_code)
+        elif name == "data":
+            sections[name] = _mixture(value, here, allow_code)
+        elif name == "objective":
+            sections[name] = _objective(value, here, allow_code)
+        else:
+            listed = value if isinstance(value, list) else [value]
+            sections[name] = tuple(build_named(KINDS[name], v, here, allow_code) for v in listed)
+    return RunConfig(**sections)
+
+
+def _mixture(value: Any, where: str, allow_code: bool) -> tuple[tuple[float, Any], ...]:
+    if not isinstance(value, list):
+        return ((1.0, build_named(KINDS["data"], value, where, allow_code)),)
+    if not value:
+        raise UserError(f"{where}: the list of sources is empty")
+    return tuple(_weighted(KINDS["data"], v, f"{where}[{i}]", allow_code) for i, v in enumerate(value))
+
+
+def _objective(value: Any, where: str, allow_code: bool) -> Any:
+    if not isinstance(value, list):
+        return build_named(KINDS["objective"], value, where, allow_code)
+    from mmalign.objectives._sum import WeightedSum
+
+    if not value:
+        raise UserError(f"{where}: the list of objectives is empty")
+    weighted = [_weighted(KINDS["objective"], v, f"{where}[{i}]", allow_code) for i, v in enumerate(value)]
+    names = [name_of(KINDS["objective"], type(term)) for _, term in weighted]
+    labels = [n if names.count(n) == 1 else f"{n}{i}" for i, n in enumerate(names)]
+    return WeightedSum(tuple((label, w, term) for label, (w, term) in zip(labels, weighted, strict=True)))
+
+
+def _weighted(kind: Any, value: Any, where: str, allow_code: bool) -> tuple[float, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{where}: must be a mapping, got {value!r}")
+    weight = build_plain(float, value.get("weight", 1.0), f"{where}.weight")
+    if weight <= 0:
+        raise UserError(f"{where}.weight: must be above 0, got {weight}")
+    return weight, build_named(kind, {k: v for k, v in value.items() if k != "weight"}, where, allow_code)
+
+
+def _evaluation(value: Any, where: str, allow_code: bool) -> Evaluation:
+    plain = {k: v for k, v in value.items() if k != "judge"} if isinstance(value, Mapping) else value
+    built: Evaluation = build_plain(Evaluation, plain, where)
+    judge = value.get("judge") if isinstance(value, Mapping) else None
+    if judge is None:
+        return built
+    judge = {"name": judge} if isinstance(judge, str) else judge
+    return dataclasses.replace(built, judge=build_named(KINDS["judge"], judge, f"{where}.judge", allow_code))
+
+
+# ---------------------------------------------------------------- back to plain values
+
+
+def to_tree(config: RunConfig) -> dict[str, Any]:
+    """The resolved config as plain values, defaults written out; `from_tree` gives the same config back."""
+    tree: dict[str, Any] = {}
+    for name in _SECTIONS:
+        value = getattr(config, name)
+        if name == "data":
+            single = len(value) == 1 and value[0][0] == 1.0
+            listed = [{**_named(KINDS["data"], source), "weight": w} for w, source in value]
+            tree[name] = _named(KINDS["data"], value[0][1]) if single else listed
+        elif name == "objective" and hasattr(value, "terms"):
+            tree[name] = [{**_named(KINDS["objective"], term), "weight": w} for _, w, term in value.terms]
+        elif name == "transforms":
+            tree[name] = [_named(KINDS[name], v) for v in value]
+        elif name in ("model", "heldout", "objective"):
+            tree[name] = None if value is None else _named(KINDS[name], value)
+        elif name == "evaluation":
+            judge = None if value.judge is None else _named(KINDS["judge"], value.judge)
+            tree[name] = {**_plain(dataclasses.replace(value, judge=None)), "judge": judge}
+        else:
+            tree[name] = _plain(value)
+    return tree
+
+
+def _named(kind: Any, value: Any) -> dict[str, Any]:
+    return {kind.key: name_of(kind, type(value)), **_plain(value)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved config as YAML text."""
+    import yaml
+
+    return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
+
+
+def identity(config: RunConfig) -> str:
+    """Hash of what makes a run the same run: everything but its length, its folder and its logging."""
+    tree = to_tree(config)
+    for key in ("output", "log", "cache", "evaluation"):
+        tree.pop(key)
+    for key in ("steps", "epochs", "save_every", "keep", "eval_every", "workers", "timeout_s"):
+        tree["train"].pop(key)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a config file, for editors: every shipped name with its fields."""
+    from mmalign._names import names
+    from mmalign._schema import named_schema, plain_schema
+
+    properties: dict[str, Any] = {name: plain_schema(cls) for name, cls in _PLAIN.items()}
+    properties |= {name: plain_schema(kind) for name, kind in _SCALARS.items()}
+    for section in ("model", "data", "heldout", "objective", "transforms"):
+        kind = KINDS[section]
+        one = named_schema(kind, [(name, class_of(kind, name)) for name in names(kind)])
+        many = {"type": "array", "items": one}
+        properties[section] = {"anyOf": [one, many]} if section in ("data", "objective") else one
+        if section == "transforms":
+            properties[section] = many
+    properties["evaluation"] = plain_schema(Evaluation)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "mmalign run",
+        "type": "object",
+        "properties": properties,
+        "required": ["model", "data", "objective", "train"],
+        "additionalProperties": False,
+    }

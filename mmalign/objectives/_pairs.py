@@ -1,0 +1,55 @@
+"""Shared by pairwise objectives: the two roles, their log-ratios, and the metrics that are always logged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmalign.types import Scores
+
+PAIR = ("chosen", "rejected")
+PAIR_WITH_REFERENCE = {"policy": PAIR, "reference": PAIR}
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Log-ratios policy / reference of both sides, [S] each, and their difference, the margin."""
+
+    chosen: Tensor
+    rejected: Tensor
+
+    @property
+    def margin(self) -> Tensor:
+        """h(chosen) - h(rejected), [S]; positive is the wanted direction."""
+        return self.chosen - self.rejected
+
+
+def ratios(scores: Scores) -> Ratios:
+    """Log-ratios of a pair against the reference, subtracted per unit before summing."""
+    policy, reference = scores["policy"], scores["reference"]
+    return Ratios(
+        policy["chosen"].ratio(reference["chosen"]),
+        policy["rejected"].ratio(reference["rejected"]),
+    )
+
+
+def pair_metrics(h: Ratios, beta: float) -> dict[str, Tensor]:
+    """Implicit rewards beta * h, their margin, accuracy (a tie counts as wrong), `implicit_acc` (a tie counts
+    one half) and whether the chosen side lost likelihood. Each [S], detached."""
+    chosen, rejected = h.chosen.detach(), h.rejected.detach()
+    return {
+        "reward/chosen": beta * chosen,
+        "reward/rejected": beta * rejected,
+        "reward/margin": beta * (chosen - rejected),
+        "accuracy": (chosen > rejected).to(chosen.dtype),
+        "implicit_acc": 0.5 * (1.0 + torch.sign(chosen - rejected)),
+        "chosen_falling": (chosen < 0).to(chosen.dtype),
+    }
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ValueError(message) unless the condition holds; for range checks of objective fields."""
+    if not condition:
+        raise ValueError(message)
