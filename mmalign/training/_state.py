@@ -1,0 +1,131 @@
+"""Training state as tensors plus JSON, and back, bit for bit; no pickle, so that loading needs no trust."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.types import State
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, in plain JSON values. `schedule` is the learning-rate schedule's state_dict,
+    `skipped` counts by reason, `extra` whatever else the trainer must find again."""
+
+    step: int
+    samples_seen: int
+    seed: int
+    config_hash: str
+    world_size: int
+    versions: Mapping[str, str]
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckpointState:
+    """All that a resume needs. `model` holds trainable tensors by name, `optimizer` a torch state_dict,
+    `objective` the objective's state, `own` tensors of this process alone (each process saves its own). Only
+    rank 0's `model`, `optimizer`, `objective` and `progress` are written."""
+
+    progress: Progress
+    model: State = field(default_factory=dict)
+    optimizer: Mapping[str, Any] = field(default_factory=dict)
+    objective: State = field(default_factory=dict)
+    own: State = field(default_factory=dict)
+
+
+def split(value: Any, name: str = "") -> tuple[dict[str, Tensor], Any]:
+    """Divide a nested state (such as `optimizer.state_dict()`) into its tensors and a JSON skeleton.
+
+    Tensors are named by their place, "state.0.exp_avg". Raises ValueError naming the place of a value that is
+    neither a tensor nor a plain Python value.
+    """
+    tensors: dict[str, Tensor] = {}
+    return tensors, _encode(value, name, tensors)
+
+
+def join(tensors: Mapping[str, Tensor], skeleton: Any) -> Any:
+    """The nested state that `split` divided."""
+    if not isinstance(skeleton, dict):
+        return skeleton
+    ((kind, inner),) = skeleton.items()
+    if kind == "tensor":
+        return tensors[inner]
+    if kind == "float":
+        return float(inner)
+    if kind == "dict":
+        return {key: join(tensors, item) for key, item in inner}
+    items = [join(tensors, item) for item in inner]
+    return tuple(items) if kind == "tuple" else items
+
+
+def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON for one value. Containers and odd floats become a dict with one key, their kind."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, dict) and all(type(key) in (int, str) for key in value):
+        # pairs, because JSON would turn the optimizer's integer keys into strings
+        return {
+            "dict": [[k, _encode(v, f"{name}.{k}" if name else str(k), tensors)] for k, v in value.items()]
+        }
+    if isinstance(value, (list, tuple)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_encode(item, f"{name}.{place}", tensors) for place, item in enumerate(value)]}
+    raise ValueError(f"state '{name}' is a {type(value).__name__}, which a checkpoint cannot hold")
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous on the CPU, no two sharing memory (the file format refuses shared memory)."""
+    ready: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().to("cpu").contiguous()
+        place = plain.untyped_storage().data_ptr()
+        if place in seen:
+            plain = plain.clone()
+        seen.add(place)
+        ready[name] = plain
+    return ready
+
+
+def num_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Bytes of all tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def trainable_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """The parameters that train, by name, detached; tied parameters once."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def restore_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy saved values into the parameters that train; ValueError naming what is missing, left over or of
+    another shape or dtype. Nothing is copied unless everything fits."""
+    own = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    problems = [f"{name} is missing" for name in own if name not in tensors]
+    problems += [f"{name} is not a parameter that trains" for name in tensors if name not in own]
+    for name in own.keys() & tensors.keys():
+        ours, theirs = own[name], tensors[name]
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            problems.append(
+                f"{name} is {theirs.dtype} {list(theirs.shape)}, needs {ours.dtype} {list(ours.shape)}"
+            )
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"the saved weights do not fit this model: {'; '.join(sorted(problems)[:5])}{more}")
+    for name, parameter in own.items():
+        parameter.copy_(tensors[name])
