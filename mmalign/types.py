@@ -388,3 +388,10 @@ class Adapter(Protocol):
 
     def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
         """Write upstream format into `folder`: the whole model, or only the named LoRA adapter's weights."""
+
+
+class Judge(Protocol):
+    """A scorer of single responses, built by the dataclass that `evaluation.judge` names."""
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
+        """Named scores; "score" is the total that responses are compared by, others are shown beside it."""

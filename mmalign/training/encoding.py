@@ -1,0 +1,67 @@
+"""Frozen encoders run once per row: what they gave is kept on disk, or in memory without a cache folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mmalign.data._cache import TensorCache
+from mmalign.types import Adapter, Prepared, Row
+
+
+def row_digest(row: Row) -> str:
+    """Content hash of a row: its own key, or a hash of its tensors."""
+    if row.key is not None:
+        return row.key
+    digest = hashlib.sha256()
+    for name, value in sorted(row.data.items()):
+        assert isinstance(value, Tensor), f"a row without a key must hold tensors only, {name} is none"
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Encoder:
+    """`Adapter.encode` behind a cache keyed by the row's content and the encoders' fingerprint."""
+
+    def __init__(self, adapter: Adapter, folder: str | None) -> None:
+        self._adapter = adapter
+        self._cache = None if folder is None else TensorCache(folder)
+        self._memory: dict[str, dict[str, Tensor]] = {}
+        self._prefix = adapter.fingerprint()
+
+    def __call__(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """Encoded samples in the same order. Samples whose rows carry no key are encoded every time."""
+        found = [self._lookup(sample) for sample in prepared]
+        missing = [i for i, sample in enumerate(found) if sample is None]
+        fresh = self._adapter.encode([prepared[i] for i in missing]) if missing else []
+        for i, sample in zip(missing, fresh, strict=True):
+            found[i] = sample
+            for before, after in zip(prepared[i].rows, sample.rows, strict=True):
+                if before.key is not None:
+                    self._store(before.key, after.data)
+        return [sample for sample in found if sample is not None]
+
+    def _lookup(self, sample: Prepared) -> Prepared | None:
+        rows = []
+        for row in sample.rows:
+            data = None if row.key is None else self._load(row.key)
+            if data is None:
+                return None
+            rows.append(replace(row, data=data))
+        return replace(sample, rows=tuple(rows))
+
+    def _load(self, key: str) -> dict[str, Tensor] | None:
+        full = f"{self._prefix}-{key}"
+        return self._memory.get(full) if self._cache is None else self._cache.get(full)
+
+    def _store(self, key: str, data: dict[str, Tensor]) -> None:
+        full = f"{self._prefix}-{key}"
+        if self._cache is None:
+            self._memory[full] = data
+        else:
+            self._cache.put(full, data)

@@ -1,0 +1,113 @@
+"""LoRA on any policy: injected in place, so that the module keeps its class and its upstream methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mmalign.config import Lora
+from mmalign.types import UserError, derive_seed
+
+NAME = "policy"
+_FILES = {"adapter_model.safetensors": "base_model.model.", "pytorch_lora_weights.safetensors": "unet."}
+
+
+def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -> None:
+    """Freeze the policy and add trainable float32 adapters; starts as the identity or as `lora.path`.
+
+    Raises UserError if no module matches the targets or if the saved adapter does not fit.
+    """
+    policy.requires_grad_(False)
+    chosen = lora.targets if lora.targets is not None else targets
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha if lora.alpha is not None else lora.rank,
+        lora_dropout=lora.dropout,
+        target_modules=list(chosen) if isinstance(chosen, tuple) else chosen,
+        init_lora_weights="gaussian" if lora.init == "gaussian" else True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, 0, "", "lora"))
+        try:
+            inject_adapter_in_model(config, policy, adapter_name=NAME)
+        except ValueError as error:
+            raise UserError(f"lora.targets: {' '.join(str(error).split())[:200]}") from error
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            assert "lora_" in name, f"{name} would train although it is no adapter weight"
+            parameter.data = parameter.data.float()
+    if lora.path is not None:
+        set_weights(policy, _read(Path(lora.path)), f"lora.path {lora.path}")
+
+
+def weights(policy: nn.Module) -> dict[str, Tensor]:
+    """The adapter's weights under the names peft saves."""
+    return dict(get_peft_model_state_dict(policy, adapter_name=NAME))
+
+
+def set_weights(policy: nn.Module, state: dict[str, Tensor], where: str) -> None:
+    """Fill the adapter. Raises UserError naming the first weight that is missing, unknown or misshapen."""
+    own = weights(policy)
+    for name in sorted(own.keys() | state.keys()):
+        if name not in state or name not in own:
+            problem = "lacks" if name not in state else "holds the unknown"
+            raise UserError(
+                f"{where}: {problem} weight {name}; was it made for another base or other targets?"
+            )
+        if own[name].shape != state[name].shape:
+            raise UserError(
+                f"{where}: {name} has shape {list(state[name].shape)}, this run needs "
+                f"{list(own[name].shape)}; check lora.rank and the base model"
+            )
+    set_peft_model_state_dict(policy, state, adapter_name=NAME)
+
+
+def _read(folder: Path) -> dict[str, Tensor]:
+    for file, prefix in _FILES.items():
+        if (folder / file).is_file():
+            state = load_file(folder / file)
+            return {name.removeprefix(prefix): value for name, value in state.items()}
+    raise UserError(f"lora.path {folder}: holds none of {', '.join(_FILES)}")
+
+
+def layers(policy: nn.Module) -> list[BaseTunerLayer]:
+    """Every adapted layer."""
+    return [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
+
+
+@contextmanager
+def switched_off(policy: nn.Module) -> Iterator[nn.Module]:
+    """The base model: adapters disabled inside the block, restored also if the block raises."""
+    adapted = layers(policy)
+    for layer in adapted:
+        layer.enable_adapters(False)
+    try:
+        yield policy
+    finally:
+        for layer in adapted:
+            layer.enable_adapters(True)
+
+
+@contextmanager
+def swapped(policy: nn.Module, frozen: dict[str, Tensor]) -> Iterator[nn.Module]:
+    """The policy with its trainable tensors replaced by `frozen` ones inside the block, without a copy.
+
+    Scoring with it must not happen between the policy's forward and backward: autograd keeps the parameters
+    themselves, and would see the swapped values if the block were still open.
+    """
+    own = {name: p for name, p in policy.named_parameters() if name in frozen}
+    kept = {name: p.data for name, p in own.items()}
+    for name, parameter in own.items():
+        parameter.data = frozen[name]
+    try:
+        yield policy
+    finally:
+        for name, parameter in own.items():
+            parameter.data = kept[name]

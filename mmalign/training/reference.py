@@ -1,0 +1,166 @@
+"""The frozen source that log-ratios are taken against: which one, how it scores, and its cache."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mmalign.config import RunConfig
+from mmalign.data._cache import TensorCache
+from mmalign.training import lora
+from mmalign.training.encoding import row_digest
+from mmalign.training.scorer import Switch
+from mmalign.types import Adapter, LogProbs, Prepared, UserError
+
+DERIVED = ("lora_off", "initial_adapter", "copy")  # start equal to the policy
+
+
+def choose(config: RunConfig) -> str:
+    """The reference this run uses, `auto` resolved. Raises UserError where the config contradicts itself."""
+    wanted, lora_section = config.reference.name, config.lora
+    needed = [source for source in config.objective.roles if source != "policy"]
+    unknown = [source for source in needed if source != "reference"]
+    if unknown:
+        raise UserError(
+            f"objective: scores a source called {unknown[0]}; a config can provide only reference"
+        )
+    if not needed:
+        if wanted not in ("auto", "none"):
+            raise UserError(f"reference.name={wanted}: this objective takes no reference; remove the section")
+        return "none"
+    if wanted == "none":
+        raise UserError("reference.name=none: this objective takes log-ratios and needs a reference")
+    if wanted in ("lora_off", "initial_adapter") and lora_section is None:
+        raise UserError(f"reference.name={wanted}: there is no LoRA to switch; add section lora or use copy")
+    if wanted == "initial_adapter" and lora_section is not None and lora_section.path is None:
+        raise UserError(
+            "reference.name=initial_adapter: give lora.path, the adapter that training starts from"
+        )
+    if wanted == "cached" and config.views.redraw == "epoch" and config.objective.views:
+        raise UserError("reference.name=cached: views change every epoch; set views.redraw=once")
+    if wanted == "cached" and config.model.kind == "surrogate" and config.train.num_draws is None:
+        raise UserError("reference.name=cached: a cached reference on diffusion needs train.draws=fixed:K")
+    if wanted != "auto":
+        return wanted
+    if lora_section is None:
+        return "copy"
+    return "lora_off" if lora_section.path is None else "initial_adapter"
+
+
+def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dtype) -> Switch:
+    """A context manager factory that yields the module to score with. Call it before any weight has moved."""
+    policy = adapter.policy
+    if name == "lora_off":
+        return lambda: _evaluating(lora.switched_off(policy), policy)
+    if name == "initial_adapter":
+        frozen = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+        return lambda: _evaluating(lora.swapped(policy, frozen), policy)
+    if name == "copy":
+        return _frozen(copy.deepcopy(policy))
+    assert name == "path", name
+    other = dataclasses.replace(config.model, path=config.reference.path).build(adapter.device, dtype)
+    if other.fingerprint() != adapter.fingerprint():
+        raise UserError(
+            f"reference.path {config.reference.path}: its tokenizer or frozen encoders differ from the "
+            "policy's; both models must read a row the same way"
+        )
+    return _frozen(other.policy)
+
+
+def _frozen(module: nn.Module) -> Switch:
+    module.requires_grad_(False).eval()
+
+    @contextmanager
+    def switch() -> Iterator[nn.Module]:
+        yield module
+
+    return switch
+
+
+@contextmanager
+def _evaluating(inner, policy: nn.Module) -> Iterator[nn.Module]:  # type: ignore[no-untyped-def]
+    """The inner block with the policy in eval mode: a reference never sees dropout."""
+    training = policy.training
+    policy.eval()
+    try:
+        with inner as module:
+            yield module
+    finally:
+        policy.train(training)
+
+
+def weights_hash(module: nn.Module, without_lora: bool = True) -> str:
+    """Hash of a model's weights, adapter weights left out unless told otherwise."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        if without_lora and "lora_" in name:
+            continue
+        name = name.replace(".base_layer.", ".")
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
+        digest.update(value.detach().contiguous().reshape(-1).cpu().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+class ReferenceCache:
+    """Reference scores on disk: an entry per row content, noise draw and fingerprint of the model."""
+
+    def __init__(self, folder: str | None, fingerprint: str) -> None:
+        self._cache = None if folder is None else TensorCache(folder)
+        self._memory: dict[str, dict[str, Tensor]] = {}
+        self._fingerprint = fingerprint
+
+    def _key(self, sample: Prepared, place: int, seed: int | None) -> str:
+        return f"{self._fingerprint}-{row_digest(sample.rows[place])}-{'exact' if seed is None else seed}"
+
+    def holds(self, sample: Prepared, roles: Sequence[str], seed: int | None) -> bool:
+        """True if every row of the roles has been scored with this draw."""
+        places = [i for i, row in enumerate(sample.rows) if row.role in roles]
+        return all(self._load(self._key(sample, i, seed)) is not None for i in places)
+
+    def store(self, sample: Prepared, role: str, slot: int, seed: int | None, scored: LogProbs) -> None:
+        """Keep the one row of `scored`."""
+        (place,) = [i for i, row in enumerate(sample.rows) if row.role == role and row.slot == slot]
+        kept = scored.mask[0]
+        entry = {"values": scored.values[0][kept].cpu()}
+        if scored.error is not None:
+            entry["error"] = scored.error[0][kept].cpu()
+        key = self._key(sample, place, seed)
+        if self._cache is None:
+            self._memory[key] = entry
+        else:
+            self._cache.put(key, entry)
+
+    def load(
+        self, samples: Sequence[Prepared], role: str, seeds: Sequence[int | None], like: LogProbs
+    ) -> LogProbs:
+        """Scores of one role in the row order of `like`, the policy's scores of the same rows."""
+        entries = []
+        for sample_index, slot in zip(like.sample.tolist(), like.slot.tolist(), strict=True):
+            sample = samples[sample_index]
+            (place,) = [i for i, row in enumerate(sample.rows) if row.role == role and row.slot == slot]
+            entry = self._load(self._key(sample, place, seeds[sample_index]))
+            if entry is None:
+                raise UserError(
+                    f"reference.name=cached: no cached score for sample {sample.sample_id}, {role}"
+                )
+            entries.append(entry)
+        device = like.values.device
+        values = pad_sequence([e["values"] for e in entries], batch_first=True).to(device)
+        lengths = torch.tensor([len(e["values"]) for e in entries], device=device)
+        mask = torch.arange(values.shape[1], device=device)[None] < lengths[:, None]
+        error = None
+        if "error" in entries[0]:
+            error = pad_sequence([e["error"] for e in entries], batch_first=True).to(device)
+        return dataclasses.replace(
+            like, values=values, mask=mask, error=error, weights=None, distribution=None
+        )
+
+    def _load(self, key: str) -> dict[str, Tensor] | None:
+        return self._memory.get(key) if self._cache is None else self._cache.get(key)

@@ -1,0 +1,45 @@
+"""The one module that accelerate prepares: it owns the policy, and all scoring goes through its forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from mmalign.types import Adapter, Batch, Draw, LogProbs
+
+Switch = Callable[[], AbstractContextManager[nn.Module]]  # yields the module that scores as a frozen source
+
+
+class Scorer(nn.Module):
+    """Scores a batch with the policy or with a frozen source that is derived from it.
+
+    DDP, FSDP2 and autocast act on `forward` only. Calling a submodule of the policy from elsewhere would
+    leave every process with its own gradients, without an error.
+    """
+
+    def __init__(self, adapter: Adapter, precision: str) -> None:
+        super().__init__()
+        self.policy = adapter.policy
+        self._adapter = adapter
+        self._precision = precision
+        self._switches: dict[str, Switch] = {}
+
+    def add_sources(self, switches: Mapping[str, Switch]) -> None:
+        """Name the frozen sources; modules of their own stay unregistered, so that nothing wraps them."""
+        self._switches.update(switches)
+
+    def forward(self, batch: Batch, draw: Draw, needs: frozenset[str], source: str = "policy") -> LogProbs:
+        """Log-likelihoods of every row of the batch, float32."""
+        with self._autocast():
+            if source == "policy":
+                return self._adapter.logprobs(self.policy, batch, draw, needs)
+            with self._switches[source]() as model, torch.no_grad():
+                return self._adapter.logprobs(model, batch, draw, needs)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._precision == "bf16":
+            return torch.autocast(self._adapter.device.type, dtype=torch.bfloat16)
+        return nullcontext()

@@ -1,0 +1,281 @@
+"""One optimizer step: score, take the objective, differentiate.
+
+Two ways to differentiate give the same gradient. `direct` keeps the graph of a micro-batch from scores to
+loss. `chunked` scores everything without a graph, differentiates the objective with respect to the scores
+alone, then scores each micro-batch again and sends those derivatives back through it: the memory does not
+grow with the number of rows, and an objective may couple samples across micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mmalign.training.metrics import sample_metrics
+from mmalign.training.reference import ReferenceCache
+from mmalign.training.world import World
+from mmalign.types import (
+    Adapter,
+    AllMean,
+    Item,
+    LogProbs,
+    Objective,
+    Outcome,
+    Prepared,
+    Scores,
+    State,
+    Transform,
+    derive_seed,
+)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What every step of a run shares."""
+
+    accelerator: Accelerator
+    world: World
+    adapter: Adapter
+    scorer: nn.Module  # a Scorer as accelerate prepared it
+    objective: Objective
+    transforms: tuple[Transform, ...] = ()
+    cached: ReferenceCache | None = None  # stands in for the live reference
+    seed: int = 0
+    num_draws: int | None = None  # None: fresh draws every epoch
+    chunked: bool = False
+    dropout: bool = False
+
+
+@dataclass(frozen=True)
+class Micro:
+    """The samples of one forward of one process."""
+
+    items: Sequence[Item]
+    encoded: Sequence[Prepared]
+    labels: Mapping[str, Any]
+    weight: Tensor  # [n]
+
+
+@dataclass
+class StepResult:
+    """Loss of the step over all processes, per-sample metrics of this process, the objective's next state."""
+
+    loss: Tensor
+    metrics: list[dict[str, Tensor]] = field(default_factory=list)
+    state: State = field(default_factory=dict)
+
+
+def collate_labels(items: Sequence[Item], device: torch.device) -> dict[str, Any]:
+    """Labels of a micro-batch: numeric ones as float32 [n], others as lists; a response's own labels go by
+    "role.name", concatenated in row order."""
+    labels: dict[str, Any] = {}
+    for name in sorted({key for item in items for key in item.labels}):
+        values = [item.labels.get(name) for item in items]
+        labels[name] = _column(values, device)
+    for role in sorted({role for item in items for role in item.row_labels}):
+        rows = [row for item in items for row in item.row_labels.get(role, ())]
+        for name in sorted({key for row in rows for key in row}):
+            labels[f"{role}.{name}"] = _column([row.get(name) for row in rows], device)
+    return labels
+
+
+def _column(values: list[Any], device: torch.device) -> Any:
+    if all(isinstance(v, int | float) or v is None for v in values):
+        return torch.tensor([torch.nan if v is None else float(v) for v in values], device=device)
+    return values
+
+
+def draw_seeds(engine: Engine, items: Sequence[Item], purpose: str = "draw") -> list[int]:
+    """One seed per sample for timestep, noise and caption dropout."""
+    epochs = [i.epoch if engine.num_draws is None else i.epoch % engine.num_draws for i in items]
+    return [derive_seed(engine.seed, e, i.id, purpose) for e, i in zip(epochs, items, strict=True)]
+
+
+def score(
+    engine: Engine, micro: Micro, source: str, roles: Sequence[str], purpose: str
+) -> dict[str, LogProbs]:
+    """Scores of some roles by one live source; a graph is kept where gradients are enabled."""
+    batch = engine.adapter.collate(micro.encoded, roles)
+    draw = engine.adapter.draw(batch, draw_seeds(engine, micro.items, purpose))
+    scored: LogProbs = engine.scorer(batch, draw, engine.objective.needs, source)
+    return {role: scored.take(batch.rows_of(role)) for role in roles}
+
+
+def frozen_scores(
+    engine: Engine, micro: Micro, policy: Mapping[str, LogProbs], purpose: str
+) -> dict[str, dict[str, LogProbs]]:
+    """Scores of every frozen source the objective names: live, or from the cache."""
+    scores: dict[str, dict[str, LogProbs]] = {}
+    for source, roles in engine.objective.roles.items():
+        if source == "policy":
+            continue
+        if engine.cached is None:
+            with torch.no_grad():
+                scores[source] = score(engine, micro, source, roles, purpose)
+        else:
+            surrogate = engine.adapter.kind == "surrogate"
+            seeds = draw_seeds(engine, micro.items, purpose) if surrogate else [None] * len(micro.items)
+            scores[source] = {
+                role: engine.cached.load(micro.encoded, role, seeds, policy[role]) for role in roles
+            }
+    return scores
+
+
+def score_all(engine: Engine, micro: Micro, purpose: str = "draw") -> dict[str, dict[str, LogProbs]]:
+    """Scores of every source. Live frozen sources go first: some are the policy with other weights in it."""
+    detached = engine.objective.detached
+    roles = engine.objective.roles["policy"]
+    frozen = {} if engine.cached is not None else frozen_scores(engine, micro, {}, purpose)
+    policy: dict[str, LogProbs] = {}
+    quiet = [role for role in roles if role in detached]
+    if quiet:
+        with torch.no_grad():
+            policy |= score(engine, micro, "policy", quiet, purpose)
+    policy |= score(engine, micro, "policy", [role for role in roles if role not in detached], purpose)
+    if engine.cached is not None:
+        frozen = frozen_scores(engine, micro, policy, purpose)
+    return {"policy": policy, **frozen}
+
+
+def apply_objective(
+    engine: Engine, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean
+) -> Outcome:
+    """Score transforms, then the loss, in full precision."""
+    for transform in engine.transforms:
+        scores = transform(scores, labels, state)
+    with torch.autocast(engine.world.device.type, enabled=False):
+        return engine.objective(scores, labels, state, all_mean)
+
+
+def compute_gradients(engine: Engine, micros: Sequence[Micro], state: State, step: int) -> StepResult:
+    """Accumulate the gradient of the step's weighted mean loss into the policy's parameters.
+
+    The loss of a sample counts weight / (sum of weights over the whole step and all processes), whatever the
+    split into micro-batches and processes.
+    """
+    total = engine.world.sum(torch.cat([micro.weight for micro in micros]).sum())
+    scale = engine.world.size / total.clamp(min=1e-12)  # DDP averages gradients over processes
+    result = (_chunked if engine.chunked else _direct)(engine, micros, state, scale, step)
+    result.loss = engine.world.sum(result.loss) / engine.world.size
+    return result
+
+
+def _direct(engine: Engine, micros: Sequence[Micro], state: State, scale: Tensor, step: int) -> StepResult:
+    result = StepResult(torch.zeros((), device=engine.world.device), state=state)
+    coupled = engine.objective.batch_coupled
+    for index, micro in enumerate(micros):
+        with _sync_on_last(engine, index, micros):
+            _seed_dropout(engine, step, index)
+            scores = score_all(engine, micro)
+            mean = engine.world.mean if coupled else _uncoupled
+            outcome = apply_objective(engine, scores, micro.labels, result.state, mean)
+            loss = (outcome.loss * micro.weight).sum() * scale
+            engine.accelerator.backward(loss)
+        result.loss += loss.detach()
+        result.state = outcome.state
+        result.metrics.append(sample_metrics(scores, outcome))
+    return result
+
+
+def _uncoupled(values: Tensor, where: Tensor | None = None) -> Tensor:
+    raise RuntimeError("all_mean couples samples: the objective must set batch_coupled = True")
+
+
+def _chunked(engine: Engine, micros: Sequence[Micro], state: State, scale: Tensor, step: int) -> StepResult:
+    parts: list[dict[str, dict[str, LogProbs]]] = []
+    for index, micro in enumerate(micros):
+        _seed_dropout(engine, step, index)
+        with torch.no_grad():
+            parts.append(score_all(engine, micro))
+    leaves = [_as_leaves(part["policy"], engine.objective.detached) for part in parts]
+    scores = _join([{**part, "policy": leaf} for part, leaf in zip(parts, leaves, strict=True)], micros)
+    labels = collate_labels([item for micro in micros for item in micro.items], engine.world.device)
+    weight = torch.cat([micro.weight for micro in micros])
+    outcome = apply_objective(engine, scores, labels, state, engine.world.mean)
+    loss = (outcome.loss * weight).sum() * scale
+    loss.backward()
+
+    live = [role for role in engine.objective.roles["policy"] if role not in engine.objective.detached]
+    for index, (micro, leaf) in enumerate(zip(micros, leaves, strict=True)):
+        with _sync_on_last(engine, index, micros):
+            _seed_dropout(engine, step, index)
+            again = score(engine, micro, "policy", live, "draw")
+            products = [_product(again[role], leaf[role]) for role in live]
+            engine.accelerator.backward(torch.stack(products).sum())
+    return StepResult(loss.detach(), [sample_metrics(scores, outcome)], outcome.state)
+
+
+def _as_leaves(policy: Mapping[str, LogProbs], detached: Sequence[str]) -> dict[str, LogProbs]:
+    """Scores whose values, and errors if any, collect derivatives."""
+
+    leaves = {}
+    for role, scored in policy.items():
+        if role not in detached:
+            error = None if scored.error is None else scored.error.detach().clone().requires_grad_()
+            scored = replace(scored, values=scored.values.detach().clone().requires_grad_(), error=error)
+        leaves[role] = scored
+    return leaves
+
+
+def _product(scored: LogProbs, leaf: LogProbs) -> Tensor:
+    """<scores, derivative of the loss with respect to them>: its gradient is the gradient of the loss."""
+    product = scored.values.new_zeros(())
+    for ours, collected in ((scored.values, leaf.values), (scored.error, leaf.error)):
+        if ours is not None and collected is not None and collected.grad is not None:
+            product = product + (ours * collected.grad).sum()
+    return product
+
+
+def _join(parts: Sequence[Scores], micros: Sequence[Micro]) -> dict[str, dict[str, LogProbs]]:
+    """Scores of several micro-batches as one, units padded to the longest."""
+    joined: dict[str, dict[str, LogProbs]] = {}
+    for source, roles in parts[0].items():
+        joined[source] = {
+            role: _concatenate([part[source][role] for part in parts], [len(m.items) for m in micros])
+            for role in roles
+        }
+    return joined
+
+
+def _concatenate(parts: Sequence[LogProbs], sizes: Sequence[int]) -> LogProbs:
+    width = max(part.values.shape[1] for part in parts)
+
+    def join(values: Sequence[Tensor | None]) -> Tensor | None:
+        held = [v for v in values if v is not None]
+        if not held:
+            return None
+        return torch.cat([F.pad(v, (0, width - v.shape[1])) for v in held])
+
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    values, mask = join([p.values for p in parts]), join([p.mask for p in parts])
+    assert values is not None and mask is not None
+    return replace(
+        parts[0],
+        values=values,
+        mask=mask,
+        sample=torch.cat([part.sample + start for part, start in zip(parts, starts, strict=True)]),
+        slot=torch.cat([part.slot for part in parts]),
+        weights=join([part.weights for part in parts]),
+        error=join([part.error for part in parts]),
+        timestep=join([part.timestep for part in parts]),
+        distribution=None,
+    )
+
+
+def _sync_on_last(engine: Engine, index: int, micros: Sequence[Micro]):  # type: ignore[no-untyped-def]
+    """Processes exchange gradients once per step, with the last micro-batch."""
+    last = index == len(micros) - 1
+    return nullcontext() if last else engine.accelerator.no_sync(engine.scorer)
+
+
+def _seed_dropout(engine: Engine, step: int, index: int) -> None:
+    """Dropout follows (run seed, step, process, micro-batch): resuming and re-scoring repeat it."""
+    if engine.dropout:
+        torch.manual_seed(derive_seed(engine.seed, step, f"{engine.world.rank}/{index}", "dropout"))
