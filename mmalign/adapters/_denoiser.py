@@ -1,0 +1,314 @@
+"""The latent-diffusion adapter: pictures under captions as surrogate log-likelihoods, and back to pictures.
+
+Letters: N rows, S samples, D noise draws per sample, C latent channels of size h x w, L text positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from mmalign.adapters._captions import CaptionStates, caption_of, tokenise
+from mmalign.adapters._ddim import sample_latents
+from mmalign.adapters._noise import Schedule, mean_error
+from mmalign.adapters._pictures import encode_pictures, picture_of, square, to_picture
+from mmalign.adapters._pipeline import Parts, fingerprint_of, save_lora, save_pipeline
+from mmalign.adapters.diffusion import Diffusion
+from mmalign.types import (
+    Batch,
+    Draw,
+    Kind,
+    LogProbs,
+    Message,
+    Part,
+    PreferenceSample,
+    Prepared,
+    Row,
+    UserError,
+)
+
+_PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
+
+
+class Denoiser:
+    """Scores and samples pictures with a text-conditioned UNet over a frozen autoencoder's latents."""
+
+    kind: Kind = Diffusion.kind
+    offers: frozenset[str] = Diffusion.offers
+    lora_targets: str | list[str] = ["to_q", "to_k", "to_v", "to_out.0"]
+
+    def __init__(self, config: Diffusion, parts: Parts, device: torch.device) -> None:
+        """Move the parts to `device`. Raises UserError if the resolution does not fit the autoencoder."""
+        self.device = device
+        self.counts: Counter[str] = Counter()  # pictures_encoded, captions_encoded, captions_cut, ...
+        self._config = config
+        self._parts = parts
+        self.policy: nn.Module = parts.pipeline.unet.to(device)
+        self._vae = parts.pipeline.vae.to(device)
+        self._text_encoder = parts.pipeline.text_encoder.to(device)
+        self._tokenizer = parts.pipeline.tokenizer
+        self._width = min(self._tokenizer.model_max_length, self._text_encoder.config.max_position_embeddings)
+        self._schedule = Schedule.of(
+            parts.trained.alphas_cumprod, parts.trained.config.prediction_type, device
+        )
+        self.resolution = self._fitting_resolution()
+        self._states = CaptionStates(self._text_encoder, device, self.counts)
+        self._empty = self._states.of([tokenise(self._tokenizer, "", self._width)[0]])[0]
+        self._fingerprint: str | None = None
+
+    def _fitting_resolution(self) -> int:
+        factor = self._parts.pipeline.vae_scale_factor
+        if self._config.resolution is None:
+            size = self._parts.pipeline.unet.config.sample_size
+            if not isinstance(size, int):
+                raise UserError(
+                    f"model.resolution: {self._parts.folder} has no single size ({size}); give a number"
+                )
+            return int(size) * factor
+        if self._config.resolution % factor:
+            raise UserError(
+                f"model.resolution: must be a multiple of {factor}, the autoencoder's factor, "
+                f"got {self._config.resolution}"
+            )
+        return self._config.resolution
+
+    # ------------------------------------------------------------ rows
+
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> None:
+        """Raise UserError unless every role has one-image responses to one caption each."""
+        for role in roles:
+            where = f"{sample.origin or sample.id}: {role}"
+            if not sample.examples.get(role):
+                raise UserError(f"{where}: missing; the sample has {', '.join(sample.examples)}")
+            for example in sample.examples[role]:
+                caption_of(example.prompt, self._tokenizer, where)
+                picture_of(example.response, where)
+
+    def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
+        """Rows with `pixels` uint8 [3, R, R], `input_ids` [L] long, `cut` and `enlarged` bool [].
+
+        `cut` marks captions longer than the text encoder takes, which lose their end as is usual for this
+        family; `enlarged` marks pictures smaller than the resolution.
+        """
+        self.check(sample, roles)
+        rows = []
+        for role in roles:
+            for slot, example in enumerate(sample.examples[role]):
+                caption = caption_of(example.prompt, self._tokenizer, sample.id)
+                picture = picture_of(example.response, sample.id)
+                rows.append(self._prepared_row(role, slot, caption, picture))
+        return Prepared(sample.id, tuple(rows))
+
+    def _prepared_row(self, role: str, slot: int, caption: str, picture: Image.Image) -> Row:
+        pixels = square(picture, self.resolution)
+        ids, cut = tokenise(self._tokenizer, caption, self._width)
+        digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16)
+        digest.update(f"\x1f{_PREPARATION}\x1f{self.resolution}\x1f".encode())
+        digest.update(caption.encode("utf-8", "surrogatepass"))
+        data = {
+            "pixels": pixels,
+            "input_ids": ids,
+            "cut": torch.tensor(cut),
+            "enlarged": torch.tensor(min(picture.size) < self.resolution),
+        }
+        return Row(role, slot, data, digest.hexdigest())
+
+    def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """Rows with `mean` and `logvar` [C, h, w] and `states` [L, width], all float32 on the CPU.
+
+        Every distinct picture and every distinct caption runs once.
+        """
+        rows = [row for sample in prepared for row in sample.rows]
+        states = self._states.of([row.data["input_ids"] for row in rows])
+        pictures = [row.data["pixels"] for row in rows]
+        moments = encode_pictures(self._vae, pictures, self.device, self.counts)
+        encoded = iter(zip(moments, states, strict=True))
+        result = []
+        for sample in prepared:
+            done = []
+            for row in sample.rows:
+                (mean, logvar), text = next(encoded)
+                flags = {name: row.data[name] for name in ("cut", "enlarged")}
+                self.counts["captions_cut"] += int(flags["cut"])
+                self.counts["pictures_enlarged"] += int(flags["enlarged"])
+                data = {"mean": mean, "logvar": logvar, "states": text, **flags}
+                done.append(Row(row.role, row.slot, data, row.key))
+            result.append(Prepared(sample.sample_id, tuple(done)))
+        return result
+
+    def fingerprint(self) -> str:
+        """Hash of the frozen encoders, the tokenizer and how pictures and captions are prepared."""
+        if self._fingerprint is None:
+            settings = f"{_PREPARATION}/{self.resolution}/{self._width}"
+            text = f"{fingerprint_of(self._parts)}/{settings}"
+            self._fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return self._fingerprint
+
+    # ------------------------------------------------------------ scoring
+
+    def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
+        """Encoded rows of `roles`, sample by sample, as one batch on the device."""
+        picked = [
+            (index, row)
+            for index, sample in enumerate(encoded)
+            for role in roles
+            for row in sample.rows
+            if row.role == role
+        ]
+        if not picked:
+            raise ValueError(f"no rows of the roles {', '.join(roles)} in these samples")
+        inputs = {
+            name: torch.stack([row.data[name] for _, row in picked]).to(self.device, non_blocking=True)
+            for name in ("mean", "logvar", "states")
+        }
+        inputs["empty"] = self._empty.to(self.device)
+        return Batch(
+            inputs=inputs,
+            roles=tuple(roles),
+            row_role=torch.tensor([roles.index(row.role) for _, row in picked], device=self.device),
+            row_sample=torch.tensor([index for index, _ in picked], device=self.device),
+            row_slot=torch.tensor([row.slot for _, row in picked], device=self.device),
+            sample_ids=tuple(sample.sample_id for sample in encoded),
+        )
+
+    def draw(self, batch: Batch, seeds: Sequence[int]) -> Draw:
+        """One draw per sample, shared by its rows: `timestep` [S, D] long, `noise` [S, D, C, h, w],
+        `latent_noise` [S, C, h, w] and `drop` [S] bool, whether the caption is replaced by the empty one."""
+        if len(seeds) != len(batch.sample_ids):
+            raise ValueError(f"{len(batch.sample_ids)} samples need as many seeds, got {len(seeds)}")
+        shape = tuple(batch.inputs["mean"].shape[1:])
+        drawn = [self._draw_one(shape, seed) for seed in seeds]
+        return {
+            name: torch.stack([one[name] for one in drawn]).to(self.device, non_blocking=True)
+            for name in drawn[0]
+        }
+
+    def _draw_one(self, shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
+        # Always all of them and in this order: switching one setting leaves the other draws as they were.
+        config, stream = self._config, torch.Generator().manual_seed(seed)
+        low, high = config.timesteps.bounds(self._schedule.num_timesteps)
+        drop = torch.rand((), generator=stream) < config.caption_dropout
+        latent_noise = torch.randn(shape, generator=stream)
+        timestep = torch.randint(low, high, (config.num_draws,), generator=stream)
+        noise = torch.randn((config.num_draws, *shape), generator=stream)
+        shift = torch.randn((config.num_draws, shape[0], *[1] * (len(shape) - 1)), generator=stream)
+        noise = noise + config.noise_offset * shift
+        return {"timestep": timestep, "noise": noise, "latent_noise": latent_noise, "drop": drop}
+
+    def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
+        """Surrogates -w(t) * e / 2, [N, D], with `error` e and `timestep` t / T; one forward for all rows.
+
+        `needs` changes nothing here: the error comes with every score.
+        """
+        x0, states = self._latents(batch, draw), self._row_states(batch, draw)
+        timestep, noise = draw["timestep"][batch.row_sample], draw["noise"][batch.row_sample]
+        num_rows, num_draws = timestep.shape
+        x0 = x0.unsqueeze(1).expand_as(noise).flatten(0, 1)
+        eps, t = noise.flatten(0, 1), timestep.flatten()
+        states = states.repeat_interleave(num_draws, 0)
+        prediction = self._denoise(model, self._schedule.noised(x0, eps, t), t, states)
+        error = mean_error(prediction, self._schedule.target(x0, eps, t))
+        weight = self._schedule.weight(t, self._config.weighting, self._config.gamma or 5.0)
+        return LogProbs(
+            values=(-0.5 * weight * error).reshape(num_rows, num_draws),
+            mask=torch.ones(num_rows, num_draws, dtype=torch.bool, device=self.device),
+            kind=self.kind,
+            unit="draw",
+            sample=batch.row_sample,
+            slot=batch.row_slot,
+            error=error.reshape(num_rows, num_draws),
+            timestep=timestep / self._schedule.num_timesteps,
+        )
+
+    def _latents(self, batch: Batch, draw: Draw) -> Tensor:
+        """Clean latents [N, C, h, w], scaled as the denoiser knows them."""
+        latents = batch.inputs["mean"]
+        if self._config.vae_sample:
+            deviation = torch.exp(0.5 * batch.inputs["logvar"].clamp(-30.0, 20.0))
+            latents = latents + deviation * draw["latent_noise"][batch.row_sample]
+        return latents * self._vae.config.scaling_factor
+
+    @staticmethod
+    def _row_states(batch: Batch, draw: Draw) -> Tensor:
+        dropped = draw["drop"][batch.row_sample].reshape(-1, 1, 1)
+        return torch.where(dropped, batch.inputs["empty"], batch.inputs["states"])
+
+    @staticmethod
+    def _denoise(model: Any, noised: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+        """The model's prediction; inputs take its weights' type, timesteps stay integers."""
+        dtype = model.conv_in.weight.dtype
+        output: Tensor = model(noised.to(dtype), timestep, encoder_hidden_states=states.to(dtype)).sample
+        return output
+
+    @torch.no_grad()
+    def self_check(self, model: Any, batch: Batch, draw: Draw | None = None) -> float:
+        """Largest difference between row 0's errors and a plain computation with upstream's scheduler."""
+        drawn = self.draw(batch, range(len(batch.sample_ids))) if draw is None else draw
+        ours = self.logprobs(model, batch, drawn, frozenset({"error"})).error
+        assert ours is not None
+        sample, scheduler = int(batch.row_sample[0]), self._parts.trained
+        x0 = self._latents(batch, drawn)[:1]
+        states = batch.inputs["empty"] if drawn["drop"][sample] else batch.inputs["states"][0]
+        gap = 0.0
+        for index, timestep in enumerate(drawn["timestep"][sample]):
+            t, eps = timestep.reshape(1), drawn["noise"][sample, index][None]
+            known = scheduler.config.prediction_type == "epsilon"
+            target = eps if known else scheduler.get_velocity(x0, eps, t)
+            prediction = self._denoise(model, scheduler.add_noise(x0, eps, t), t, states[None])
+            theirs = torch.nn.functional.mse_loss(prediction.float(), target)
+            gap = max(gap, abs(float(theirs - ours[0, index])))
+        return gap
+
+    # ------------------------------------------------------------ pictures
+
+    def generate(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
+    ) -> list[Part]:
+        """One picture per prompt as Part("image", PIL image); a safety checker is never run."""
+        return [Part("image", to_picture(pixels)) for pixels in self.sample_pixels(model, prompts, seeds)]
+
+    @torch.no_grad()
+    def sample_pixels(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
+    ) -> Tensor:
+        """Sampled pictures in 0..1 on the CPU, [len(prompts), 3, R, R] float32."""
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
+        settings, done = self._config.generation, [torch.empty(0, 3, self.resolution, self.resolution)]
+        captions = [caption_of(prompt, self._tokenizer, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        ids = [tokenise(self._tokenizer, caption, self._width)[0] for caption in captions]
+        side = self.resolution // self._parts.pipeline.vae_scale_factor
+        for start in range(0, len(prompts), settings.batch):
+            part = slice(start, start + settings.batch)
+            latents = sample_latents(
+                lambda x, t, states: self._denoise(model, x, t, states),
+                self._parts.pipeline.scheduler,
+                torch.stack(self._states.of(ids[part])).to(self.device),
+                self._empty.to(self.device),
+                (self._vae.config.latent_channels, side, side),
+                seeds[part],
+                settings,
+            )
+            pixels = self._vae.decode(latents / self._vae.config.scaling_factor).sample
+            done.append((pixels / 2 + 0.5).clamp(0, 1).float().cpu())
+        return torch.cat(done)
+
+    # ------------------------------------------------------------ the trained model
+
+    def enable_checkpointing(self) -> None:
+        """Recompute the policy's activations in backward instead of keeping them."""
+        self._parts.pipeline.unet.enable_gradient_checkpointing()
+
+    def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
+        """A whole StableDiffusionPipeline, or the LoRA adapter `lora` for its `load_lora_weights`."""
+        if lora is None:
+            save_pipeline(self._parts, model, folder)
+        else:
+            save_lora(model, folder, lora)

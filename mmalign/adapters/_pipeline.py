@@ -1,0 +1,283 @@
+"""Stable Diffusion pipelines on disk: strict loading, the family's conditions, saving in upstream format.
+
+Upstream loaders fill weights that a file lacks with random numbers and only log it; here that is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from diffusers.utils import logging as diffusers_logging
+from peft import get_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from mmalign.adapters._noise import PREDICTIONS
+from mmalign.types import UserError
+
+PIPELINE = "StableDiffusionPipeline"
+USED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+_MODULES = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
+# What a UNet of this family must not ask for: conditions that the plain call (x, t, states) does not give.
+_NO_EXTRAS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+# The part of a LoRA config that its weights do not show; anything else may hold machine paths.
+_LORA_KEYS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A loaded pipeline with what the adapter needs beside it."""
+
+    pipeline: Any  # StableDiffusionPipeline on the CPU
+    folder: Path  # where it was loaded from
+    index: Mapping[str, Any]  # its model_index.json
+    scheduler_config: Mapping[str, Any]  # as saved
+    trained: (
+        Any  # DDPMScheduler: the noise levels the denoiser was trained on; the pipeline has a DDIMScheduler
+    )
+
+
+def load_parts(path: str, revision: str | None, variant: str | None, dtype: torch.dtype) -> Parts:
+    """Load a pipeline folder or hub id; raises UserError naming the component that does not fit."""
+    folder = _folder_of(path, revision, variant)
+    index = _read_index(folder)
+    modules = {name: _load_module(folder, name, index, variant, dtype) for name in _MODULES}
+    tokenizer = _guarded(
+        folder,
+        "tokenizer",
+        lambda: CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+    )
+    config = _read_scheduler(folder)
+    _check_fit(folder, modules, tokenizer)
+    levels = {**config, "clip_sample": False}  # latents are not bounded to -1..1
+    pipeline = StableDiffusionPipeline(
+        **modules,
+        tokenizer=tokenizer,
+        scheduler=_guarded(folder, "scheduler", lambda: DDIMScheduler.from_config(levels)),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    trained = _guarded(folder, "scheduler", lambda: DDPMScheduler.from_config(levels))
+    return Parts(pipeline, folder, index, config, trained)
+
+
+# ---------------------------------------------------------------- loading
+
+
+def _folder_of(path: str, revision: str | None, variant: str | None) -> Path:
+    if Path(path).exists():
+        if revision is not None:
+            raise UserError(f"model.revision: only a hub id has revisions, {path} is a folder; remove it")
+        return Path(path)
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise UserError(
+            f"model.path: {path} does not exist; give a pipeline folder or a hub id like owner/name"
+        )
+    try:
+        return Path(
+            StableDiffusionPipeline.download(
+                path, revision=revision, variant=variant, use_safetensors=True, safety_checker=None
+            )
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.path: hub pipeline {path} could not be fetched ({_one_line(error)}); "
+            "give a folder that holds it"
+        ) from error
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise UserError(f"{file}: missing; a pipeline folder has one (saved with save_pretrained)")
+    try:
+        index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({_one_line(error)})") from error
+    if index.get("_class_name") != PIPELINE:
+        raise UserError(
+            f"{file}: pipeline class must be {PIPELINE} for adapter diffusion, got {index.get('_class_name')}"
+        )
+    for name in USED:
+        if not index.get(name) or index[name][1] is None:
+            raise UserError(f"{file}: component {name} is missing; this adapter needs {', '.join(USED)}")
+        if not (folder / name).is_dir():
+            raise UserError(f"{folder}: component folder {name}/ is missing; copy the whole pipeline")
+    return index
+
+
+def _load_module(
+    folder: Path, name: str, index: Mapping[str, Any], variant: str | None, dtype: torch.dtype
+) -> nn.Module:
+    wanted = _MODULES[name]
+    if index[name][1] != wanted.__name__:
+        raise UserError(
+            f"{folder}/model_index.json: component {name} must be a {wanted.__name__}, got {index[name][1]}"
+        )
+    own = {"torch_dtype": dtype if name == "unet" else torch.float32}
+    if name == "text_encoder":
+        own = {"dtype": torch.float32}
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()  # what it would log is raised below
+    try:
+        module, info = _guarded(
+            folder,
+            name,
+            lambda: wanted.from_pretrained(
+                folder,
+                subfolder=name,
+                variant=variant,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                **own,
+            ),
+        )
+    finally:
+        diffusers_logging.set_verbosity(level)
+    for fault in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        keys = sorted(str(key) for key in info[fault] if "position_ids" not in str(key))
+        if keys:
+            raise UserError(
+                f"{folder}/{name}: weights do not fit config.json, {len(keys)} {fault.replace('_', ' ')} "
+                f"such as {keys[0]}; the file and the config are from different models"
+            )
+    return module.eval().requires_grad_(False) if name != "unet" else module.eval()
+
+
+def _read_scheduler(folder: Path) -> dict[str, Any]:
+    file = folder / "scheduler" / "scheduler_config.json"
+    config: dict[str, Any] = _guarded(
+        folder, "scheduler", lambda: json.loads(file.read_text(encoding="utf-8"))
+    )
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS or "num_train_timesteps" not in config:
+        raise UserError(
+            f"{file}: {config.get('_class_name')} with prediction_type {prediction!r} is not taken; "
+            f"this adapter takes noise schedules with one of {', '.join(PREDICTIONS)}"
+        )
+    return config
+
+
+def _guarded(folder: Path, name: str, load: Any) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder}/{name}: component could not be loaded ({_one_line(error)})") from error
+    except Exception as error:  # safetensors' own class for a damaged file derives from Exception only
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise UserError(f"{folder}/{name}: weights file is damaged ({_one_line(error)})") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _check_fit(folder: Path, modules: Mapping[str, Any], tokenizer: Any) -> None:
+    """The components belong to this family and to each other."""
+    unet, vae, text = modules["unet"].config, modules["vae"].config, modules["text_encoder"].config
+    for key in _NO_EXTRAS:
+        if unet.get(key) is not None:
+            raise UserError(f"{folder}/unet: {key} must be null for adapter diffusion, got {unet[key]!r}")
+    if unet.num_class_embeds is not None:
+        raise UserError(f"{folder}/unet: class-conditioned denoisers are not taken (num_class_embeds is set)")
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        raise UserError(
+            f"{folder}/unet: in_channels {unet.in_channels} and out_channels {unet.out_channels} must both "
+            f"be the autoencoder's {vae.latent_channels} latent channels; inpainting models are not taken"
+        )
+    if vae.shift_factor:
+        raise UserError(f"{folder}/vae: shift_factor must be null for this family, got {vae.shift_factor}")
+    if unet.cross_attention_dim != text.hidden_size:
+        raise UserError(
+            f"{folder}/unet: cross_attention_dim {unet.cross_attention_dim} must equal the text encoder's "
+            f"hidden_size {text.hidden_size}"
+        )
+    if text.to_dict().get("use_attention_mask"):
+        raise UserError(f"{folder}/text_encoder: use_attention_mask is not part of this family")
+    if len(tokenizer) > text.vocab_size:
+        raise UserError(
+            f"{folder}/tokenizer: its {len(tokenizer)} tokens exceed the text encoder's {text.vocab_size}"
+        )
+
+
+# ---------------------------------------------------------------- identity and saving
+
+
+def fingerprint_of(parts: Parts) -> str:
+    """Hash of the autoencoder's and text encoder's weights and of the tokenizer's files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("vae", "text_encoder"):
+        module = parts.pipeline.components[name]
+        for key, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    digest.update(repr(parts.pipeline.vae.config.scaling_factor).encode())
+    digest.update(repr(sorted(parts.pipeline.tokenizer.get_vocab().items())).encode())
+    for file in sorted((parts.folder / "tokenizer").iterdir()):
+        if file.is_file():
+            digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def save_pipeline(parts: Parts, model: Any, folder: Path) -> None:
+    """Write the whole pipeline with `model` as its denoiser, loadable by StableDiffusionPipeline.
+
+    Components that training does not use (a safety checker, say) are copied from where it was loaded.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError("a model with LoRA layers is saved by naming its adapter, not as a whole model")
+    parts.pipeline.vae.save_pretrained(folder / "vae", safe_serialization=True)
+    parts.pipeline.text_encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
+    parts.pipeline.tokenizer.save_pretrained(folder / "tokenizer")
+    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "scheduler" / "scheduler_config.json", dict(parts.scheduler_config))
+    model.save_pretrained(folder / "unet", safe_serialization=True)
+    for name, entry in parts.index.items():
+        if name not in USED and isinstance(entry, list) and entry[1] is not None:
+            ignored = shutil.ignore_patterns("*.bin", "*.ckpt", "*.msgpack", "*.onnx", "*.h5")
+            shutil.copytree(parts.folder / name, folder / name, ignore=ignored, dirs_exist_ok=True)
+    _write_json(folder / "model_index.json", dict(parts.index))
+    for file in sorted(folder.rglob("*.json")):
+        _drop_paths(file)
+
+
+def save_lora(model: Any, folder: Path, name: str) -> None:
+    """Write the LoRA adapter `name` of a denoiser for `StableDiffusionPipeline.load_lora_weights(folder)`."""
+    weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    weights = {key: value.detach().cpu().contiguous() for key, value in sorted(weights.items())}
+    config = model.peft_config[name].to_dict()
+    metadata = {key: config[key] for key in _LORA_KEYS}
+    metadata["target_modules"] = sorted({key.split(".lora_")[0] for key in weights})
+    folder.mkdir(parents=True, exist_ok=True)
+    StableDiffusionPipeline.save_lora_weights(
+        folder, unet_lora_layers=weights, unet_lora_adapter_metadata=metadata, safe_serialization=True
+    )
+
+
+def _write_json(file: Path, tree: Any) -> None:
+    file.write_text(json.dumps(tree, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _drop_paths(file: Path) -> None:
+    """Remove where a component was loaded from, so that the same weights give the same bytes anywhere."""
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(tree, dict) and {"_name_or_path", "name_or_path"} & set(tree):
+        _write_json(file, {k: v for k, v in tree.items() if k not in ("_name_or_path", "name_or_path")})
