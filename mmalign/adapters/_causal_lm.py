@@ -1,0 +1,285 @@
+"""The text adapter: rows of token ids in, exact log-probabilities of every response token out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.adapters import _loading, _tokens
+from mmalign.adapters._distribution import Head, TiledDistribution, token_log_probs
+from mmalign.adapters._saving import save_lora
+from mmalign.adapters._text_sampling import evaluating, sample_ids
+from mmalign.types import (
+    Batch,
+    Draw,
+    Kind,
+    LogProbs,
+    Message,
+    Part,
+    PreferenceSample,
+    Prepared,
+    Row,
+    UserError,
+)
+
+if TYPE_CHECKING:
+    from mmalign.adapters.text import Text
+
+
+class CausalLM:
+    """Any `AutoModelForCausalLM`. `counts` tells how often a response was shortened (`responses_cut`)."""
+
+    def __init__(self, config: Text, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        files = _loading.LANGUAGE_MODEL_FILES + (("*.bin",) if config.allow_pickle else ())
+        folder = _loading.resolve_folder(config.path, config.revision, files)
+        dtype = dtype or _loading.DTYPES.get(config.dtype)
+        model, tokenizer = _loading.load_causal_lm(folder, dtype, config.attention, config.allow_pickle)
+        self.config = config
+        self.device = device
+        self.policy: nn.Module = model.to(device)
+        self.tokenizer = tokenizer
+        self.kind: Kind = config.kind
+        self.offers = config.offers
+        self.lora_targets: str | list[str] = "all-linear"
+        self.counts: Counter[str] = Counter()
+        self.positions = _positions(model)
+        self.rules = self._rules(folder)
+        rows = model.get_input_embeddings().weight.shape[0]
+        _tokens.refuse_wide_tokenizer(tokenizer.get_vocab(), rows, str(folder))
+        self.end_ids = _end_ids(model, tokenizer)
+        self._pad_id = tokenizer.pad_token_id or 0  # never attended to: padding stands on the right
+        self._fingerprint = _tokens.fingerprint(tokenizer, self.rules)
+
+    def _rules(self, folder: Path) -> _tokens.Rules:
+        config = self.config
+        if config.max_length and self.positions and config.max_length > self.positions:
+            raise UserError(
+                f"model.max_length: {config.max_length} is more than the {self.positions} positions "
+                f"of {folder}"
+            )
+        eos_id = self.tokenizer.eos_token_id if config.append_eos else None
+        if config.append_eos and eos_id is None:
+            raise UserError(f"{folder}: the tokenizer has no end token; set model.append_eos: false")
+        return _tokens.Rules(eos_id, config.max_length or self.positions, config.over_long)
+
+    # ------------------------------------------------------------ rows
+
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> None:
+        """Raise UserError with the reason if the sample cannot be scored."""
+        _tokens.tokenize_sample(self.tokenizer, sample, roles, self.rules)
+
+    def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
+        """Tokenise: every row gets `ids` [T] long, `start` [1] (first scored place) and `cut` [1] bool."""
+        found = _tokens.tokenize_sample(self.tokenizer, sample, roles, self.rules)
+        rows = tuple(
+            Row(
+                role,
+                slot,
+                {
+                    "ids": torch.tensor(tokens.ids, dtype=torch.long),
+                    "start": torch.tensor([tokens.start]),
+                    "cut": torch.tensor([tokens.cut]),
+                },
+            )
+            for (role, slot), tokens in found.items()
+        )
+        return Prepared(sample.id, rows)
+
+    def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """Nothing to run: token ids are what the model reads."""
+        return list(prepared)
+
+    def fingerprint(self) -> str:
+        """Hash of tokenizer files and of the settings that shape rows."""
+        return self._fingerprint
+
+    def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
+        """Rows of the given roles, role by role, right-padded to the longest, on the adapter's device.
+
+        `inputs`: `input_ids` [N, T]; for the M scored tokens `source` (place in the flattened [N * T] whose
+        hidden state predicts it), `target` (its id), `place` (where it goes in the flattened [N * K]);
+        `index` [N, K] (its number among M, -1 at padding).
+        """
+        listed = [
+            (roles.index(row.role), sample, row)
+            for sample, one in enumerate(encoded)
+            for row in one.rows
+            if row.role in roles
+        ]
+        listed.sort(key=lambda entry: (entry[0], entry[1], entry[2].slot))
+        if not listed:
+            raise UserError(f"no sample of this batch has a response in the roles {', '.join(roles)}")
+        self.counts["responses_cut"] += sum(bool(row.data["cut"]) for _, _, row in listed)
+        rows = [(row.data["ids"], int(row.data["start"])) for _, _, row in listed]
+        return Batch(
+            inputs={key: value.to(self.device) for key, value in _layout(rows, self._pad_id).items()},
+            roles=tuple(roles),
+            row_role=torch.tensor([role for role, _, _ in listed], device=self.device),
+            row_sample=torch.tensor([sample for _, sample, _ in listed], device=self.device),
+            row_slot=torch.tensor([row.slot for _, _, row in listed], device=self.device),
+            sample_ids=tuple(one.sample_id for one in encoded),
+        )
+
+    # ------------------------------------------------------------ scores
+
+    def draw(self, batch: Batch, seeds: Sequence[int]) -> Draw:
+        """Nothing about scoring text is random."""
+        return {}
+
+    def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
+        """Log-probability of every response token; the output head sees response positions only, in tiles.
+
+        Rows are right-padded and attention is causal, so no mask is passed: padding is never looked at.
+        """
+        inputs = batch.inputs
+        decoder = model.get_decoder()  # type: ignore[operator]
+        hidden = decoder(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
+        hidden = hidden.flatten(0, 1).index_select(0, inputs["source"])
+        head = Head.of(model)
+        scored = token_log_probs(hidden, inputs["target"], head)
+        index = inputs["index"]
+        values = torch.zeros(index.numel(), device=index.device).index_copy(0, inputs["place"], scored)
+        return LogProbs(
+            values=values.view(index.shape),
+            mask=index >= 0,
+            kind="exact",
+            unit="token",
+            sample=batch.row_sample,
+            slot=batch.row_slot,
+            distribution=TiledDistribution(hidden, index, head) if "distribution" in needs else None,
+        )
+
+    @torch.no_grad()
+    def self_check(self, model: nn.Module, batch: Batch) -> float:
+        """Largest difference between our log-probs and those from the model's own logits, on the batch's
+        shortest row scored alone and without padding. Above 1e-4 in float32 (5e-2 in bfloat16) is a fault."""
+        inputs = batch.inputs
+        with evaluating(model):
+            ours = self.logprobs(model, batch, {}, frozenset())
+            row = int(inputs["length"].argmin())
+            ids = inputs["input_ids"][row : row + 1, : int(inputs["length"][row])]
+            logits = model(input_ids=ids, use_cache=False).logits[0].float()
+        theirs = torch.log_softmax(logits[:-1], dim=-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+        mine = ours.values[row][ours.mask[row]]
+        return float((mine - theirs[-len(mine) :]).abs().max())
+
+    # ------------------------------------------------------------ responses
+
+    def generate(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
+    ) -> list[Part]:
+        """One response per prompt, by `model.generation` of the config; each depends on its own seed only.
+
+        Raises UserError for a prompt that leaves no place for a token.
+        """
+        settings = self.config.generation
+        ids = [_tokens.tokenize_prompt(self.tokenizer, p, f"prompt {i}") for i, p in enumerate(prompts)]
+        for number, prompt in enumerate(ids):
+            if self.rules.limit is not None and len(prompt) >= self.rules.limit:
+                raise UserError(
+                    f"prompt {number}: has {len(prompt)} tokens, so that none of the {self.rules.limit} "
+                    "allowed is left for a response"
+                )
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding within a batch
+        texts: dict[int, str] = {}
+        with evaluating(model):
+            for begin in range(0, len(order), settings.batch):
+                chosen = order[begin : begin + settings.batch]
+                texts |= self._answer(model, {i: ids[i] for i in chosen}, {i: seeds[i] for i in chosen})
+        return [Part("text", texts[i]) for i in range(len(ids))]
+
+    def _answer(
+        self, model: nn.Module, prompts: dict[int, list[int]], seeds: dict[int, int]
+    ) -> dict[int, str]:
+        settings = self.config.generation
+
+        def stopped(new: list[int]) -> bool:
+            text = self.tokenizer.decode(new, skip_special_tokens=True)
+            return any(end in text for end in settings.stop)
+
+        new = sample_ids(
+            model,
+            list(prompts.values()),
+            list(seeds.values()),
+            settings,
+            self.end_ids,
+            self.rules.limit,
+            stopped if settings.stop else None,
+        )
+        answers = zip(prompts.items(), new, strict=True)
+        return {i: self._decode(prompt, response) for (i, prompt), response in answers}
+
+    def _decode(self, prompt: list[int], response: list[int]) -> str:
+        """Text of a response; decoding it alone would lose a leading space with some tokenizers."""
+        before = self.tokenizer.decode(prompt, skip_special_tokens=True)
+        whole = self.tokenizer.decode(prompt + response, skip_special_tokens=True)
+        if whole.startswith(before):
+            text = whole[len(before) :]
+        else:
+            text = self.tokenizer.decode(response, skip_special_tokens=True)
+        for end in self.config.generation.stop:
+            text = text.split(end, 1)[0]
+        return text
+
+    # ------------------------------------------------------------ memory and files
+
+    def enable_checkpointing(self) -> None:
+        """Recompute layer activations in backward (acts while the policy is in training mode)."""
+        self.policy.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+
+    def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
+        """Write what transformers loads, or with `lora` the PEFT folder of that adapter."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if lora is None:
+            if any(".lora_" in name for name, _ in model.named_parameters()):
+                raise ValueError(
+                    "this model carries LoRA layers: name the adapter to save, or merge it first"
+                )
+            model.save_pretrained(folder)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(folder)
+            return
+        save_lora(model, folder, lora, self.config.path)
+
+
+def _positions(model: Any) -> int | None:
+    """How many positions the model can place, or None if its config sets no bound."""
+    config = model.config.get_text_config()
+    found = config.to_dict().get(
+        config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    )
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every id that ends a generated response."""
+    listed = model.generation_config.eos_token_id
+    listed = listed if isinstance(listed, list) else [listed]
+    return tuple(sorted({i for i in (*listed, tokenizer.eos_token_id) if i is not None}))
+
+
+def _layout(rows: Sequence[tuple[Tensor, int]], pad_id: int) -> dict[str, Tensor]:
+    """Padded ids and the places of the scored tokens, see `CausalLM.collate`."""
+    lengths = torch.tensor([len(ids) for ids, _ in rows])
+    starts = torch.tensor([start for _, start in rows])
+    width, units = int(lengths.max()), lengths - starts
+    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    for row, (ids, _) in enumerate(rows):
+        input_ids[row, : len(ids)] = ids
+    mask = torch.arange(int(units.max())) < units[:, None]
+    unit = torch.arange(mask.shape[1]).expand(mask.shape)
+    target_place = (torch.arange(len(rows))[:, None] * width + starts[:, None] + unit)[mask]
+    index = torch.full(mask.shape, -1, dtype=torch.long)
+    index[mask] = torch.arange(len(target_place))
+    return {
+        "input_ids": input_ids,
+        "source": target_place - 1,
+        "target": input_ids.flatten()[target_place],
+        "place": torch.nonzero(mask.flatten()).flatten(),
+        "index": index,
+        "length": lengths,
+    }

@@ -1,0 +1,220 @@
+"""Next-token distributions at chosen positions, in tiles: nothing of size positions x vocabulary is kept.
+
+Letters: M positions that are scored, H hidden width, V vocabulary, N rows of K positions each (padded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+TILE_BYTES = {
+    "cpu": 32 << 20,
+    "cuda": 256 << 20,
+}  # float32 logits of one tile; small tiles stay in a CPU cache
+MIN_TILE_ROWS = 16
+
+# Config attributes that change logits after the output head, and how. Families that name theirs otherwise, or
+# use one of these names with another meaning, are caught by the first-batch check against the model itself.
+MULTIPLIES = ("logit_scale", "lm_head_multiplier")  # Cohere; Falcon-H1
+DIVIDES = ("logits_scaling",)  # Granite
+SOFT_CAPS = ("final_logit_softcapping",)  # Gemma 2 and later: cap * tanh(logits / cap)
+
+Score = Callable[[Tensor, int, int], Tensor]  # (hidden [m, H], first position, end) -> float32 [m]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The output layer as a module (so that LoRA on it acts) with the scaling and soft-cap that follow it."""
+
+    module: nn.Module
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Head:
+        """The head of a transformers causal language model, its scaling read from the config."""
+        module = model.get_output_embeddings()  # type: ignore[operator]
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"{type(model).__name__} has no output embedding layer to read logits from")
+        settings = model.config.get_text_config().to_dict()  # type: ignore[union-attr, operator]
+        scale = 1.0
+        for name in MULTIPLIES:
+            scale *= _number(settings.get(name)) or 1.0
+        for name in DIVIDES:
+            scale /= _number(settings.get(name)) or 1.0
+        caps = [cap for name in SOFT_CAPS if (cap := _number(settings.get(name)))]
+        return cls(module, scale, caps[0] if caps else None)
+
+    @property
+    def trains(self) -> bool:
+        """True if any weight of the head, LoRA on it included, takes a gradient."""
+        return any(p.requires_grad for p in self.module.parameters())
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Hidden states [m, H] -> log-probabilities [m, V] in float32."""
+        logits = self.module(hidden).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.soft_cap is not None:
+            logits = torch.tanh(logits / self.soft_cap) * self.soft_cap
+        return torch.log_softmax(logits, dim=-1)
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+# ---------------------------------------------------------------- one number per position, tile by tile
+
+
+def tile_rows(head: Head, hidden: Tensor) -> int:
+    """How many positions one tile holds, from the size of the vocabulary and the device."""
+    weight = next(head.module.parameters())
+    vocabulary = max(weight.shape) if weight.ndim > 1 else weight.numel()
+    return max(MIN_TILE_ROWS, TILE_BYTES.get(hidden.device.type, TILE_BYTES["cuda"]) // (4 * vocabulary))
+
+
+def tiles(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Bounds of consecutive tiles over `total` positions."""
+    for start in range(0, total, size):
+        yield start, min(start + size, total)
+
+
+class _FrozenHead(torch.autograd.Function):
+    """With a frozen head a score's gradient to its own hidden state does not depend on the loss: it is formed
+    while the tile's logits exist and only scaled in backward, so the head is never run twice."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, hidden: Tensor, score: Score, size: int) -> Tensor:
+        out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden)
+        for start, end in tiles(len(hidden), size):
+            with torch.enable_grad():
+                leaf = hidden[start:end].detach().requires_grad_()
+                values = score(leaf, start, end)
+                (gradient[start:end],) = torch.autograd.grad(values.sum(), leaf)
+            out[start:end] = values.detach()
+        ctx.save_for_backward(gradient)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return (grad_out.unsqueeze(-1) * gradient).to(gradient.dtype), None, None
+
+
+def per_position(hidden: Tensor, head: Head, score: Score, size: int | None = None) -> Tensor:
+    """Apply `score` to hidden states [M, H] tile by tile -> [M] float32; score i may depend on row i only.
+
+    A head that trains is recomputed per tile in backward; a frozen one is run once (see `_FrozenHead`).
+    """
+    size = size or tile_rows(head, hidden)
+    trains = head.trains
+    if torch.is_grad_enabled() and hidden.requires_grad and not trains and len(hidden):
+        return _FrozenHead.apply(hidden, score, size)
+    recompute = torch.is_grad_enabled() and trains
+    out = []
+    for start, end in tiles(len(hidden), size):
+        part = hidden[start:end]
+        if recompute:
+            out.append(checkpoint(score, part, start, end, use_reentrant=False))
+        else:
+            out.append(score(part, start, end))
+    return torch.cat(out) if out else hidden.new_zeros(0, dtype=torch.float32)
+
+
+def token_log_probs(hidden: Tensor, targets: Tensor, head: Head, size: int | None = None) -> Tensor:
+    """Log-probabilities of `targets` [M] given hidden states [M, H] -> [M] float32, differentiable."""
+
+    def score(part: Tensor, start: int, end: int) -> Tensor:
+        return head.log_probs(part).gather(-1, targets[start:end, None]).squeeze(-1)
+
+    return per_position(hidden, head, score, size)
+
+
+# ---------------------------------------------------------------- the handle
+
+
+@dataclass(frozen=True)
+class TiledDistribution:
+    """Next-token distributions of N rows as hidden states plus head; implements `types.Distribution`.
+
+    `hidden` [M, H] holds every scored position; `index` [N, K] says which one stands where, -1 at padding.
+    Padding gives 0. `gather`, `entropy` and `kl_from` are differentiable, `argmax` and `topk` are not.
+    """
+
+    hidden: Tensor
+    index: Tensor
+    head: Head
+    size: int | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """Which places hold a scored position, [N, K] bool."""
+        return self.index >= 0
+
+    def gather(self, ids: Tensor) -> Tensor:
+        """Log-probabilities of `ids` [N, K] -> [N, K] float32."""
+        return self._spread(token_log_probs(self._flat(), ids[self.mask], self.head, self.size))
+
+    def argmax(self) -> Tensor:
+        """Most likely ids -> [N, K] long."""
+        return self.topk(1)[1].squeeze(-1)
+
+    @torch.no_grad()
+    def topk(self, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest log-probabilities and their ids -> two [N, K, k]."""
+        hidden = self._flat()
+        size = self.size or tile_rows(self.head, hidden)
+        found = [self.head.log_probs(hidden[a:b]).topk(k) for a, b in tiles(len(hidden), size)]
+        values = torch.zeros(*self.index.shape, k, device=hidden.device)
+        ids = torch.zeros(*self.index.shape, k, dtype=torch.long, device=hidden.device)
+        if found:
+            values[self.mask] = torch.cat([f.values for f in found])
+            ids[self.mask] = torch.cat([f.indices for f in found])
+        return values, ids
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats -> [N, K] float32."""
+
+        def score(part: Tensor, start: int, end: int) -> Tensor:
+            logp = self.head.log_probs(part)
+            return -(logp.exp() * logp).sum(-1)
+
+        return self._spread(per_position(self._flat(), self.head, score, self.size))
+
+    def kl_from(self, other: object) -> Tensor:
+        """KL(other || self) in nats -> [N, K] float32; `other` is not differentiated.
+
+        Raises ValueError unless both describe the same positions.
+        """
+        assert isinstance(other, TiledDistribution), "both handles must come from the same kind of adapter"
+        theirs = other._flat().detach()
+        if len(theirs) != int(self.mask.sum()) or not torch.equal(other.mask.sum(-1), self.mask.sum(-1)):
+            raise ValueError("a divergence needs the same positions in both sources")
+
+        def score(part: Tensor, start: int, end: int) -> Tensor:
+            ours = self.head.log_probs(part)
+            with torch.no_grad():
+                target = other.head.log_probs(theirs[start:end])
+            return (target.exp() * (target - ours)).sum(-1)
+
+        return self._spread(per_position(self._flat(), self.head, score, self.size))
+
+    def take(self, rows: Tensor) -> TiledDistribution:
+        """The same handle for a selection of rows, [n] long."""
+        return replace(self, index=self.index[rows])
+
+    def _flat(self) -> Tensor:
+        return self.hidden.index_select(0, self.index[self.mask])
+
+    def _spread(self, flat: Tensor) -> Tensor:
+        out = torch.zeros(self.index.shape, dtype=flat.dtype, device=flat.device)
+        return out.masked_scatter(self.mask, flat)

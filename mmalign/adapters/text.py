@@ -1,0 +1,46 @@
+"""Text: any causal language model transformers loads, scored exactly, one log-probability per token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+
+from mmalign.adapters._text_sampling import Sampling
+from mmalign.types import Kind
+
+if TYPE_CHECKING:
+    from mmalign.adapters._causal_lm import CausalLM
+
+
+@dataclass(frozen=True)
+class Text:
+    """A causal language model and how text reaches it."""
+
+    kind: ClassVar[Kind] = "exact"
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"ratio", "length", "absolute", "probability", "units", "distribution"}
+    )
+
+    path: str  # folder or hub id
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of frozen weights; auto: as the files have it
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    max_length: int | None = None  # tokens of prompt and response together; null: what the model can place
+    over_long: Literal["refuse", "cut_response"] = "refuse"
+    append_eos: bool = True  # after responses that no chat template ends; the end token is scored
+    allow_pickle: bool = False  # accept .bin weights, which can run code when they are read
+    generation: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        if not self.path.strip():
+            raise ValueError("path: must name a folder or hub id, got an empty string")
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"max_length: must be 2 or more, got {self.max_length}")
+
+    def build(self, device: torch.device, dtype: torch.dtype | None = None) -> CausalLM:
+        """Load model and tokenizer; `dtype` overrides the field of that name. Raises UserError."""
+        from mmalign.adapters._causal_lm import CausalLM
+
+        return CausalLM(self, device, dtype)
