@@ -1,0 +1,159 @@
+"""Before the first step: what the objective requires, the first check of every row, unpairing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from mmalign.data._media import decode
+from mmalign.data._sources import Skipped
+from mmalign.data._workers import run_jobs
+from mmalign.types import PreferenceSample, UserError
+
+_CHUNK = 16  # rows of one job: large enough to hide the cost of a message, small enough to spread the work
+
+
+@dataclass(frozen=True)
+class FirstPass:
+    """Samples that can be used and those that were left out."""
+
+    kept: list[PreferenceSample]
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Plain lines for the log; empty if nothing was left out."""
+        if not self.skipped:
+            return []
+        total = len(self.kept) + len(self.skipped)
+        share = 100 * len(self.skipped) / total
+        note = "; that is more than 1 %, so look at the data" if share > 1 else ""
+        first = self.skipped[0].reason
+        return [
+            f"data: {len(self.skipped)} of {total} rows left out ({share:.1f} %){note}; the first: {first}"
+        ]
+
+
+@dataclass(frozen=True)
+class _Check:
+    """The check of one chunk of rows: None for a sound row, else the reason. A class, so that it can be sent
+    to workers where processes cannot be forked."""
+
+    samples: Sequence[PreferenceSample]
+    check: Callable[[PreferenceSample], None]
+    on_error: str
+
+    def __call__(self, number: int) -> list[str | None]:
+        reasons: list[str | None] = []
+        for sample in self.samples[number * _CHUNK : (number + 1) * _CHUNK]:
+            try:
+                self.check(decode(sample))
+                reasons.append(None)
+            except UserError as error:
+                if self.on_error == "stop":
+                    raise
+                reasons.append(str(error))
+        return reasons
+
+
+def first_pass(
+    samples: Sequence[PreferenceSample],
+    check: Callable[[PreferenceSample], None],
+    on_error: Literal["stop", "skip"] = "stop",
+    workers: int = 0,
+    timeout_s: float = 300.0,
+) -> FirstPass:
+    """Decode every sample once and hand it to `check`, which raises UserError if it cannot be used.
+
+    Under "stop" the first error in file order is raised; under "skip" broken rows are left out and listed,
+    and only data without a usable row is an error. The decoded pictures are not kept.
+    """
+
+    def describe(number: int) -> str:
+        return f"{samples[number * _CHUNK].origin} and the rows after it"
+
+    count = -(-len(samples) // _CHUNK)
+    job = _Check(samples, check, on_error)
+    chunks = run_jobs(job, range(count), workers, timeout_s, describe)
+    reasons = [reason for chunk in chunks for reason in chunk]
+    kept, skipped = [], []
+    for sample, reason in zip(samples, reasons, strict=True):
+        if reason is None:
+            kept.append(sample)
+        else:
+            skipped.append(Skipped(sample.id, sample.origin, reason))
+    if not kept:
+        first = f"; the first: {skipped[0].reason}" if skipped else ""
+        raise UserError(f"data: no usable row in {len(samples)}{first}")
+    return FirstPass(kept, skipped)
+
+
+def require_unique(pools: Sequence[Sequence[PreferenceSample]]) -> None:
+    """Raise UserError if an id occurs in more than one source: seeds and caches go by id."""
+    origins: dict[str, str] = {}
+    for pool in pools:
+        for sample in pool:
+            if sample.id in origins:
+                other = origins[sample.id]
+                raise UserError(f"{sample.origin}: id {sample.id!r} is also that of {other}, another source")
+            origins[sample.id] = sample.origin
+
+
+def require(samples: Sequence[PreferenceSample], roles: Sequence[str], fields: Sequence[str]) -> None:
+    """Raise UserError naming the first row that lacks a role or a label which the objective needs.
+
+    A label may stand on the sample or on every response of the roles.
+    """
+    for sample in samples:
+        for role in roles:
+            if role not in sample.examples:
+                has = ", ".join(sample.examples)
+                raise UserError(f"{sample.origin}: the objective needs the role {role!r}; the row has {has}")
+        for name in fields:
+            examples = [example for role in roles for example in sample.examples[role]]
+            if name not in sample.labels and not all(name in example.labels for example in examples):
+                raise UserError(f"{sample.origin}: the objective needs the label {name!r}, which is missing")
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """Labelled single responses made from pairs, with what was counted on the way."""
+
+    samples: list[PreferenceSample]
+    pairs: int
+    ties: int
+
+    def lines(self) -> list[str]:
+        """Plain lines for the log."""
+        lines = [f"data: split {self.pairs} pairs into {2 * self.pairs} labelled responses"]
+        if self.ties:
+            lines.append(f"data: {self.ties} tied pairs left out: neither side is good or bad")
+        return lines
+
+
+def unpair(samples: Sequence[PreferenceSample]) -> Unpaired:
+    """Every pair as two samples with the role "completion" and label binary 1.0 (chosen) or 0.0 (rejected).
+
+    Labels that compare the two sides (margin, tie) and spans have no meaning for one side and are left out.
+    Samples that have the role already pass through; ties are counted and left out.
+    """
+    found: list[PreferenceSample] = []
+    pairs = ties = 0
+    for sample in samples:
+        if "completion" in sample.examples:
+            found.append(sample)
+            continue
+        if not {"chosen", "rejected"} <= set(sample.examples):
+            raise UserError(f"{sample.origin}: neither a pair nor a labelled completion")
+        if sample.labels.get("tie"):
+            ties += 1
+            continue
+        pairs += 1
+        labels = {key: value for key, value in sample.labels.items() if key not in ("margin", "tie", "spans")}
+        for role, binary in (("chosen", 1.0), ("rejected", 0.0)):
+            examples = {"completion": sample.examples[role]}
+            own = {**labels, "binary": binary}
+            found.append(replace(sample, id=f"{sample.id}/{role}", examples=examples, labels=own))
+    if not found:
+        raise UserError("data: all pairs are ties; nothing is left to label")
+    return Unpaired(found, pairs, ties)

@@ -1,0 +1,167 @@
+"""Decoding: whatever a row gave as a picture -> an upright 8-bit RGB PIL image.
+
+Rules, the same for every source: EXIF orientation is applied; transparency is laid on white; 16-bit values
+are rescaled, not clipped; of an animation or a multi-page file the first frame counts; more than 64 million
+pixels, an edge of 0 or an aspect ratio above 200 is an error. Colour profiles are not applied.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mmalign.data._paths import File, read_file
+from mmalign.types import Example, Message, Part, PreferenceSample, UserError
+
+MAX_PIXELS = 64_000_000
+MAX_ASPECT = 200
+# A short list on purpose: some of the other decoders start helper programs or are rarely exercised.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error)
+
+
+def decode(sample: PreferenceSample) -> PreferenceSample:
+    """The same sample with a PIL RGB image in every image part.
+
+    Raises UserError naming the row, the role, the picture and the rule. A picture that several roles share is
+    decoded once and shared.
+    """
+    if all(_is_text(example) for examples in sample.examples.values() for example in examples):
+        return sample
+    done: dict[Any, Part] = {}
+    examples = {}
+    for role, group in sample.examples.items():
+        where = f"{sample.origin or sample.id}, role {role!r}"
+        examples[role] = tuple(
+            replace(
+                example,
+                prompt=tuple(
+                    Message(turn.speaker, tuple(_part(part, where, done) for part in turn.parts))
+                    for turn in example.prompt
+                ),
+                response=tuple(_part(part, where, done) for part in example.response),
+            )
+            for example in group
+        )
+    return replace(sample, examples=examples)
+
+
+def _is_text(example: Example) -> bool:
+    turns = (*(turn.parts for turn in example.prompt), example.response)
+    return all(part.kind == "text" for parts in turns for part in parts)
+
+
+def _part(part: Part, where: str, done: dict[Any, Part]) -> Part:
+    if part.kind == "text":
+        return part
+    key = part.data if isinstance(part.data, File) else id(part.data)
+    if key not in done:
+        if part.kind == "video":
+            raise UserError(f"{where}: video parts need a video adapter; this one reads text and images")
+        try:
+            done[key] = Part("image", decode_image(part.data))
+        except UserError as error:
+            raise UserError(f"{where}, {_name(part.data)}: {error}") from None
+    return done[key]
+
+
+def _name(data: Any) -> str:
+    return f"image {data.name[:120]!r}" if isinstance(data, File) else "image"
+
+
+def decode_image(data: Any) -> Image.Image:
+    """One picture (File, bytes, PIL image, or array [H, W], [H, W, 1 | 3 | 4]) as an upright RGB image.
+
+    Arrays hold 8-bit values, or floats in [0, 1]. Raises UserError with the rule that was broken.
+    """
+    if isinstance(data, File):
+        data = read_file(data)
+    if isinstance(data, np.ndarray):
+        data = _from_array(data)
+    if isinstance(data, bytes):
+        if not data:
+            raise UserError("the file is empty")
+        return _from_bytes(data)
+    if isinstance(data, Image.Image):
+        _check_size(data.size)
+        return _upright_rgb(data)
+    raise UserError(f"a picture must be a file, bytes, a PIL image or an array, got {type(data).__name__}")
+
+
+def _from_bytes(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(image.size)
+                image.load()
+                return _upright_rgb(image)
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        raise UserError(f"more than {MAX_PIXELS} pixels; make it smaller") from None
+    except Image.UnidentifiedImageError:
+        start = data[:16].decode("latin-1").strip()
+        kinds = ", ".join(FORMATS)
+        raise UserError(f"not a picture (it starts with {start!r}); known formats: {kinds}") from None
+    except _BROKEN as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"the picture is broken or cut off: {reason}") from None
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise UserError(f"an array must be [H, W] or [H, W, 1, 3 or 4], got shape {list(array.shape)}")
+    _check_size((array.shape[1], array.shape[0]))
+    if array.dtype.kind == "f":
+        array = _scale_floats(array)
+    if array.dtype != np.uint8:
+        raise UserError(f"an array must hold 8-bit values or floats in [0, 1], got {array.dtype}")
+    return Image.fromarray(array)
+
+
+def _scale_floats(array: np.ndarray) -> np.ndarray:
+    if not np.isfinite(array).all():
+        raise UserError("the picture holds NaN or infinite values")
+    low, high = float(array.min()), float(array.max())
+    if low < 0 or high > 1:
+        raise UserError(f"float values must lie in [0, 1], got {low:g} to {high:g}")
+    return (array * 255.0).round().astype(np.uint8)
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise UserError(f"the picture is {width}x{height}; an edge of 0 holds nothing")
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{width}x{height} is more than {MAX_PIXELS} pixels; make it smaller")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise UserError(f"{width}x{height}: one edge is more than {MAX_ASPECT} times the other")
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Orientation, bit depth, transparency and mode, in this order: the first is lost with the metadata."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).astype(np.int64)
+        if deep.min() < 0 or deep.max() > 65535:
+            raise UserError(
+                f"grey values {deep.min()} to {deep.max()} do not fit 16 bits; convert the picture"
+            )
+        return Image.fromarray((deep / 257.0).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(_scale_floats(np.asarray(image))).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        white = Image.new("RGBA", clear.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, clear).convert("RGB")
+    return image.convert("RGB")

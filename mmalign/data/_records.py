@@ -1,0 +1,266 @@
+"""The canonical record: one mapping of a file -> one PreferenceSample, every field checked.
+
+Three shapes of rows: a pair (`chosen`, `rejected`), one response (`completion`, with a `label` or without),
+a list (`responses` with `scores` or `ranks`). Fields that belong to none of them are not read; the caller
+counts and names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mmalign.data._digest import digest, sample_digest
+from mmalign.data._turns import Answer, Reader, common_turns, insert_images
+from mmalign.types import Example, Message, Part, PreferenceSample, UserError
+
+Shape = Literal["pair", "single", "list"]
+
+_COMMON = frozenset(
+    {"id", "prompt", "system", "images", "weight", "margin", "tie", "group", "user", "split", "spans"}
+)
+_FIELDS: dict[Shape, frozenset[str]] = {
+    "pair": frozenset(
+        {"chosen", "rejected", "chosen_image", "rejected_image", "chosen_score", "rejected_score"}
+        | {"prompt_chosen", "prompt_rejected"}
+    ),
+    "single": frozenset({"completion", "completion_image", "label", "score"}),
+    "list": frozenset({"responses", "response_images", "scores", "ranks"}),
+}
+_MARKS: dict[Shape, tuple[str, ...]] = {
+    "pair": ("chosen", "rejected", "chosen_image", "rejected_image"),
+    "single": ("completion", "completion_image"),
+    "list": ("responses", "response_images"),
+}
+CANONICAL = _COMMON.union(*_FIELDS.values())
+
+
+@dataclass(frozen=True)
+class Record:
+    """A sample as read from one row, with the columns of the row that were not used."""
+
+    sample: PreferenceSample
+    unused: tuple[str, ...]
+
+
+def read_record(row: Mapping[str, Any], origin: str, number: int, root: str) -> Record:
+    """Check one row and turn it into a sample; `number` is its place in the source (for the default id).
+
+    Raises UserError naming the origin, the field, the value and the rule.
+    """
+    reader = Reader(origin, root)
+    if not isinstance(row, Mapping):
+        raise UserError(f"{origin}: a row must be a mapping of fields, got {type(row).__name__}")
+    shape = _shape(row, origin)
+    examples = _EXAMPLES[shape](row, reader)
+    labels = _labels(row, reader)
+    if shape == "single" and row.get("label") is not None:
+        labels["binary"] = _flag(row["label"], "label", reader)
+    if "spans" in labels:
+        _check_spans(labels["spans"], examples, reader)
+    weight = 1.0 if row.get("weight") is None else reader.number(row["weight"], "weight")
+    if weight <= 0:
+        raise reader.fail("weight", f"must be above 0, got {weight:g}")
+    sample = PreferenceSample("", examples, labels, weight, origin)
+    used = _COMMON | _FIELDS[shape]
+    unused = tuple(str(key) for key in row if key not in used)
+    return Record(_with_id(sample, row.get("id"), number, reader), unused)
+
+
+def _with_id(sample: PreferenceSample, given: Any, number: int, reader: Reader) -> PreferenceSample:
+    if given is None:
+        name = digest(number, sample_digest(sample))[:16]
+    elif isinstance(given, str) and given.strip():
+        name = reader.text(given, "id")
+    elif isinstance(given, int) and not isinstance(given, bool):
+        name = str(given)
+    else:
+        raise reader.fail("id", f"must be a text or a whole number, got {given!r}")
+    return PreferenceSample(name, sample.examples, sample.labels, sample.weight, sample.origin)
+
+
+def _shape(row: Mapping[str, Any], origin: str) -> Shape:
+    found: list[Shape] = [
+        shape for shape, marks in _MARKS.items() if any(row.get(m) is not None for m in marks)
+    ]
+    if not found:  # a null answer still tells what the row was meant to be
+        found = [shape for shape, marks in _MARKS.items() if any(mark in row for mark in marks)][:1]
+    if not found:
+        columns = ", ".join(sorted(str(key) for key in row)) or "none"
+        raise UserError(
+            f"{origin}: no chosen and rejected, completion or responses; its columns are {columns} "
+            "(data.columns maps canonical fields to columns)"
+        )
+    if len(found) > 1:
+        marks = sorted(mark for shape in found for mark in _MARKS[shape] if row.get(mark) is not None)
+        raise UserError(f"{origin}: fields of different kinds of rows in one row: {', '.join(marks)}")
+    return found[0]
+
+
+def _value(row: Mapping[str, Any], name: str, reader: Reader) -> Any:
+    """The value of a response field, given as itself or as `<name>_image`."""
+    image, value = row.get(f"{name}_image"), row.get(name)
+    if image is not None and value is not None:
+        other = f"{name}_image"
+        raise reader.fail(
+            name, f"given beside {other}; keep one, or switch one off: columns: {{{other}: null}}"
+        )
+    if image is not None:
+        return {"image": image}
+    if name not in row:
+        raise reader.fail(name, "is missing")
+    return value
+
+
+def _images(row: Mapping[str, Any], reader: Reader) -> list[Part]:
+    given = row.get("images")
+    values = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
+    return [reader.media(value, "image", f"images[{place}]") for place, value in enumerate(values)]
+
+
+def _prompt(row: Mapping[str, Any], name: str, reader: Reader) -> tuple[Message, ...] | None:
+    """The prompt of a row without its images; None if the row has none."""
+    if row.get(name) is None:
+        return None
+    return reader.prompt(row[name], name)
+
+
+def _finish(prompt: tuple[Message, ...], row: Mapping[str, Any], reader: Reader) -> tuple[Message, ...]:
+    """The system turn in front and the images in their places."""
+    if row.get("system") is not None:
+        system = reader.text(row["system"], "system")
+        if prompt[0].speaker == "text":
+            raise reader.fail("system", "needs a chat prompt: write it as [{role: user, content: ...}]")
+        if prompt[0].speaker == "system":
+            raise reader.fail("system", "given beside a system turn in the prompt; keep one")
+        prompt = (Message("system", (Part("text", system),)), *prompt)
+    prompt = insert_images(reader, prompt, _images(row, reader), "images")
+    return prompt
+
+
+def _join(
+    prompt: tuple[Message, ...] | None, answer: Answer, field: str, reader: Reader
+) -> tuple[tuple[Message, ...], tuple[Part, ...]]:
+    """Prompt and response parts of one answer; a whole conversation must begin with the prompt."""
+    if not answer.turns:
+        if prompt is None:
+            raise reader.fail("prompt", "is missing; answers that are no conversations need one")
+        return prompt, answer.parts
+    if prompt is None:
+        if len(answer.turns) < 2:
+            raise reader.fail("prompt", "is missing, and the answer holds a single turn")
+        return answer.turns[:-1], answer.turns[-1].parts
+    if prompt[0].speaker == "text":  # chat answers make a chat of a plain prompt
+        prompt = (Message("user", prompt[0].parts),)
+        if len(answer.turns) > 2 and answer.turns[0].speaker == "system":
+            prompt = (answer.turns[0], *prompt)
+    if len(answer.turns) == 1:
+        return prompt, answer.turns[0].parts
+    if digest(answer.turns[:-1]) != digest(prompt):
+        raise reader.fail(field, "is a conversation that does not begin with exactly the prompt's turns")
+    return prompt, answer.turns[-1].parts
+
+
+def _pair(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ...]]:
+    answers = {role: reader.answer(_value(row, role, reader), role) for role in ("chosen", "rejected")}
+    shared = _prompt(row, "prompt", reader)
+    own = {role: _prompt(row, f"prompt_{role}", reader) or shared for role in answers}
+    if shared is None and all(prompt is None for prompt in own.values()):
+        if any(not answer.turns for answer in answers.values()):
+            raise reader.fail("prompt", "is missing; answers that are no conversations need one")
+        prefix = common_turns([answer.turns for answer in answers.values()])
+        for role, answer in answers.items():
+            if len(answer.turns) != len(prefix) + 1:
+                rule = "the conversations part before the last turn; give prompt_chosen and prompt_rejected"
+                raise reader.fail(role, rule)
+    examples: dict[str, tuple[Example, ...]] = {}
+    for role, answer in answers.items():
+        prompt, response = _join(own[role], answer, role, reader)
+        score = row.get(f"{role}_score")
+        labels = {} if score is None else {"score": reader.number(score, f"{role}_score")}
+        examples[role] = (Example(_finish(prompt, row, reader), response, labels),)
+    speakers = {examples[role][0].prompt[-1].speaker for role in examples}
+    if len(speakers) > 1:
+        raise reader.fail("rejected", "chosen and rejected must both be plain text or both be chat")
+    return examples
+
+
+def _single(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ...]]:
+    answer = reader.answer(_value(row, "completion", reader), "completion")
+    prompt, response = _join(_prompt(row, "prompt", reader), answer, "completion", reader)
+    labels = {} if row.get("score") is None else {"score": reader.number(row["score"], "score")}
+    role = "chosen" if row.get("label") is None else "completion"
+    return {role: (Example(_finish(prompt, row, reader), response, labels),)}
+
+
+def _list(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ...]]:
+    name = "responses" if row.get("responses") is not None else "response_images"
+    if row.get("responses") is not None and row.get("response_images") is not None:
+        raise reader.fail("responses", "given beside response_images; keep one")
+    values = row[name]
+    if not isinstance(values, (list, tuple)) or len(values) < 2:
+        raise reader.fail(name, "must be a list of at least two responses")
+    columns = {key: row[key] for key in ("scores", "ranks") if row.get(key) is not None}
+    if not columns:
+        raise reader.fail(name, "needs scores (higher is better) or ranks (lower is better)")
+    for key, given in columns.items():
+        if not isinstance(given, (list, tuple)) or len(given) != len(values):
+            raise reader.fail(key, f"must be a list of {len(values)} numbers, one per response")
+    prompt = _prompt(row, "prompt", reader)
+    examples = []
+    for place, value in enumerate(values):
+        field = f"{name}[{place}]"
+        answer = reader.answer({"image": value} if name == "response_images" else value, field)
+        its_prompt, response = _join(prompt, answer, field, reader)
+        labels = {key[:-1]: reader.number(given[place], f"{key}[{place}]") for key, given in columns.items()}
+        examples.append(Example(_finish(its_prompt, row, reader), response, labels))
+    if len({example.prompt[-1].speaker for example in examples}) > 1:
+        raise reader.fail(name, "must all be plain text or all be chat")
+    return {"responses": tuple(examples)}
+
+
+_EXAMPLES = {"pair": _pair, "single": _single, "list": _list}
+
+
+def _labels(row: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
+    """Labels of the whole sample: margin, tie, group, user, spans; only those that the row carries."""
+    labels: dict[str, Any] = {}
+    if row.get("margin") is not None:
+        labels["margin"] = reader.number(row["margin"], "margin")
+    if row.get("tie") is not None:
+        labels["tie"] = _flag(row["tie"], "tie", reader)
+    for name in ("group", "user"):
+        value = row.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise reader.fail(name, f"must be a text or a whole number, got {value!r}")
+        labels[name] = value
+    if row.get("spans") is not None:
+        labels["spans"] = row["spans"]
+    return labels
+
+
+def _flag(value: Any, field: str, reader: Reader) -> float:
+    """true/false or 1/0 as 1.0/0.0."""
+    if isinstance(value, (bool, int)) and value in (0, 1):
+        return float(value)
+    raise reader.fail(field, f"must be true or false, got {value!r}")
+
+
+def _check_spans(spans: Any, examples: Mapping[str, tuple[Example, ...]], reader: Reader) -> None:
+    """{role: [[start, end], ...]}: character ranges [start, end) inside the text of that role's response."""
+    if not isinstance(spans, Mapping):
+        raise reader.fail("spans", "must be {role: [[start, end], ...]}")
+    for role, ranges in spans.items():
+        if ranges is None:
+            continue
+        if role not in examples or role == "responses":
+            raise reader.fail("spans", f"unknown role {role!r}; the row has {', '.join(examples)}")
+        length = sum(len(part.data) for part in examples[role][0].response if part.kind == "text")
+        for span in ranges if isinstance(ranges, (list, tuple)) else [ranges]:
+            whole = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(x) is int for x in span)
+            if not whole or not 0 <= span[0] < span[1] <= length:
+                rule = f"must be [start, end) inside the {length} characters of the response, got {span!r}"
+                raise reader.fail(f"spans.{role}", rule)
