@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmalign.adapters._captions import CaptionStates, caption_of, tokenise
 from mmalign.adapters._ddim import sample_latents
-from mmalign.adapters._noise import Schedule, mean_error
+from mmalign.adapters._noise import Schedule, draw_one, mean_error
 from mmalign.adapters._pictures import encode_pictures, picture_of, square, to_picture
 from mmalign.adapters._pipeline import Parts, fingerprint_of, save_lora, save_pipeline
 from mmalign.adapters.diffusion import Diffusion
@@ -183,24 +183,16 @@ class Denoiser:
         `latent_noise` [S, C, h, w] and `drop` [S] bool, whether the caption is replaced by the empty one."""
         if len(seeds) != len(batch.sample_ids):
             raise ValueError(f"{len(batch.sample_ids)} samples need as many seeds, got {len(seeds)}")
-        shape = tuple(batch.inputs["mean"].shape[1:])
-        drawn = [self._draw_one(shape, seed) for seed in seeds]
+        config, shape = self._config, tuple(batch.inputs["mean"].shape[1:])
+        bounds = config.timesteps.bounds(self._schedule.num_timesteps)
+        drawn = [
+            draw_one(seed, shape, bounds, config.num_draws, config.caption_dropout, config.noise_offset)
+            for seed in seeds
+        ]
         return {
             name: torch.stack([one[name] for one in drawn]).to(self.device, non_blocking=True)
             for name in drawn[0]
         }
-
-    def _draw_one(self, shape: tuple[int, ...], seed: int) -> dict[str, Tensor]:
-        # Always all of them and in this order: switching one setting leaves the other draws as they were.
-        config, stream = self._config, torch.Generator().manual_seed(seed)
-        low, high = config.timesteps.bounds(self._schedule.num_timesteps)
-        drop = torch.rand((), generator=stream) < config.caption_dropout
-        latent_noise = torch.randn(shape, generator=stream)
-        timestep = torch.randint(low, high, (config.num_draws,), generator=stream)
-        noise = torch.randn((config.num_draws, *shape), generator=stream)
-        shift = torch.randn((config.num_draws, shape[0], *[1] * (len(shape) - 1)), generator=stream)
-        noise = noise + config.noise_offset * shift
-        return {"timestep": timestep, "noise": noise, "latent_noise": latent_noise, "drop": drop}
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
         """Surrogates -w(t) * e / 2, [N, D], with `error` e and `timestep` t / T; one forward for all rows.

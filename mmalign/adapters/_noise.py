@@ -104,3 +104,25 @@ def mean_error(prediction: Tensor, target: Tensor) -> Tensor:
     Half precision would round errors of order 0.1 by more than the differences between two models.
     """
     return (prediction.float() - target.float()).pow(2).flatten(1).mean(1)
+
+
+def draw_one(
+    seed: int,
+    shape: tuple[int, ...],
+    timesteps: tuple[int, int],
+    num_draws: int,
+    caption_dropout: float,
+    noise_offset: float,
+) -> dict[str, Tensor]:
+    """Everything random about scoring one sample with latents of `shape` (channels first), from its seed.
+
+    All of it is always drawn, in this order, so that one setting leaves the draws of the others as they were.
+    """
+    stream = torch.Generator().manual_seed(seed)
+    drop = torch.rand((), generator=stream) < caption_dropout
+    latent_noise = torch.randn(shape, generator=stream)
+    timestep = torch.randint(*timesteps, (num_draws,), generator=stream)
+    noise = torch.randn((num_draws, *shape), generator=stream)
+    shift = torch.randn((num_draws, shape[0], *[1] * (len(shape) - 1)), generator=stream)
+    noise = noise + noise_offset * shift
+    return {"timestep": timestep, "noise": noise, "latent_noise": latent_noise, "drop": drop}

@@ -27,11 +27,20 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from mmalign.adapters._loading import (
+    check_weights,
+    load_tokenizer,
+    read_json,
+    readable_errors,
+    refuse_misfits,
+    resolve_folder,
+)
 from mmalign.adapters._noise import PREDICTIONS
 from mmalign.types import UserError
 
 PIPELINE = "StableDiffusionPipeline"
 USED = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+_STEM = "diffusion_pytorch_model"  # file name of diffusers' weights
 _MODULES = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel, "unet": UNet2DConditionModel}
 # What a UNet of this family must not ask for: conditions that the plain call (x, t, states) does not give.
 _NO_EXTRAS = ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
@@ -47,125 +56,108 @@ class Parts:
     folder: Path  # where it was loaded from
     index: Mapping[str, Any]  # its model_index.json
     scheduler_config: Mapping[str, Any]  # as saved
-    trained: (
-        Any  # DDPMScheduler: the noise levels the denoiser was trained on; the pipeline has a DDIMScheduler
-    )
+    trained: Any  # DDPMScheduler with the denoiser's noise levels; the pipeline holds a DDIMScheduler
+    extras: tuple[str, ...]  # component folders that training does not use, such as a safety checker
 
 
 def load_parts(path: str, revision: str | None, variant: str | None, dtype: torch.dtype) -> Parts:
     """Load a pipeline folder or hub id; raises UserError naming the component that does not fit."""
-    folder = _folder_of(path, revision, variant)
+    folder = resolve_folder(path, revision, _wanted_files(variant))
     index = _read_index(folder)
-    modules = {name: _load_module(folder, name, index, variant, dtype) for name in _MODULES}
-    tokenizer = _guarded(
-        folder,
-        "tokenizer",
-        lambda: CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-    )
-    config = _read_scheduler(folder)
+    modules = {name: _load_module(folder / name, name, variant, dtype) for name in _MODULES}
+    tokenizer = _load_tokenizer(folder / "tokenizer")
+    config = _read_scheduler(folder / "scheduler" / "scheduler_config.json")
     _check_fit(folder, modules, tokenizer)
     levels = {**config, "clip_sample": False}  # latents are not bounded to -1..1
+    with readable_errors(f"{folder}/scheduler"):
+        sampler, trained = DDIMScheduler.from_config(levels), DDPMScheduler.from_config(levels)
     pipeline = StableDiffusionPipeline(
         **modules,
         tokenizer=tokenizer,
-        scheduler=_guarded(folder, "scheduler", lambda: DDIMScheduler.from_config(levels)),
+        scheduler=sampler,
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    trained = _guarded(folder, "scheduler", lambda: DDPMScheduler.from_config(levels))
-    return Parts(pipeline, folder, index, config, trained)
+    return Parts(pipeline, folder, index, config, trained, _extras(folder, index))
 
 
 # ---------------------------------------------------------------- loading
 
 
-def _folder_of(path: str, revision: str | None, variant: str | None) -> Path:
-    if Path(path).exists():
-        if revision is not None:
-            raise UserError(f"model.revision: only a hub id has revisions, {path} is a folder; remove it")
-        return Path(path)
-    if path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise UserError(
-            f"model.path: {path} does not exist; give a pipeline folder or a hub id like owner/name"
-        )
-    try:
-        return Path(
-            StableDiffusionPipeline.download(
-                path, revision=revision, variant=variant, use_safetensors=True, safety_checker=None
-            )
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.path: hub pipeline {path} could not be fetched ({_one_line(error)}); "
-            "give a folder that holds it"
-        ) from error
+def _wanted_files(variant: str | None) -> tuple[str, ...]:
+    """Patterns of a hub pipeline's files: configs, tokenizer files and one variant of the weights."""
+    stems = [stem if variant is None else f"{stem}.{variant}" for stem in ("model", _STEM)]
+    weights = [f"*/{stem}{shard}.safetensors" for stem in stems for shard in ("", "-*-of-*")]
+    return ("*.json", "tokenizer/*.txt", *weights)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     file = folder / "model_index.json"
     if not file.is_file():
         raise UserError(f"{file}: missing; a pipeline folder has one (saved with save_pretrained)")
-    try:
-        index: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({_one_line(error)})") from error
+    index = read_json(file)
     if index.get("_class_name") != PIPELINE:
         raise UserError(
             f"{file}: pipeline class must be {PIPELINE} for adapter diffusion, got {index.get('_class_name')}"
         )
     for name in USED:
-        if not index.get(name) or index[name][1] is None:
+        entry = index.get(name)
+        if not isinstance(entry, list) or len(entry) != 2 or entry[1] is None:
             raise UserError(f"{file}: component {name} is missing; this adapter needs {', '.join(USED)}")
+        if name in _MODULES and entry[1] != _MODULES[name].__name__:
+            wanted = _MODULES[name].__name__
+            raise UserError(f"{file}: component {name} must be of class {wanted}, got {entry[1]}")
         if not (folder / name).is_dir():
-            raise UserError(f"{folder}: component folder {name}/ is missing; copy the whole pipeline")
+            raise UserError(f"{folder}: component folder {name} is missing; copy the whole pipeline")
     return index
 
 
-def _load_module(
-    folder: Path, name: str, index: Mapping[str, Any], variant: str | None, dtype: torch.dtype
-) -> nn.Module:
-    wanted = _MODULES[name]
-    if index[name][1] != wanted.__name__:
-        raise UserError(
-            f"{folder}/model_index.json: component {name} must be a {wanted.__name__}, got {index[name][1]}"
-        )
+def _extras(folder: Path, index: dict[str, Any]) -> tuple[str, ...]:
+    """Unused components that are there; one that is only named becomes null in what is saved."""
+    named = [name for name, entry in index.items() if isinstance(entry, list) and entry[-1] is not None]
+    unused = [name for name in named if name not in USED]
+    for name in unused:
+        if name != Path(name).name:
+            raise UserError(f"{folder}/model_index.json: component name {name!r} is not a folder name")
+    return tuple(name for name in unused if (folder / name).is_dir())
+
+
+def _load_module(folder: Path, name: str, variant: str | None, dtype: torch.dtype) -> nn.Module:
+    read_json(folder / "config.json")
+    stem = "model" if name == "text_encoder" else _STEM
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder}: no .safetensors weights; save the pipeline with safe_serialization=True")
+    check_weights(folder, stem if variant is None else f"{stem}.{variant}")
     own = {"torch_dtype": dtype if name == "unet" else torch.float32}
     if name == "text_encoder":
         own = {"dtype": torch.float32}
     level = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()  # what it would log is raised below
     try:
-        module, info = _guarded(
-            folder,
-            name,
-            lambda: wanted.from_pretrained(
+        with readable_errors(str(folder)):
+            module, info = _MODULES[name].from_pretrained(
                 folder,
-                subfolder=name,
                 variant=variant,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
                 **own,
-            ),
-        )
+            )
     finally:
         diffusers_logging.set_verbosity(level)
-    for fault in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        keys = sorted(str(key) for key in info[fault] if "position_ids" not in str(key))
-        if keys:
-            raise UserError(
-                f"{folder}/{name}: weights do not fit config.json, {len(keys)} {fault.replace('_', ' ')} "
-                f"such as {keys[0]}; the file and the config are from different models"
-            )
-    return module.eval().requires_grad_(False) if name != "unet" else module.eval()
+    refuse_misfits(info, str(folder))
+    return module.eval() if name == "unet" else module.eval().requires_grad_(False)
 
 
-def _read_scheduler(folder: Path) -> dict[str, Any]:
-    file = folder / "scheduler" / "scheduler_config.json"
-    config: dict[str, Any] = _guarded(
-        folder, "scheduler", lambda: json.loads(file.read_text(encoding="utf-8"))
-    )
+def _load_tokenizer(folder: Path) -> Any:
+    if not (folder / "tokenizer.json").exists() and not (folder / "merges.txt").exists():
+        raise UserError(f"{folder}: no tokenizer; expected tokenizer.json, or vocab.json with merges.txt")
+    return load_tokenizer(folder, CLIPTokenizer)
+
+
+def _read_scheduler(file: Path) -> dict[str, Any]:
+    config = read_json(file)
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS or "num_train_timesteps" not in config:
         raise UserError(
@@ -173,21 +165,6 @@ def _read_scheduler(folder: Path) -> dict[str, Any]:
             f"this adapter takes noise schedules with one of {', '.join(PREDICTIONS)}"
         )
     return config
-
-
-def _guarded(folder: Path, name: str, load: Any) -> Any:
-    try:
-        return load()
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder}/{name}: component could not be loaded ({_one_line(error)})") from error
-    except Exception as error:  # safetensors' own class for a damaged file derives from Exception only
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise UserError(f"{folder}/{name}: weights file is damaged ({_one_line(error)})") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def _check_fit(folder: Path, modules: Mapping[str, Any], tokenizer: Any) -> None:
@@ -222,7 +199,7 @@ def _check_fit(folder: Path, modules: Mapping[str, Any], tokenizer: Any) -> None
 
 
 def fingerprint_of(parts: Parts) -> str:
-    """Hash of the autoencoder's and text encoder's weights and of the tokenizer's files."""
+    """Hash of the autoencoder's and text encoder's weights and of the tokenizer, wherever they lie."""
     digest = hashlib.blake2b(digest_size=16)
     for name in ("vae", "text_encoder"):
         module = parts.pipeline.components[name]
@@ -230,10 +207,10 @@ def fingerprint_of(parts: Parts) -> str:
             digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     digest.update(repr(parts.pipeline.vae.config.scaling_factor).encode())
-    digest.update(repr(sorted(parts.pipeline.tokenizer.get_vocab().items())).encode())
-    for file in sorted((parts.folder / "tokenizer").iterdir()):
-        if file.is_file():
-            digest.update(file.name.encode() + file.read_bytes())
+    tokenizer = json.loads(parts.pipeline.tokenizer.backend_tokenizer.to_str())
+    for call_state in ("truncation", "padding"):  # left behind by the last call
+        tokenizer.pop(call_state, None)
+    digest.update(json.dumps(tokenizer, sort_keys=True).encode())
     return digest.hexdigest()
 
 
@@ -250,13 +227,21 @@ def save_pipeline(parts: Parts, model: Any, folder: Path) -> None:
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", dict(parts.scheduler_config))
     model.save_pretrained(folder / "unet", safe_serialization=True)
-    for name, entry in parts.index.items():
-        if name not in USED and isinstance(entry, list) and entry[1] is not None:
-            ignored = shutil.ignore_patterns("*.bin", "*.ckpt", "*.msgpack", "*.onnx", "*.h5")
-            shutil.copytree(parts.folder / name, folder / name, ignore=ignored, dirs_exist_ok=True)
-    _write_json(folder / "model_index.json", dict(parts.index))
+    known = {*USED, *parts.extras}
+    index = {k: v if k in known or not isinstance(v, list) else [None, None] for k, v in parts.index.items()}
+    _write_json(folder / "model_index.json", index)
+    present = [name for name in parts.extras if (parts.folder / name).is_dir()]
+    for name in present:
+        ignored = shutil.ignore_patterns("*.bin", "*.ckpt", "*.msgpack", "*.onnx", "*.h5")
+        shutil.copytree(parts.folder / name, folder / name, ignore=ignored, dirs_exist_ok=True)
     for file in sorted(folder.rglob("*.json")):
         _drop_paths(file)
+    gone = sorted(set(parts.extras) - set(present))
+    if gone:
+        raise UserError(
+            f"{parts.folder / gone[0]}: was there when the run began; all else is saved in {folder}, "
+            "copy this component into it"
+        )
 
 
 def save_lora(model: Any, folder: Path, name: str) -> None:
@@ -270,6 +255,16 @@ def save_lora(model: Any, folder: Path, name: str) -> None:
     StableDiffusionPipeline.save_lora_weights(
         folder, unet_lora_layers=weights, unet_lora_adapter_metadata=metadata, safe_serialization=True
     )
+    _sort_header(folder / "pytorch_lora_weights.safetensors")
+
+
+def _sort_header(file: Path) -> None:
+    """Put a safetensors header in order: the library writes several metadata entries in a random one."""
+    raw = file.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8:start]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    file.write_bytes(len(header).to_bytes(8, "little") + header + raw[start:])
 
 
 def _write_json(file: Path, tree: Any) -> None:

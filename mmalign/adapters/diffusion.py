@@ -18,8 +18,6 @@ from mmalign.types import Kind
 if TYPE_CHECKING:
     from mmalign.adapters._denoiser import Denoiser
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 @dataclass(frozen=True)
 class Diffusion:
@@ -28,9 +26,7 @@ class Diffusion:
     path: str  # pipeline folder or hub id
     revision: str | None = None  # of a hub id
     variant: str | None = None  # reads unet/diffusion_pytorch_model.<variant>.safetensors and so on
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = (
-        "auto"  # of the denoiser; auto: as the run asks
-    )
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the denoiser's frozen weights
     resolution: int | None = None  # side of the square pictures in pixels; null: the pipeline's own
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged
@@ -60,14 +56,14 @@ class Diffusion:
         if self.noise_offset < 0:
             raise ValueError(f"noise_offset: must be 0 or more, got {self.noise_offset}")
 
-    def build(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
-        """Load the pipeline: the denoiser in `dtype` unless the config names one, its encoders in float32.
+    def build(self, device: torch.device, dtype: torch.dtype | None = None) -> Denoiser:
+        """Load the pipeline, its encoders in float32; `dtype` overrides the field of that name.
 
         Raises UserError naming the component that is missing, broken or of another family.
         """
         from mmalign.adapters._denoiser import Denoiser
+        from mmalign.adapters._loading import DTYPES
         from mmalign.adapters._pipeline import load_parts
 
-        chosen = dtype if self.dtype == "auto" else _DTYPES[self.dtype]
-        parts = load_parts(self.path, self.revision, self.variant, chosen)
+        parts = load_parts(self.path, self.revision, self.variant, dtype or DTYPES[self.dtype])
         return Denoiser(self, parts, device)
