@@ -74,12 +74,13 @@ class Reader:
 
     def media(self, value: Any, kind: Literal["image", "video"], field: str) -> Part:
         """An image or video: a path inside the root, bytes, {"bytes", "path"}, a PIL image or an array."""
+        if isinstance(value, dict) and kind in value:
+            value = value[kind]
         if isinstance(value, dict):
-            extra = sorted(set(value) - {"bytes", "path", kind})
+            extra = sorted(set(value) - {"bytes", "path"})
             if extra:
                 raise self.fail(field, f"has the unknown key {extra[0]!r}; known: bytes, path, {kind}")
-            found = [value[key] for key in (kind, "bytes", "path") if value.get(key) is not None]
-            value = found[0] if found else None
+            value = value.get("path") if value.get("bytes") is None else value["bytes"]
         if value is None:
             raise self.fail(field, f"holds no {kind} (null)")
         if isinstance(value, (str, os.PathLike)):
