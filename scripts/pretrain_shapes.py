@@ -1,0 +1,22 @@
+"""Pretrain the tiny models of the shapes world: `pretrain_shapes.py image` or `pretrain_shapes.py text`."""
+
+import sys
+
+USAGE = "usage: pretrain_shapes.py {image,text} [options]; --help after the name lists its options"
+
+
+def main(argv: list[str]) -> int:
+    """Hand the remaining arguments to one of the two pretrainings; returns the exit status."""
+    if not argv or argv[0] not in ("image", "text"):
+        print(USAGE, file=sys.stderr)
+        return 2
+    if argv[0] == "image":
+        from mmalign.shapes.pretrain_image import main as run
+    else:
+        from mmalign.shapes.pretrain_text import main as run
+    run(argv[1:])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
