@@ -15,7 +15,7 @@ from mmalign.types import State
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, in plain JSON values. `schedule` is the learning-rate schedule's state_dict,
+    """Where a run stands, in plain Python values. `schedule` is the learning-rate schedule's state_dict,
     `skipped` counts by reason, `extra` whatever else the trainer must find again."""
 
     step: int
@@ -45,8 +45,9 @@ class CheckpointState:
 def split(value: Any, name: str = "") -> tuple[dict[str, Tensor], Any]:
     """Divide a nested state (such as `optimizer.state_dict()`) into its tensors and a JSON skeleton.
 
-    Tensors are named by their place, "state.0.exp_avg". Raises ValueError naming the place of a value that is
-    neither a tensor nor a plain Python value.
+    Tensors are named by their place, "state.0.exp_avg". What JSON has no form for (tuples, integer keys, NaN
+    and infinity) becomes a dict with one key that starts with "$". Raises ValueError naming the place of a
+    value that is neither a tensor nor a plain Python value.
     """
     tensors: dict[str, Tensor] = {}
     return tensors, _encode(value, name, tensors)
@@ -54,36 +55,44 @@ def split(value: Any, name: str = "") -> tuple[dict[str, Tensor], Any]:
 
 def join(tensors: Mapping[str, Tensor], skeleton: Any) -> Any:
     """The nested state that `split` divided."""
+    if isinstance(skeleton, list):
+        return [join(tensors, item) for item in skeleton]
     if not isinstance(skeleton, dict):
         return skeleton
+    if not _is_tag(skeleton):
+        return {key: join(tensors, item) for key, item in skeleton.items()}
     ((kind, inner),) = skeleton.items()
-    if kind == "tensor":
+    if kind == "$tensor":
         return tensors[inner]
-    if kind == "float":
+    if kind == "$float":
         return float(inner)
-    if kind == "dict":
-        return {key: join(tensors, item) for key, item in inner}
-    items = [join(tensors, item) for item in inner]
-    return tuple(items) if kind == "tuple" else items
+    if kind == "$tuple":
+        return tuple(join(tensors, item) for item in inner)
+    return {key: join(tensors, item) for key, item in inner}
+
+
+def _is_tag(value: Mapping[Any, Any]) -> bool:
+    return len(value) == 1 and next(iter(value)) in ("$tensor", "$float", "$tuple", "$dict")
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """JSON for one value. Containers and odd floats become a dict with one key, their kind."""
+    def inside(key: int | str, item: Any) -> Any:
+        return _encode(item, f"{name}.{key}" if name else str(key), tensors)
+
     if isinstance(value, Tensor):
         tensors[name] = value
-        return {"tensor": name}
+        return {"$tensor": name}
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
-        return value if math.isfinite(value) else {"float": repr(value)}
-    if isinstance(value, dict) and all(type(key) in (int, str) for key in value):
-        # pairs, because JSON would turn the optimizer's integer keys into strings
-        return {
-            "dict": [[k, _encode(v, f"{name}.{k}" if name else str(k), tensors)] for k, v in value.items()]
-        }
+        return value if math.isfinite(value) else {"$float": repr(value)}
     if isinstance(value, (list, tuple)):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_encode(item, f"{name}.{place}", tensors) for place, item in enumerate(value)]}
+        items = [inside(place, item) for place, item in enumerate(value)]
+        return {"$tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, dict) and all(type(key) is str for key in value) and not _is_tag(value):
+        return {key: inside(key, item) for key, item in value.items()}
+    if isinstance(value, dict) and all(type(key) in (int, str) for key in value):
+        return {"$dict": [[key, inside(key, item)] for key, item in value.items()]}
     raise ValueError(f"state '{name}' is a {type(value).__name__}, which a checkpoint cannot hold")
 
 

@@ -85,7 +85,7 @@ def load(found: Found, rank: int = 0) -> CheckpointState:
     path = found.path
     own = path / f"rank-{rank}.safetensors"
     return CheckpointState(
-        progress=Progress(**_files.read_json(path / "trainer.json")),
+        progress=Progress(**join({}, _files.read_json(path / "trainer.json"))),
         model=load_file(path / "model.safetensors"),
         optimizer=join(load_file(path / "optimizer.safetensors"), _files.read_json(path / "optimizer.json")),
         objective=load_file(path / "objective.safetensors"),
@@ -125,16 +125,20 @@ class Saver:
     warn: Warn = warnings.warn
     failures: int = field(default=0, init=False)
 
-    def save(self, state: CheckpointState) -> Path | None:
-        """The new checkpoint's folder; None after a first failure; CheckpointError at the second in a row."""
+    def save(self, state: CheckpointState, last: bool = False) -> Path | None:
+        """The new checkpoint's folder; None after a first failure; CheckpointError at the second in a row.
+
+        The `last` save of a run has no later one to make up for it: it is tried again at once.
+        """
         try:
             path = save(self.folder, state, self.world, self.keep, self.protect, self.warn)
         except CheckpointError as error:
             self.failures += 1
             if self.failures > 1:
                 raise CheckpointError(f"the second save in a row failed: {error}") from error
-            self.warn(f"a save failed and will be tried again at the next interval: {error}")
-            return None
+            again = "at once" if last else "at the next interval"
+            self.warn(f"a save failed and will be tried again {again}: {error}")
+            return self.save(state) if last else None
         self.failures = 0
         return path
 
@@ -195,11 +199,10 @@ def _write(fresh: Path, state: CheckpointState, world: World) -> list[Entry]:
         moments, skeleton = split(dict(state.optimizer))
         tensors |= {"model.safetensors": state.model, "objective.safetensors": state.objective}
         tensors["optimizer.safetensors"] = moments
-        texts = {"optimizer.json": _files.json_bytes(skeleton)}
-        try:
-            texts["trainer.json"] = _files.json_bytes(asdict(state.progress))
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"the trainer's state does not fit in JSON: {error}") from error
+        stray, plain = split(asdict(state.progress))
+        if stray:
+            raise CheckpointError(f"progress holds tensors ({', '.join(stray)}); it takes plain values only")
+        texts = {"optimizer.json": _files.json_bytes(skeleton), "trainer.json": _files.json_bytes(plain)}
     entries = [
         _store(fresh / name, num_bytes(group), partial(_put_tensors, group))
         for name, group in tensors.items()

@@ -146,7 +146,7 @@ class MetricsLog:
     """Appends one JSON line per call to metrics.jsonl. Only rank 0 opens it.
 
     Opening it at step n drops all lines after step n and a torn last line, so that a resumed run leaves the
-    file that an uninterrupted one would have left. Pass 0 for a fresh run.
+    file that an uninterrupted one would have left. At step 0 the run is fresh and the file starts empty.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -184,7 +184,7 @@ class MetricsLog:
         if not self.path.exists():
             return
         whole = self.path.read_bytes()
-        *lines, _torn = whole.split(b"\n")
+        *lines, _torn = whole.split(b"\n") if step else [b""]
         kept = [line for row, line in enumerate(lines, 1) if self._step_of(row, line) <= step]
         content = b"".join(line + b"\n" for line in kept)
         if content != whole:
