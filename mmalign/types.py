@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -359,6 +360,7 @@ class Adapter(Protocol):
     policy: nn.Module  # what trains; frozen encoders stay private to the adapter
     device: torch.device
     lora_targets: str | list[str]  # default LoRA sites
+    counts: Counter[str]  # what was cut or shortened while rows were made, for the run's record
 
     def check(self, sample: PreferenceSample, roles: Sequence[str]) -> None:
         """Raise UserError with the reason if the sample (media already decoded) cannot be used."""
@@ -380,6 +382,12 @@ class Adapter(Protocol):
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
         """Score every row with `model`, the policy or a frozen source of the same kind."""
+
+    def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
+        """Largest difference of one row's scores from the upstream library's own computation."""
+
+    def enable_checkpointing(self) -> None:
+        """Recompute the policy's activations in backward."""
 
     def generate(
         self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]

@@ -155,12 +155,12 @@ class CausalLM:
         )
 
     @torch.no_grad()
-    def self_check(self, model: nn.Module, batch: Batch) -> float:
+    def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
         """Largest difference between our log-probs and those from the model's own logits, on the batch's
         shortest row scored alone and without padding. Above 1e-4 in float32 (5e-2 in bfloat16) is a fault."""
         inputs = batch.inputs
         with evaluating(model):
-            ours = self.logprobs(model, batch, {}, frozenset())
+            ours = self.logprobs(model, batch, draw, frozenset())
             row = int(inputs["length"].argmin())
             ids = inputs["input_ids"][row : row + 1, : int(inputs["length"][row])]
             logits = model(input_ids=ids, use_cache=False).logits[0].float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class Encoder:
 
     def __init__(self, adapter: Adapter, folder: str | None) -> None:
         self._adapter = adapter
-        self._cache = None if folder is None else TensorCache(folder)
+        self._cache = None if folder is None else TensorCache(Path(folder))
         self._memory: dict[str, dict[str, Tensor]] = {}
         self._prefix = adapter.fingerprint()
 

@@ -49,9 +49,9 @@ class RunRecord:
     versions: Mapping[str, str]
     git: Mapping[str, Any] | None
     data: Mapping[str, Any]
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = field(default_factory=list)
     skipped: Mapping[str, int] = field(default_factory=dict)
-    resumed_at: Sequence[int] = ()
+    resumed_at: Sequence[int] = field(default_factory=list)
     status: Status = "running"
     step: int = 0
 

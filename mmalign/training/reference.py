@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ class ReferenceCache:
     """Reference scores on disk: an entry per row content, noise draw and fingerprint of the model."""
 
     def __init__(self, folder: str | None, fingerprint: str) -> None:
-        self._cache = None if folder is None else TensorCache(folder)
+        self._cache = None if folder is None else TensorCache(Path(folder))
         self._memory: dict[str, dict[str, Tensor]] = {}
         self._fingerprint = fingerprint
 

@@ -195,7 +195,7 @@ def _chunked(engine: Engine, micros: Sequence[Micro], state: State, scale: Tenso
         with torch.no_grad():
             parts.append(score_all(engine, micro))
     leaves = [_as_leaves(part["policy"], engine.objective.detached) for part in parts]
-    scores = _join([{**part, "policy": leaf} for part, leaf in zip(parts, leaves, strict=True)], micros)
+    scores = join_scores([{**part, "policy": leaf} for part, leaf in zip(parts, leaves, strict=True)], micros)
     labels = collate_labels([item for micro in micros for item in micro.items], engine.world.device)
     weight = torch.cat([micro.weight for micro in micros])
     outcome = apply_objective(engine, scores, labels, state, engine.world.mean)
@@ -233,7 +233,7 @@ def _product(scored: LogProbs, leaf: LogProbs) -> Tensor:
     return product
 
 
-def _join(parts: Sequence[Scores], micros: Sequence[Micro]) -> dict[str, dict[str, LogProbs]]:
+def join_scores(parts: Sequence[Scores], micros: Sequence[Micro]) -> dict[str, dict[str, LogProbs]]:
     """Scores of several micro-batches as one, units padded to the longest."""
     joined: dict[str, dict[str, LogProbs]] = {}
     for source, roles in parts[0].items():

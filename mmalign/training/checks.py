@@ -1,0 +1,112 @@
+"""What is refused before a weight is loaded: combinations that cannot work, and folders that are taken."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmalign.config import RunConfig, from_tree, identity, to_tree
+from mmalign.training.reference import choose
+from mmalign.types import NEEDS, Objective, UserError
+
+
+def check_config(config: RunConfig, processes: int = 1) -> list[str]:
+    """Raise UserError if the parts of a config do not fit together. Returns notes worth printing."""
+    _check_needs(config)
+    reference = choose(config)
+    notes = [] if reference == "none" else [f"reference: {reference}"]
+    train, objective = config.train, config.objective
+    if train.batch < processes:
+        raise UserError(f"train.batch: {train.batch} samples cannot be shared by {processes} processes")
+    if train.micro_batch is not None and train.micro_batch > train.batch:
+        raise UserError(f"train.micro_batch: {train.micro_batch} is more than train.batch, {train.batch}")
+    if train.num_draws is not None and config.model.kind == "exact":
+        raise UserError("train.draws=fixed:K: scoring with an exact model draws nothing; remove it")
+    if uses_chunks(config, processes) and "distribution" in objective.needs:
+        raise UserError(
+            "train.backward: an objective on whole distributions cannot be chunked; "
+            f"use direct and train.micro_batch={-(-train.batch // processes)}"
+        )
+    if train.backward == "direct" and objective.batch_coupled and _splits(config, processes):
+        raise UserError(
+            "train.backward=direct: this objective couples the samples of a step, which must then be scored "
+            f"in one forward; set train.micro_batch={-(-train.batch // processes)} or use auto"
+        )
+    if config.heldout is not None and any(getattr(source, "heldout", 0) for _, source in config.data):
+        raise UserError("heldout: give either this section or data.heldout, not both")
+    beta = getattr(objective, "beta", None)
+    if config.model.kind == "surrogate" and objective.surrogate_beta and beta is not None and beta < 10:
+        notes.append(
+            f"objective.beta {beta} is of the size used for text; on diffusion errors published runs use "
+            f"about {objective.surrogate_beta:g}, and this one will hardly move"
+        )
+    return notes
+
+
+def _check_needs(config: RunConfig) -> None:
+    model = config.model
+    wanted = [(part, part.needs) for part in (config.objective, *config.transforms)]
+    for part, needs in wanted:
+        unknown = sorted(needs - NEEDS.keys())
+        if unknown:
+            raise UserError(
+                f"{type(part).__name__}: needs the unknown {unknown[0]!r}; known: {', '.join(NEEDS)}"
+            )
+        missing = sorted(needs - model.offers)
+        if missing:
+            raise UserError(refusal(type(part).__name__, missing, type(model).__name__, model.offers))
+
+
+def refusal(objective: str, missing: list[str], adapter: str, offers: frozenset[str]) -> str:
+    """One line on why an objective cannot run on an adapter."""
+    reasons = "; ".join(f"{name} ({NEEDS[name]})" for name in missing)
+    return f"objective {objective} needs {reasons}; adapter {adapter} offers {', '.join(sorted(offers))}"
+
+
+def _splits(config: RunConfig, processes: int) -> bool:
+    """True if a process scores its share of a step in more than one forward."""
+    micro = config.train.micro_batch
+    return micro is not None and micro < -(-config.train.batch // processes)
+
+
+def uses_chunks(config: RunConfig, processes: int) -> bool:
+    """True if gradients are taken through the scores instead of one graph."""
+    objective: Objective = config.objective
+    if config.train.backward == "auto":
+        return objective.batch_coupled and _splits(config, processes)
+    return config.train.backward == "chunked"
+
+
+def check_output(config: RunConfig) -> None:
+    """Raise UserError unless the output folder is absent, empty, or holds a run of this very config."""
+    folder = Path(config.output)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"output: {folder} is a file; choose a folder")
+    if not folder.exists() or not any(p.name != ".lock" for p in folder.iterdir()):
+        return
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        raise UserError(f"output: {folder} is not empty and holds no run; choose another folder")
+    from mmalign._yaml import parse_file
+
+    tree = parse_file(stored)
+    if identity(from_tree(tree, str(stored), allow_code=True)) != identity(config):
+        changed = _first_difference(tree, to_tree(config))
+        raise UserError(
+            f"output: {folder} holds a run of another config ({changed}); choose another folder. "
+            "Only train.steps, output, log and evaluation may change when a run goes on"
+        )
+
+
+def _first_difference(old: dict, new: dict, path: str = "") -> str:
+    free = {"output", "log", "cache", "evaluation", "steps", "epochs", "save_every", "keep", "eval_every"}
+    for key in [*old, *(k for k in new if k not in old)]:
+        before, after = old.get(key), new.get(key)
+        if before == after or key in free:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = _first_difference(before, after, f"{path}{key}.")
+            if inner:
+                return inner
+            continue
+        return f"{path}{key} was {before!r}, is {after!r}"
+    return ""

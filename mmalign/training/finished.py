@@ -1,0 +1,138 @@
+"""A run read back: its base model and its trained one behind two switches, and export in upstream format."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mmalign import config as configs
+from mmalign.config import RunConfig
+from mmalign.training import checkpoint, lora
+from mmalign.training._state import restore_tensors
+from mmalign.types import Adapter, UserError
+
+Switch = Callable[[], AbstractContextManager[nn.Module]]
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's adapter with the trained weights in it; `base` and `tuned` yield the model to use."""
+
+    folder: Path
+    config: RunConfig
+    adapter: Adapter
+    step: int
+    base: Switch
+    tuned: Switch
+
+
+def read_config(folder: Path, allow_code: bool = False) -> RunConfig:
+    """The resolved config of a run folder. Raises UserError if the folder holds no run."""
+    stored = folder / "config.yaml"
+    if not stored.is_file():
+        raise UserError(f"{folder}: holds no run (config.yaml is missing)")
+    return configs.load(stored, allow_code=allow_code)
+
+
+def open_run(folder: Path, allow_code: bool = False, device: torch.device | None = None) -> FinishedRun:
+    """Load the base model of a run and put the newest checkpoint's weights into it.
+
+    Raises UserError for a folder without a run or without a whole checkpoint.
+    """
+    config = read_config(folder, allow_code)
+    scan = checkpoint.latest(folder)
+    if scan.found is None:
+        broken = f"; {scan.warnings[0]}" if scan.warnings else ""
+        raise UserError(f"{folder}: holds no checkpoint yet{broken}")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    adapter = config.model.build(device, torch.float32)
+    policy = adapter.policy
+    for parameter in policy.parameters():
+        parameter.data = parameter.data.float()
+    if config.lora is None:
+        before = copy.deepcopy(policy).requires_grad_(False).eval()
+        base = _yielding(before)
+    else:
+        lora.inject(policy, config.lora, adapter.lora_targets, config.seed)
+        base = _base_switch(config, policy)
+    state = checkpoint.load(scan.found)
+    try:
+        restore_tensors(policy, state.model)
+    except ValueError as error:
+        raise UserError(f"{scan.found.path}: {error}") from error
+    policy.eval()
+    return FinishedRun(folder, config, adapter, scan.found.step, base, _yielding(policy))
+
+
+def _base_switch(config: RunConfig, policy: nn.Module) -> Switch:
+    """What training started from: the model without LoRA, or with the adapter it was given."""
+    if config.lora is None or config.lora.path is None:
+        return lambda: lora.switched_off(policy)
+    frozen = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+    return lambda: lora.swapped(policy, frozen)
+
+
+def _yielding(module: nn.Module) -> Switch:
+    @contextmanager
+    def switch() -> Iterator[nn.Module]:
+        yield module
+
+    return switch
+
+
+def merge(policy: nn.Module) -> None:
+    """Add every LoRA update to its base weight and put the plain layers back, in place."""
+    for name, module in list(policy.named_modules()):
+        if isinstance(module, lora.BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(policy.get_submodule(parent), child, module.get_base_layer())
+    del policy.peft_config  # set by peft on the module it injected into; upstream saving would look for it
+
+
+def export(run: FinishedRun, folder: Path, merged: bool, dtype: torch.dtype) -> float:
+    """Write the trained model for the upstream library, load it back through the same loader, and return the
+    largest difference of the scores of two rows between the run and what was written.
+
+    With `merged` LoRA is folded into a whole model; without, a LoRA run writes its adapter only.
+    Raises UserError if the folder is not empty or a reloaded model scores differently.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; choose another folder for the export")
+    adapter, policy, config = run.adapter, run.adapter.policy, run.config
+    before = _probe(run, adapter, policy)
+    if config.lora is not None and not merged:
+        adapter.save(policy, folder, lora.NAME)
+        again = config.model.build(adapter.device, torch.float32)
+        section = dataclasses.replace(config.lora, path=str(folder))
+        lora.inject(again.policy, section, again.lora_targets, config.seed)
+    else:
+        if config.lora is not None:
+            merge(policy)
+        policy.to(dtype)
+        adapter.save(policy, folder, None)
+        again = dataclasses.replace(config.model, path=str(folder)).build(adapter.device, dtype)
+    gap = float((before - _probe(run, again, again.policy)).abs().max())
+    bound = 1e-4 if dtype == torch.float32 or (config.lora is not None and not merged) else 0.05
+    if gap > bound * max(1.0, float(before.abs().max())):
+        raise UserError(f"{folder}: the exported model scores differently by {gap:.2g}; it is not usable")
+    return gap
+
+
+@torch.no_grad()
+def _probe(run: FinishedRun, adapter: Adapter, model: nn.Module) -> torch.Tensor:
+    """Scores of the first two samples' policy roles."""
+    from mmalign.training.rows import few_samples
+
+    roles = run.config.objective.roles["policy"]
+    items = few_samples(run.config, adapter, 2)
+    batch = adapter.collate(adapter.encode([item.prepared for item in items]), roles)
+    draw = adapter.draw(batch, list(range(len(items))))
+    return adapter.logprobs(model.eval(), batch, draw, frozenset()).total()

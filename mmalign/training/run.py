@@ -1,0 +1,118 @@
+"""A training run from config to final weights, top to bottom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mmalign import config as configs
+from mmalign.config import RunConfig
+from mmalign.training import checkpoint, record
+from mmalign.training.checks import check_config, check_output
+from mmalign.training.console import Console, Progress
+from mmalign.training.heldout import evaluate
+from mmalign.training.optim import make_schedule
+from mmalign.training.rows import load_data
+from mmalign.training.setup import (
+    build_engine,
+    build_policy,
+    micro_batches,
+    space_needed,
+    start,
+    starting_checks,
+    write_final,
+)
+from mmalign.training.signals import StopSignals, exit_code
+from mmalign.training.state import Position, restore, snapshot
+from mmalign.training.step import compute_gradients
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop by a signal; a checkpoint has been written."""
+
+
+def run(config: RunConfig) -> Path:
+    """Train as the config says, going on where an earlier run of the same config in `output` stopped.
+
+    Returns the output folder, which then holds config.yaml, run.json, metrics.jsonl, checkpoints/ and final/
+    (upstream format). Raises UserError before a weight is loaded if the parts do not fit together, and before
+    anything is written if data or model cannot be used.
+    """
+    output = Path(config.output)
+    accelerator, world = start()
+    console = Console(world, config.log.progress)
+    notes = check_config(config, world.size)
+    check_output(config)
+    data = load_data(config, world, console)
+    adapter = build_policy(config, world.device)
+    data.admit(adapter, config, console)
+    steps = data.num_steps(config.train)
+
+    with record.OutputLock(output, world), StopSignals() as signals:
+        scan = checkpoint.latest(output, world=world)
+        if scan.found and scan.found.step >= steps and (output / "final").is_dir():
+            console.say(f"{output} already holds {scan.found.step} of {steps} steps; nothing to do")
+            return output
+        engine, encoder, optimizer = build_engine(config, accelerator, world, adapter, data, console)
+        schedule = make_schedule(optimizer, config.train)
+        position = Position(config.seed, configs.identity(config), world)
+        position.objective = {k: v.to(world.device) for k, v in engine.objective.initial_state().items()}
+        if scan.found:
+            restore(scan.found, position, adapter.policy, optimizer, schedule)
+            console.say(f"going on from step {position.step} of {output}")
+        heldout_items = data.heldout_items(adapter, config)
+        heldout = micro_batches(engine, encoder, heldout_items, config.train) if heldout_items else []
+        if position.step == 0:
+            checkpoint.check_space(output, space_needed(adapter.policy))
+            starting_checks(engine, encoder, data, config, console)
+        position.open(
+            output, config, data.facts(), [*notes, *data.notes, *scan.warnings, *console.take_notes()]
+        )
+        if position.step == 0 and heldout:
+            position.log(evaluate(engine, heldout, position.objective))
+        kept = {scan.found.path.name} if scan.found else set()
+        saver = checkpoint.Saver(
+            output, world, config.train.keep, frozenset(scan.broken) | kept, console.warn
+        )
+
+        trainable = [p for p in adapter.policy.parameters() if p.requires_grad]
+        loader = data.loader(adapter, config).steps(position.step, steps)
+        bar = Progress(steps, position.step, config.train.batch, console.progress)
+        for items in loader:
+            micros = micro_batches(engine, encoder, items, config.train)
+            result = compute_gradients(engine, micros, position.objective, position.step)
+            norm = accelerator.clip_grad_norm_(trainable, config.train.clip or float("inf"))
+            if bool(torch.isfinite(norm + result.loss)):
+                optimizer.step()
+                position.take(result, norm, float(schedule.get_last_lr()[0]))
+            else:
+                console.warn(position.refuse(items, result, config.train.max_bad_steps))
+            optimizer.zero_grad()
+            schedule.step()
+            position.advance(config.train.batch)
+            bar.advance()
+
+            last, signum = position.step == steps, signals.requested(world)
+            if last or position.step % config.log.every == 0:
+                bar.describe(position.report())
+            if heldout and (last or _due(position.step, config.train.eval_every)):
+                position.log(evaluate(engine, heldout, position.objective))
+            if last or signum or _due(position.step, config.train.save_every):
+                position.sync()
+                saver.save(snapshot(position, adapter.policy, optimizer, schedule))
+            if signum and not last:
+                bar.close()
+                position.close("stopped", adapter.counts)
+                console.say(
+                    f"stopped by signal {signum} after step {position.step}; the same command goes on"
+                )
+                raise Stopped(exit_code(signum))
+        bar.close()
+        write_final(engine, config, output)
+        position.close("finished", adapter.counts)
+    return output
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

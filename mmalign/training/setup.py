@@ -1,0 +1,274 @@
+"""The parts of a run, built in order: processes, policy, reference, engine; at its end, final weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from torch.optim import AdamW
+
+from mmalign.config import RunConfig, Train, to_tree
+from mmalign.data._digest import digest
+from mmalign.training import lora
+from mmalign.training.checks import uses_chunks
+from mmalign.training.console import Console
+from mmalign.training.encoding import Encoder
+from mmalign.training.heldout import PURPOSE
+from mmalign.training.optim import make_optimizer, prepare_policy
+from mmalign.training.reference import DERIVED, ReferenceCache, choose, make_switch, weights_hash
+from mmalign.training.rows import RunData
+from mmalign.training.scorer import Scorer
+from mmalign.training.step import Engine, Micro, collate_labels, draw_seeds, score, score_all
+from mmalign.training.world import World
+from mmalign.types import Adapter, Item
+
+
+def start() -> tuple[Accelerator, World]:
+    """Join the processes of the run; quiet libraries."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[
+            # buffers never change, and sending them would tie up processes with unequal numbers of forwards
+            DistributedDataParallelKwargs(broadcast_buffers=False),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
+        ],
+    )
+    world = World(accelerator.process_index, accelerator.num_processes, accelerator.device)
+    return accelerator, world
+
+
+def build_policy(config: RunConfig, device: torch.device) -> Adapter:
+    """Load the model and decide what trains: everything in float32, or LoRA over a frozen base."""
+    frozen = torch.bfloat16 if config.lora and config.train.precision == "bf16" else torch.float32
+    adapter: Adapter = config.model.build(device, frozen)
+    adapter.policy.train()
+    prepare_policy(adapter.policy, config.train)
+    if config.lora is not None:
+        lora.inject(adapter.policy, config.lora, adapter.lora_targets, config.seed)
+    if config.train.checkpointing:
+        adapter.enable_checkpointing()
+    return adapter
+
+
+def build_engine(
+    config: RunConfig,
+    accelerator: Accelerator,
+    world: World,
+    adapter: Adapter,
+    data: RunData,
+    console: Console,
+) -> tuple[Engine, Encoder, AdamW]:
+    """Scorer, reference and optimizer. Must run before a checkpoint's weights are put into the policy: a
+    reference that derives from the policy is taken from it here."""
+    encoder = Encoder(adapter, config.cache and str(Path(config.cache) / "rows"))
+    scorer = Scorer(adapter, config.train.precision)
+    name = choose(config)
+    if name not in ("none", "cached"):
+        scorer.add_sources({"reference": make_switch(name, adapter, config, _frozen_dtype(config))})
+    optimizer = make_optimizer(adapter.policy, config.train)
+    prepared, optimizer = accelerator.prepare(scorer, optimizer)
+    engine = Engine(
+        accelerator,
+        world,
+        adapter,
+        prepared,
+        config.objective,
+        config.transforms,
+        seed=config.seed,
+        num_draws=config.train.num_draws,
+        chunked=uses_chunks(config, world.size),
+        dropout=config.train.dropout or bool(config.lora and config.lora.dropout),
+    )
+    if name == "cached":
+        cache = _reference_cache(config, adapter)
+        engine = replace(engine, cached=cache)
+        _fill(cache, engine, encoder, data, config, console)
+    return engine, encoder, optimizer
+
+
+def _frozen_dtype(config: RunConfig) -> torch.dtype:
+    return torch.bfloat16 if config.train.precision == "bf16" and config.lora else torch.float32
+
+
+# ---------------------------------------------------------------- the cached reference
+
+
+def _reference_cache(config: RunConfig, adapter: Adapter) -> ReferenceCache:
+    """Entries are named by everything a score depends on besides the row and its draw."""
+    model = to_tree(config)["model"]
+    model.pop("generation", None)
+    source = config.reference.path or weights_hash(adapter.policy, without_lora=not _starts_adapted(config))
+    if config.reference.path and Path(config.reference.path).is_dir():
+        files = sorted(
+            p for p in Path(config.reference.path).rglob("*") if p.suffix in (".safetensors", ".json")
+        )
+        source = digest([(p.name, p.stat().st_size, digest(p.read_bytes())) for p in files])
+    name = digest([source, adapter.fingerprint(), config.train.precision, sorted(model.items(), key=str)])
+    return ReferenceCache(config.cache and str(Path(config.cache) / "reference"), name)
+
+
+def _starts_adapted(config: RunConfig) -> bool:
+    return config.lora is not None and config.lora.path is not None
+
+
+def _fill(
+    cache: ReferenceCache,
+    engine: Engine,
+    encoder: Encoder,
+    data: RunData,
+    config: RunConfig,
+    console: Console,
+) -> None:
+    """Score every row that the cache lacks, with the reference, once per draw."""
+    roles = config.objective.roles["reference"]
+    surrogate = engine.adapter.kind == "surrogate"
+    draws = range(config.train.num_draws or 1)
+    work = [(items, draw, "draw") for items in data.every_item(engine.adapter, config) for draw in draws]
+    work.append((data.heldout_items(engine.adapter, config), 0, PURPOSE))
+    live: Engine | None = None
+    count = 0
+    for items, draw, purpose in work:
+        numbered = [replace(item, epoch=draw) for item in items]
+        seeds = draw_seeds(engine, numbered, purpose) if surrogate else [None] * len(items)
+        missing = [
+            (item, seed)
+            for item, seed in zip(numbered, seeds, strict=True)
+            if item.prepared.rows and not cache.holds(item.prepared, roles, seed)
+        ]
+        if missing and live is None:
+            live = _live_reference(engine, config)
+            console.say("reference: scoring rows for the cache")
+        for begin in range(0, len(missing), config.train.micro_batch or 16):
+            part = missing[begin : begin + (config.train.micro_batch or 16)]
+            assert live is not None
+            _score_into(cache, live, encoder, part, purpose)
+            count += len(part)
+    engine.world.barrier()
+    console.say(f"reference: cached, {count} samples scored now")
+
+
+def _live_reference(engine: Engine, config: RunConfig) -> Engine:
+    """The engine with a model in place of the cache; this process scores alone, so nothing is wrapped."""
+    scorer = Scorer(engine.adapter, config.train.precision)
+    name = "path" if config.reference.path else "lora_off"
+    if _starts_adapted(config) and name != "path":
+        name = "initial_adapter"
+    if config.lora is None and name != "path":
+        name = "copy"
+    scorer.add_sources({"reference": make_switch(name, engine.adapter, config, _frozen_dtype(config))})
+    return replace(engine, scorer=scorer, cached=None)
+
+
+@torch.no_grad()
+def _score_into(
+    cache: ReferenceCache,
+    live: Engine,
+    encoder: Encoder,
+    part: Sequence[tuple[Item, int | None]],
+    purpose: str,
+) -> None:
+    items = [item for item, _ in part]
+    (micro,) = micro_batches(live, encoder, items, None)
+    for role, scored in score(live, micro, "reference", live.objective.roles["reference"], purpose).items():
+        for row in range(len(scored.values)):
+            index = int(scored.sample[row])
+            place = torch.tensor([row], device=scored.values.device)
+            sample, seed = items[index].prepared, part[index][1]
+            cache.store(sample, role, int(scored.slot[row]), seed, scored.take(place))
+
+
+# ---------------------------------------------------------------- batches, first checks, final weights
+
+
+def micro_batches(
+    engine: Engine, encoder: Encoder, items: Sequence[Item], train: Train | None
+) -> list[Micro]:
+    """Encoded micro-batches of a step's items; items that were skipped while loading hold no rows."""
+    usable = [item for item in items if item.prepared.rows]
+    if not usable:
+        raise RuntimeError("every row of this process's share of a step failed to load; see skipped.jsonl")
+    encoded = encoder([item.prepared for item in usable])
+    size = (train.micro_batch if train else None) or len(usable)
+    device = engine.world.device
+    return [
+        Micro(
+            usable[i : i + size],
+            encoded[i : i + size],
+            collate_labels(usable[i : i + size], device),
+            torch.tensor([item.weight for item in usable[i : i + size]], device=device),
+        )
+        for i in range(0, len(usable), size)
+    ]
+
+
+@torch.no_grad()
+def starting_checks(
+    engine: Engine, encoder: Encoder, data: RunData, config: RunConfig, console: Console
+) -> None:
+    """Before the first step: one row against the upstream library's own computation, and log-ratios of zero
+    where the reference starts out as the policy. Raises RuntimeError if either fails."""
+    policy, adapter = engine.adapter.policy, engine.adapter
+    items = next(iter(data.loader(adapter, config).steps(0, 1)))[:4]
+    (micro,) = micro_batches(engine, encoder, items, None)
+    policy.eval()
+    roles = config.objective.roles["policy"]
+    batch = adapter.collate(micro.encoded, roles)
+    draw = adapter.draw(batch, draw_seeds(engine, micro.items))
+    half = any(p.dtype != torch.float32 for p in policy.parameters())
+    gap = adapter.self_check(policy, batch, draw)
+    if not gap <= (5e-2 if half else 1e-4):
+        raise RuntimeError(f"first-batch check: scores differ by {gap:.3g} from the model's own computation")
+    scores = score_all(engine, micro)
+    reference = scores.get("reference")
+    name = choose(config)
+    if reference is not None:
+        gaps = [
+            (
+                scores["policy"][role].unit_ratio(theirs).abs()
+                / scores["policy"][role].values.abs().clamp(min=1)
+            )
+            for role, theirs in reference.items()
+            if role in scores["policy"]
+        ]
+        gap = max(float(part.max()) for part in gaps)
+        cached = name == "cached" and config.reference.path is None
+        bound = 1e-6 if name in DERIVED else (2e-2 if half or config.train.precision == "bf16" else 1e-4)
+        if (name in DERIVED or cached) and not gap <= bound:
+            raise RuntimeError(
+                f"reference {name}: log-ratios must be 0 before the first step, the largest is {gap:.3g}"
+            )
+        console.note(f"reference {name}: largest log-ratio per unit at the start is {gap:.3g}")
+    policy.train()
+
+
+def space_needed(policy: torch.nn.Module) -> int:
+    """Bytes of a checkpoint: float32 weights that train, and two moments for each, with a fifth to spare."""
+    return int(1.2 * 3 * 4 * sum(p.numel() for p in policy.parameters() if p.requires_grad)) + 2**20
+
+
+def write_final(engine: Engine, config: RunConfig, output: Path) -> None:
+    """final/ in upstream format: the whole model or pipeline, or the LoRA adapter alone."""
+    if engine.world.is_main:
+        fresh, final = output / "final.tmp", output / "final"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        engine.adapter.save(engine.adapter.policy, fresh, lora.NAME if config.lora else None)
+        if final.exists():
+            old = output / ".trash-final"
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+            fresh.rename(final)
+            shutil.rmtree(old)
+        else:
+            fresh.rename(final)
+    engine.world.barrier()
