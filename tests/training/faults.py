@@ -19,8 +19,9 @@ import torch
 from mmalign.training import _files
 from mmalign.training.world import World
 
-Moment = Literal["before", "torn", "after"]
+Moment = Literal["before", "torn"]
 
+TEARABLE = ("write_bytes", "write_tensors", "remove_tree")  # the others happen whole or not at all
 OPERATIONS = ("write_bytes", "write_tensors", "sync", "rename", "make_folder", "remove_tree")
 ALONE = World(0, 1, torch.device("cpu"))
 
@@ -61,8 +62,8 @@ def record_operations(patch: pytest.MonkeyPatch) -> list[str]:
 
 
 def crash_at(patch: pytest.MonkeyPatch, k: int, moment: Moment) -> None:
-    """End the process as kill -9 would at the k-th file operation (from 0): before it, after it, or, "torn",
-    with half of what it writes or removes."""
+    """End the process as kill -9 would at the k-th file operation (from 0): before it, or, "torn", with half
+    of what it writes or removes done. After an operation is before the next one."""
     count = 0
 
     def seen(name: str, path: Path, do: Callable[[], None]) -> None:
@@ -72,9 +73,8 @@ def crash_at(patch: pytest.MonkeyPatch, k: int, moment: Moment) -> None:
             return do()
         if moment == "torn" and name == "remove_tree":
             sorted(path.iterdir())[0].unlink()
-        elif moment != "before":
+        elif moment == "torn":
             do()
-        if moment == "torn" and name.startswith("write"):
             truncate(path, 0.5)
         os._exit(137)
 

@@ -30,6 +30,13 @@ from mmalign.types import UserError
 
 FORMATS = Path(__file__).parent / "formats"
 
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a process loses nothing that was written; only a power cut, not tried here, would."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 # ---------------------------------------------------------------- contents
 
 

@@ -15,6 +15,7 @@ import torch
 from checkpoint_states import found_state, same, small, steps
 from faults import (
     ALONE,
+    TEARABLE,
     Moment,
     crash_at,
     flip_byte,
@@ -40,6 +41,13 @@ from mmalign.training.checkpoint import (
 )
 from mmalign.types import UserError
 
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a process loses nothing that was written; only a power cut, not tried here, would."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 # ---------------------------------------------------------------- crashes and full disks
 
 
@@ -56,18 +64,17 @@ def run_on(folder: Path, last: int) -> Tensor:
     return weight
 
 
-@pytest.mark.parametrize("moment", ["before", "torn", "after"])
-def test_a_crash_at_any_file_operation_costs_one_interval(
-    tmp_path: Path, moment: Moment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # the end of a process loses nothing; this is fast
+@pytest.mark.parametrize("moment", ["before", "torn"])
+def test_a_crash_at_any_file_operation_costs_one_interval(tmp_path: Path, moment: Moment) -> None:
     straight = run_on(tmp_path / "straight", 6)
     with pytest.MonkeyPatch.context() as patch:
         names = record_operations(patch)
         run_on(tmp_path / "count", 4)
     assert set(names) == {"write_bytes", "write_tensors", "sync", "rename", "make_folder", "remove_tree"}
     outcomes = set()
-    for k in range(len(names)):
+    for k, name in enumerate(names):
+        if moment == "torn" and name not in TEARABLE:
+            continue
         folder = tmp_path / str(k)
         with pytest.MonkeyPatch.context() as patch:
             crash_at(patch, k, moment)
@@ -75,9 +82,8 @@ def test_a_crash_at_any_file_operation_costs_one_interval(
         scan = latest(folder)
         assert not scan.broken, "what a crash leaves is absent, not broken"
         step = scan.found.step if scan.found else 0
-        renamed = names[: k + (moment != "before")].count("rename")
         # renames: step 2 appears, step 4 appears, step 2 goes to the trash
-        assert step == [0, 2, 4, 4][renamed]
+        assert step == [0, 2, 4, 4][names[:k].count("rename")]
         outcomes.add(step)
         assert torch.equal(run_on(folder, 6), straight)
         assert steps(folder) == ["step-000006"], "leftovers are cleared by the next save"
