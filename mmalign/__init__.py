@@ -1,3 +1,38 @@
-"""mmalign: preference alignment for text, vision-language, video and diffusion models through one seam."""
+"""mmalign: preference alignment for text, vision-language, video and diffusion models through one seam.
+
+The verbs of the command line are functions here: `train`, `sample`, `evaluate`, `export`, `report`,
+`load_config`. `Objective`, `Outcome` and the other records are what an objective of your own needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from mmalign.api import evaluate, export, load_config, report, sample, train
+    from mmalign.types import Objective, Outcome, PreferenceSample, Transform, UserError
+
+__all__ = [
+    "Objective",
+    "Outcome",
+    "PreferenceSample",
+    "Transform",
+    "UserError",
+    "evaluate",
+    "export",
+    "load_config",
+    "report",
+    "sample",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load on first use, so that importing the package costs nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'mmalign' has no attribute {name!r}")
+    from mmalign import api, types
+
+    return getattr(types if name[0].isupper() else api, name)

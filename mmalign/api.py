@@ -1,0 +1,144 @@
+"""The verbs of the command line as functions, for scripts and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mmalign import config as configs
+from mmalign.config import RunConfig
+from mmalign.types import Judge, Message, Part, PreferenceSample, UserError, derive_seed
+
+if TYPE_CHECKING:
+    from mmalign.evaluation.compare import Comparison
+    from mmalign.training.finished import FinishedRun
+
+
+def load_config(path: str | Path, *overrides: str) -> RunConfig:
+    """A config file with `section.field=value` overrides; it may name your own package.module:Class."""
+    return configs.load(path, overrides, allow_code=True)
+
+
+def train(config: str | Path | RunConfig, *overrides: str) -> Path:
+    """Train as a config says and write the report; returns the run folder. Goes on where it once stopped."""
+    if isinstance(config, RunConfig) and overrides:
+        raise UserError("overrides apply to a config file; use dataclasses.replace on a RunConfig")
+    resolved = config if isinstance(config, RunConfig) else load_config(config, *overrides)
+    from mmalign.training.run import run
+
+    folder = run(resolved)
+    if _is_main():
+        from mmalign.report.write import write_report
+
+        write_report(folder)
+    return folder
+
+
+def _is_main() -> bool:
+    import torch.distributed as dist
+
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def sample(
+    run: str | Path | FinishedRun,
+    prompts: Sequence[str],
+    seed: int = 0,
+    model: Literal["tuned", "base"] = "tuned",
+    plain: bool = False,
+) -> list[Part]:
+    """One response per prompt from a run's trained model, or from the base it started from.
+
+    A prompt is a user turn for a language model, or text to continue with `plain`; for an image model it is
+    the caption. The same seed gives base and trained model the same randomness.
+    """
+    finished = _open(run)
+    speaker: Literal["text", "user"] = "text" if plain or finished.adapter.kind == "surrogate" else "user"
+    turns = [(Message(speaker, (Part("text", prompt),)),) for prompt in prompts]
+    seeds = [derive_seed(seed, 0, f"{i}/{prompt}", "sample") for i, prompt in enumerate(prompts)]
+    with (finished.base if model == "base" else finished.tuned)() as chosen:
+        return finished.adapter.generate(chosen, turns, seeds)
+
+
+def evaluate(
+    run: str | Path | FinishedRun,
+    num_prompts: int | None = None,
+    judge: Judge | None = None,
+    seed: int | None = None,
+) -> Comparison:
+    """Base against trained model on held-out prompts and equal seeds, scored by the judge of the config or by
+    the one given; writes evaluation/ and the report into the run folder."""
+    from mmalign.evaluation.compare import compare
+    from mmalign.report.write import write_report
+
+    finished = _open(run)
+    section = finished.config.evaluation
+    prompts = heldout_prompts(finished.config, num_prompts or section.num_prompts)
+    comparison = compare(
+        finished.adapter,
+        finished.base,
+        finished.tuned,
+        prompts,
+        judge if judge is not None else section.judge,
+        section.batch,
+        section.seed if seed is None else seed,
+    )
+    comparison.write(finished.folder)
+    write_report(finished.folder)
+    return comparison
+
+
+def heldout_prompts(config: RunConfig, count: int) -> list[tuple[str, tuple[Message, ...]]]:
+    """Up to `count` different prompts of a config's held-out rows, with their ids, in file order.
+
+    Raises UserError if the config keeps no rows back.
+    """
+    from mmalign.data._sources import load
+
+    if config.heldout is not None:
+        samples = load(config.heldout).samples
+    else:
+        parts = [load(source, "heldout") for _, source in config.data if getattr(source, "heldout", 0)]
+        samples = [sample for part in parts for sample in part.samples]
+    if not samples:
+        raise UserError("evaluation: the run has no held-out rows; add section heldout or data.heldout")
+    found: dict[str, tuple[str, tuple[Message, ...]]] = {}
+    for one in samples:
+        prompt = _prompt_of(one)
+        found.setdefault(repr(prompt), (one.id, prompt))
+    return list(found.values())[:count]
+
+
+def _prompt_of(sample: PreferenceSample) -> tuple[Message, ...]:
+    return next(iter(sample.examples.values()))[0].prompt
+
+
+def export(
+    run: str | Path | FinishedRun,
+    folder: str | Path,
+    merge: bool = False,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+) -> float:
+    """Write the trained model for the upstream library and check that it loads and scores alike.
+
+    `merge` folds LoRA into a whole model. Returns the largest score difference after reloading.
+    """
+    import torch
+
+    from mmalign.training.finished import export as export_run
+
+    return export_run(_open(run), Path(folder), merge, getattr(torch, dtype))
+
+
+def report(run: str | Path) -> Path:
+    """Write report.html of a run folder anew; returns its path."""
+    from mmalign.report.write import write_report
+
+    return write_report(Path(run))
+
+
+def _open(run: str | Path | FinishedRun) -> FinishedRun:
+    from mmalign.training.finished import open_run
+
+    return open_run(Path(run)) if isinstance(run, str | Path) else run

@@ -1,0 +1,67 @@
+"""What can be chosen by name, what each needs, and which combinations work; no model library is loaded."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from mmalign._names import KINDS, class_of, names
+from mmalign.types import UserError
+
+TOPICS = {
+    "objectives": "objective",
+    "adapters": "model",
+    "sources": "data",
+    "transforms": "transforms",
+    "rewards": "judge",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One selectable thing. `adapters` maps each adapter to True, or to what the adapter lacks."""
+
+    topic: str
+    name: str
+    summary: str
+    needs: tuple[str, ...] = ()
+    offers: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()  # the frozen models an objective scores besides the policy
+    adapters: dict[str, bool | str] | None = None
+
+
+def catalogue(topic: str | None = None, adapter: str | None = None) -> list[Entry]:
+    """Entries of one topic or of all; with `adapter` only what that adapter can run.
+
+    Raises UserError for an unknown topic or adapter.
+    """
+    if topic is not None and topic not in TOPICS:
+        raise UserError(f"list: no topic {topic!r}; topics: {', '.join(TOPICS)}")
+    adapters = {name: class_of(KINDS["model"], name) for name in names(KINDS["model"])}
+    if adapter is not None and adapter not in adapters:
+        raise UserError(f"list --adapter: no adapter {adapter!r}; known: {', '.join(adapters)}")
+    shown = [topic] if topic else list(TOPICS)
+    entries = [
+        _entry(t, name, class_of(KINDS[TOPICS[t]], name), adapters)
+        for t in shown
+        for name in names(KINDS[TOPICS[t]])
+    ]
+    if adapter is None:
+        return entries
+    return [e for e in entries if e.adapters is None or e.adapters[adapter] is True]
+
+
+def _entry(topic: str, name: str, cls: Any, adapters: dict[str, Any]) -> Entry:
+    summary = (inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or "").split("\n")[0]
+    if topic == "adapters":
+        return Entry(topic, name, summary, offers=tuple(sorted(cls.offers)))
+    if topic not in ("objectives", "transforms"):
+        return Entry(topic, name, summary)
+    part = cls()  # objectives and transforms have a default for every field
+    works: dict[str, bool | str] = {}
+    for adapter_name, adapter in adapters.items():
+        missing = sorted(part.needs - adapter.offers)
+        works[adapter_name] = f"lacks {', '.join(missing)}" if missing else True
+    sources = tuple(s for s in getattr(part, "roles", {}) if s != "policy")
+    return Entry(topic, name, summary, tuple(sorted(part.needs)), sources=sources, adapters=works)

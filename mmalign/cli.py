@@ -1,0 +1,236 @@
+"""The command line: parsing and printing only. Exit code 2 and one line for what the user can correct."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmalign.types import UserError
+
+app = typer.Typer(
+    name="mmalign",
+    help="Preference alignment for text, vision-language, video and diffusion models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value, applied in order")]
+RunFolder = Annotated[Path, typer.Argument(help="folder of a run, the config's output")]
+AllowCode = Annotated[
+    bool, typer.Option(help="import classes named package.module:Class from a run's config")
+]
+
+
+@app.command()
+def train(config: Path, overrides: Overrides = None) -> None:
+    """Train as CONFIG says; into a folder that holds a run of the same config, go on with it."""
+    from mmalign import api
+
+    folder = api.train(config, *(overrides or []))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{folder}/report.html")
+
+
+@app.command()
+def launch(
+    args: Annotated[list[str], typer.Argument(help="train CONFIG [section.field=value ...]")],
+    processes: Annotated[int, typer.Option(help="processes on this machine")],
+) -> None:
+    """Train in several processes: mmalign launch --processes 2 train CONFIG ..."""
+    if args[:1] != ["train"] or len(args) < 2:
+        raise UserError("launch: write `mmalign launch --processes N train CONFIG [section.field=value ...]`")
+    if processes < 1:
+        raise UserError(f"launch --processes: must be 1 or more, got {processes}")
+    from mmalign import config as configs
+    from mmalign.training.checks import check_config
+
+    check_config(
+        configs.load(args[1], args[2:], allow_code=True), processes
+    )  # refused once, not by every rank
+    cores = os.cpu_count() or 1
+    environment = {"OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(processes),
+    ]
+    raise SystemExit(subprocess.run([*command, "-m", "mmalign", *args], env=environment).returncode)
+
+
+@app.command()
+def sample(
+    run: RunFolder,
+    prompt: Annotated[list[str], typer.Option(help="may be given several times")],
+    seed: int = 0,
+    base: Annotated[bool, typer.Option("--base", help="sample from the base model instead")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="continue the prompt as plain text, no chat")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="folder for pictures; default RUN/samples")] = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Generate one response per prompt with a run's trained model."""
+    from mmalign import api
+    from mmalign.training.finished import open_run
+
+    parts = api.sample(open_run(run, allow_code), prompt, seed, "base" if base else "tuned", plain)
+    folder = out or run / "samples"
+    for number, (text, part) in enumerate(zip(prompt, parts, strict=True)):
+        if part.kind == "text":
+            print(f"> {text}\n{part.data}\n")
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{'base' if base else 'tuned'}-{number:03d}.png"
+        part.data.save(path)
+        print(f"{path}  {text}")
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    prompts: Annotated[int | None, typer.Option(help="how many held-out prompts")] = None,
+    judge: Annotated[str | None, typer.Option(help="a reward, or package.module:Class")] = None,
+    seed: int | None = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    allow_code: AllowCode = False,
+) -> None:
+    """Compare base and trained model on held-out prompts; writes evaluation/ and the report."""
+    from mmalign import api
+    from mmalign._build import build_named
+    from mmalign._names import KINDS
+    from mmalign.training.finished import open_run
+
+    chosen = None if judge is None else build_named(KINDS["judge"], {"name": judge}, "--judge", True)
+    comparison = api.evaluate(open_run(run, allow_code), prompts, chosen, seed)
+    rate = comparison.win_rate
+    if as_json:
+        means = {name: asdict(value) for name, value in comparison.means.items()}
+        print(json.dumps({"win_rate": None if rate is None else asdict(rate), "means": means}))
+        return
+    if rate is None:
+        print("no judge: responses are in the report, unscored")
+    else:
+        interval = f"[{rate.low:.1%}, {rate.high:.1%}]"
+        print(f"win rate {rate.rate:.1%} {interval}, ties {rate.ties:.1%}, {rate.num} prompts")
+    for name, mean in comparison.means.items():
+        print(f"{name:14} {mean.base:8.3f} -> {mean.tuned:8.3f}")
+    print(f"{run}/report.html")
+
+
+@app.command(name="list")
+def list_(
+    topic: Annotated[
+        str | None, typer.Argument(help="objectives, adapters, sources, transforms, rewards")
+    ] = None,
+    adapter: Annotated[str | None, typer.Option(help="only what this adapter can run")] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Show what can be chosen by name, what it needs, and which objectives run on which adapters."""
+    from mmalign.catalogue import TOPICS, catalogue
+
+    entries = catalogue(topic, adapter)
+    if as_json:
+        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    for shown in [topic] if topic else TOPICS:
+        print(shown)
+        for entry in (e for e in entries if e.topic == shown):
+            print(f"  {entry.name:22}{entry.summary}")
+            if entry.offers:
+                print(f"  {'':22}offers {', '.join(entry.offers)}")
+            if entry.adapters is not None:
+                works = [f"{name}: {'yes' if ok is True else ok}" for name, ok in entry.adapters.items()]
+                frozen = f"; scores a frozen {', '.join(entry.sources)}" if entry.sources else ""
+                print(f"  {'':22}needs {', '.join(entry.needs) or 'nothing'}{frozen} | {'; '.join(works)}")
+        if not any(e.topic == shown for e in entries):
+            print("  none by a plain name; yours go by package.module:Class")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config file, for editors."""
+    from mmalign import config as configs
+
+    print(json.dumps(configs.schema(), indent=2))
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    folder: Annotated[Path, typer.Argument(help="an empty or new folder")],
+    merge: Annotated[bool, typer.Option("--merge", help="fold LoRA into a whole model")] = False,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
+    allow_code: AllowCode = False,
+) -> None:
+    """Write a run's trained model for the upstream library, load it back and compare scores."""
+    from mmalign import api
+    from mmalign.training.finished import open_run
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise UserError(f"export --dtype: must be float32, bfloat16 or float16, got {dtype!r}")
+    gap = api.export(open_run(run, allow_code), folder, merge, dtype)  # type: ignore[arg-type]
+    print(f"{folder}  reloaded; largest score difference {gap:.2g}")
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write report.html of a run anew."""
+    from mmalign import api
+
+    print(api.report(run))
+
+
+@app.command(name="show-config")
+def show_config(config: Path, overrides: Overrides = None) -> None:
+    """Print the resolved config: defaults written out, overrides applied."""
+    from mmalign import config as configs
+
+    print(configs.dump(configs.load(config, overrides or [], allow_code=True)), end="")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 2 for what the user can correct, 1 for anything else."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        app(args, prog_name="mmalign")
+    except UserError as error:
+        return _fail(2, " ".join(str(error).split()), debug)
+    except SystemExit as stop:  # typer ends every command this way, and refuses unknown options with code 2
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        text = " ".join(str(error).split())[:500] or "no message"
+        return _fail(1, f"{type(error).__name__}: {text} (--debug shows where)", debug)
+    return 0
+
+
+def _fail(code: int, line: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"mmalign: {line}", file=sys.stderr)
+    return code
+
+
+def entry() -> None:
+    """The console script."""
+    # a config may name classes of the project it lies in, which need not be installed
+    sys.path.insert(0, os.getcwd())
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()
