@@ -129,7 +129,8 @@ def _load_module(folder: Path, name: str, variant: str | None, dtype: torch.dtyp
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: no .safetensors weights; save the pipeline with safe_serialization=True")
     check_weights(folder, stem if variant is None else f"{stem}.{variant}")
-    own = {"torch_dtype": dtype if name == "unet" else torch.float32}
+    own: dict[str, Any] = {"torch_dtype": dtype if name == "unet" else torch.float32}
+    own["low_cpu_mem_usage"] = False  # otherwise one weight of another shape ends it before all are named
     if name == "text_encoder":
         own = {"dtype": torch.float32}
     level = diffusers_logging.get_verbosity()
@@ -142,6 +143,7 @@ def _load_module(folder: Path, name: str, variant: str | None, dtype: torch.dtyp
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # so that all of them are named below
                 **own,
             )
     finally:

@@ -3,9 +3,13 @@
 import string
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mmalign.types import Example, Message, Part, PreferenceSample
 
 SIDE = 32
 _WIDTH = 32
@@ -78,3 +82,32 @@ def save_pipeline(folder: Path, prediction: str = "epsilon", seed: int = 0) -> P
     """Write the pipeline into `folder` and return it."""
     build_pipeline(prediction, seed).save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def picture(seed: int, width: int = SIDE, height: int = SIDE) -> Image.Image:
+    """A picture of smooth random colours."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def prompt(caption: str) -> tuple[Message, ...]:
+    """A caption as the one message of a prompt."""
+    return (Message("user", (Part("text", caption),)),)
+
+
+def example(caption: str, image: Image.Image) -> Example:
+    """A picture under its caption."""
+    return Example(prompt(caption), (Part("image", image),))
+
+
+def pair(name: str, caption: str, chosen: Image.Image, rejected: Image.Image) -> PreferenceSample:
+    """Two pictures under one caption."""
+    examples = {"chosen": (example(caption, chosen),), "rejected": (example(caption, rejected),)}
+    return PreferenceSample(name, examples, origin=f"pairs.jsonl row {name}")
+
+
+def pairs(count: int = 3) -> tuple[PreferenceSample, ...]:
+    """Pairs of different pictures under different captions."""
+    return tuple(
+        pair(f"s{i}", f"cat {i}", picture(2 * i, 40 + i, 36), picture(2 * i + 1)) for i in range(count)
+    )

@@ -1,0 +1,161 @@
+"""The diffusion adapter's rows: pictures and captions prepared, encoded once, named by content, refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract import Case
+from PIL import Image
+from tiny_sd import SIDE, example, pair, pairs, picture, save_pipeline
+
+from mmalign.adapters._denoiser import Denoiser
+from mmalign.adapters._pictures import square
+from mmalign.adapters.diffusion import Diffusion
+from mmalign.types import Batch, Example, Message, Part, PreferenceSample, UserError
+
+CPU = torch.device("cpu")
+ROLES = ("chosen", "rejected")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path) -> Denoiser:
+    return Diffusion(str(folder)).build(CPU)
+
+
+def batch_of(adapter: Denoiser, *samples: PreferenceSample) -> Batch:
+    return Case(adapter, samples).batch()
+
+
+def test_every_distinct_caption_and_picture_is_encoded_once(folder: Path) -> None:
+    adapter = Diffusion(str(folder)).build(CPU)
+    before = adapter.counts["captions_encoded"]  # the empty caption
+    shared = picture(1)
+    samples = [pair(f"s{i}", "cat" if i < 3 else "dog", shared, picture(i + 2)) for i in range(4)]
+    prepared = [adapter.prepare(sample, ROLES) for sample in samples]
+    runs: list[int] = []
+    hooks = [
+        net.register_forward_pre_hook(lambda module, inputs, key=key: runs.append(key), with_kwargs=False)
+        for key, net in enumerate((adapter._text_encoder, adapter._vae.encoder))
+    ]
+    encoded = adapter.encode(prepared)
+    assert adapter.counts["captions_encoded"] - before == 2
+    assert adapter.counts["pictures_encoded"] == 5
+    assert sorted(runs) == [0, 1]
+    again = adapter.encode(prepared[:1])
+    assert runs.count(0) == 1  # captions are remembered from call to call
+    for hook in hooks:
+        hook.remove()
+    assert torch.allclose(again[0].rows[0].data["mean"], encoded[0].rows[0].data["mean"], atol=1e-6)
+    for row in encoded[0].rows:
+        assert all(isinstance(value, torch.Tensor) and value.device == CPU for value in row.data.values())
+        assert row.data["mean"].shape == row.data["logvar"].shape == (4, 16, 16)
+        assert row.data["states"].shape == (77, 32)
+
+
+def test_keys_name_content_not_place(adapter: Denoiser) -> None:
+    def key(caption: str, seed: int, role: str = "chosen") -> str | None:
+        sample = PreferenceSample("x", {role: (example(caption, picture(seed)),)})
+        return adapter.prepare(sample, [role]).rows[0].key
+
+    assert key("cat", 1) == key("cat", 1, "rejected") is not None
+    assert len({key("cat", 1), key("cat", 2), key("dog", 1)}) == 3
+
+
+def test_long_captions_and_small_pictures_are_marked_and_counted(folder: Path) -> None:
+    adapter = Diffusion(str(folder)).build(CPU)
+    fits, long = "z" * 75, "z" * 76  # one token a letter, beside start and end
+    samples = [
+        pair("a", fits, picture(1), picture(2)),
+        pair("b", long, picture(1, 16, 16), picture(2)),
+    ]
+    first, second = (adapter.prepare(sample, ROLES) for sample in samples)
+    assert [bool(row.data["cut"]) for row in (*first.rows, *second.rows)] == [False, False, True, True]
+    assert [bool(row.data["enlarged"]) for row in second.rows] == [True, False]
+    assert second.rows[0].data["input_ids"].shape == (77,)
+    adapter.encode([first, second])
+    assert adapter.counts["captions_cut"] == 2
+    assert adapter.counts["pictures_enlarged"] == 1
+
+
+def test_pictures_are_resized_by_the_short_side_and_cropped_in_the_centre() -> None:
+    stripes = np.zeros((40, 120, 3), dtype=np.uint8)
+    stripes[:, 40:80] = (255, 0, 0)
+    cropped = square(Image.fromarray(stripes), 20)
+    assert cropped.shape == (3, 20, 20) and cropped.dtype == torch.uint8
+    assert bool((cropped[0] > 240).all())  # the middle third fills the square
+    exact = picture(3, 16, 16)
+    assert torch.equal(square(exact, 16), torch.tensor(np.array(exact)).permute(2, 0, 1))
+
+
+def test_lists_of_uneven_length_keep_their_slots(adapter: Denoiser) -> None:
+    listed = {
+        "chosen": (example("cat", picture(1)),),
+        "rejected": tuple(example("cat", picture(i)) for i in (2, 3, 4)),
+    }
+    batch = batch_of(adapter, PreferenceSample("a", listed), *pairs(1))
+    assert batch.row_slot[batch.rows_of("rejected")].tolist() == [0, 1, 2, 0]
+    assert batch.row_sample[batch.rows_of("rejected")].tolist() == [0, 0, 0, 1]
+
+
+def test_resolution_follows_the_config(folder: Path) -> None:
+    small = Diffusion(str(folder), resolution=16).build(CPU)
+    assert batch_of(small, *pairs(1)).inputs["mean"].shape == (2, 4, 8, 8)
+    assert Diffusion(str(folder)).build(CPU).resolution == SIDE
+    with pytest.raises(UserError, match=r"model\.resolution: must be a multiple of 2"):
+        Diffusion(str(folder), resolution=17).build(CPU)
+
+
+def text(caption: Any) -> tuple[Message, ...]:
+    return (Message("user", (Part("text", caption),)),)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Example(text("cat"), (Part("text", "hello"),)), "response must be exactly one image, got text"),
+        (Example(text("cat"), ()), "response must be exactly one image, got nothing"),
+        (Example(text("cat"), (Part("image", "cat.png"),)), "must be decoded to RGB first, got str"),
+        (Example(text("cat"), (Part("image", picture(1).convert("L")),)), "decoded to RGB first, got L"),
+        (example("cat", picture(1, 4, 40)), "got 4 x 40"),
+        (example("cat", picture(1, 10, 110)), "at most 10:1, got 10 x 110"),
+        (example("a <|endoftext|> cat", picture(1)), r"control token <\|endoftext\|>"),
+        (Example(text("a") + text("b"), (Part("image", picture(1)),)), "got messages by: user, user"),
+        (
+            Example((Message("user", (Part("image", picture(1)),)),), (Part("image", picture(1)),)),
+            "prompt must be text only, got image",
+        ),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(adapter: Denoiser, given: Example, message: str) -> None:
+    sample = PreferenceSample("s", {"chosen": (given,)}, origin="pairs.jsonl row 17")
+    with pytest.raises(UserError, match=f"^pairs.jsonl row 17: chosen: .*{message}") as caught:
+        adapter.check(sample, ["chosen"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_role_is_refused(adapter: Denoiser) -> None:
+    with pytest.raises(UserError, match="row s0: other: missing; the sample has chosen, rejected"):
+        adapter.check(pairs(1)[0], ["chosen", "other"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", " "),
+        ("resolution", 0),
+        ("caption_dropout", 1.0),
+        ("num_draws", 0),
+        ("gamma", 5.0),
+        ("noise_offset", -0.1),
+    ],
+)
+def test_settings_out_of_range_are_refused(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: .*got"):
+        Diffusion(**{"path": "p", field: value})
