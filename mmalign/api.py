@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -25,6 +26,10 @@ def train(config: str | Path | RunConfig, *overrides: str) -> Path:
     if isinstance(config, RunConfig) and overrides:
         raise UserError("overrides apply to a config file; use dataclasses.replace on a RunConfig")
     resolved = config if isinstance(config, RunConfig) else load_config(config, *overrides)
+    from mmalign.training.checks import check_config, check_output
+
+    check_config(resolved, int(os.environ.get("WORLD_SIZE", "1")))  # before anything heavy is imported
+    check_output(resolved)
     from mmalign.training.run import run
 
     folder = run(resolved)

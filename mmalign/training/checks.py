@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmalign._names import KINDS, NamedKind, name_of
 from mmalign.config import RunConfig, from_tree, identity, to_tree
-from mmalign.training.reference import choose
+from mmalign.objectives._sum import WeightedSum
 from mmalign.types import NEEDS, Objective, UserError
 
 
@@ -42,6 +43,38 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     return notes
 
 
+def choose(config: RunConfig) -> str:
+    """The reference this run uses, `auto` resolved. Raises UserError where the config contradicts itself."""
+    wanted, lora_section = config.reference.name, config.lora
+    needed = [source for source in config.objective.roles if source != "policy"]
+    unknown = [source for source in needed if source != "reference"]
+    if unknown:
+        raise UserError(
+            f"objective: scores a source called {unknown[0]}; a config can provide only reference"
+        )
+    if not needed:
+        if wanted not in ("auto", "none"):
+            raise UserError(f"reference.name={wanted}: this objective takes no reference; remove the section")
+        return "none"
+    if wanted == "none":
+        raise UserError("reference.name=none: this objective takes log-ratios and needs a reference")
+    if wanted in ("lora_off", "initial_adapter") and lora_section is None:
+        raise UserError(f"reference.name={wanted}: there is no LoRA to switch; add section lora or use copy")
+    if wanted == "initial_adapter" and lora_section is not None and lora_section.path is None:
+        raise UserError(
+            "reference.name=initial_adapter: give lora.path, the adapter that training starts from"
+        )
+    if wanted == "cached" and config.views.redraw == "epoch" and config.objective.views:
+        raise UserError("reference.name=cached: views change every epoch; set views.redraw=once")
+    if wanted == "cached" and config.model.kind == "surrogate" and config.train.num_draws is None:
+        raise UserError("reference.name=cached: a cached reference on diffusion needs train.draws=fixed:K")
+    if wanted != "auto":
+        return wanted
+    if lora_section is None:
+        return "copy"
+    return "lora_off" if lora_section.path is None else "initial_adapter"
+
+
 def _check_needs(config: RunConfig) -> None:
     model = config.model
     wanted = [(part, part.needs) for part in (config.objective, *config.transforms)]
@@ -53,13 +86,20 @@ def _check_needs(config: RunConfig) -> None:
             )
         missing = sorted(needs - model.offers)
         if missing:
-            raise UserError(refusal(type(part).__name__, missing, type(model).__name__, model.offers))
+            word = "objective" if part is config.objective else "transforms"
+            adapter = name_of(KINDS["model"], type(model))
+            reason = refusal(missing, adapter, model.offers)
+            raise UserError(f"{word} {_name(KINDS[word], part)} {reason}")
 
 
-def refusal(objective: str, missing: list[str], adapter: str, offers: frozenset[str]) -> str:
-    """One line on why an objective cannot run on an adapter."""
+def _name(kind: NamedKind, part: object) -> str:
+    return "sum" if isinstance(part, WeightedSum) else name_of(kind, type(part))
+
+
+def refusal(missing: list[str], adapter: str, offers: frozenset[str]) -> str:
+    """Why something cannot run on an adapter."""
     reasons = "; ".join(f"{name} ({NEEDS[name]})" for name in missing)
-    return f"objective {objective} needs {reasons}; adapter {adapter} offers {', '.join(sorted(offers))}"
+    return f"needs {reasons}; adapter {adapter} offers {', '.join(sorted(offers))}"
 
 
 def _splits(config: RunConfig, processes: int) -> bool:

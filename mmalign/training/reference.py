@@ -23,38 +23,6 @@ from mmalign.types import Adapter, LogProbs, Prepared, UserError
 DERIVED = ("lora_off", "initial_adapter", "copy")  # start equal to the policy
 
 
-def choose(config: RunConfig) -> str:
-    """The reference this run uses, `auto` resolved. Raises UserError where the config contradicts itself."""
-    wanted, lora_section = config.reference.name, config.lora
-    needed = [source for source in config.objective.roles if source != "policy"]
-    unknown = [source for source in needed if source != "reference"]
-    if unknown:
-        raise UserError(
-            f"objective: scores a source called {unknown[0]}; a config can provide only reference"
-        )
-    if not needed:
-        if wanted not in ("auto", "none"):
-            raise UserError(f"reference.name={wanted}: this objective takes no reference; remove the section")
-        return "none"
-    if wanted == "none":
-        raise UserError("reference.name=none: this objective takes log-ratios and needs a reference")
-    if wanted in ("lora_off", "initial_adapter") and lora_section is None:
-        raise UserError(f"reference.name={wanted}: there is no LoRA to switch; add section lora or use copy")
-    if wanted == "initial_adapter" and lora_section is not None and lora_section.path is None:
-        raise UserError(
-            "reference.name=initial_adapter: give lora.path, the adapter that training starts from"
-        )
-    if wanted == "cached" and config.views.redraw == "epoch" and config.objective.views:
-        raise UserError("reference.name=cached: views change every epoch; set views.redraw=once")
-    if wanted == "cached" and config.model.kind == "surrogate" and config.train.num_draws is None:
-        raise UserError("reference.name=cached: a cached reference on diffusion needs train.draws=fixed:K")
-    if wanted != "auto":
-        return wanted
-    if lora_section is None:
-        return "copy"
-    return "lora_off" if lora_section.path is None else "initial_adapter"
-
-
 def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dtype) -> Switch:
     """A context manager factory that yields the module to score with. Call it before any weight has moved."""
     policy = adapter.policy

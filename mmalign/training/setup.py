@@ -16,12 +16,12 @@ from torch.optim import AdamW
 from mmalign.config import RunConfig, Train, to_tree
 from mmalign.data._digest import digest
 from mmalign.training import lora
-from mmalign.training.checks import uses_chunks
+from mmalign.training.checks import choose, uses_chunks
 from mmalign.training.console import Console
 from mmalign.training.encoding import Encoder
 from mmalign.training.heldout import PURPOSE
 from mmalign.training.optim import make_optimizer, prepare_policy
-from mmalign.training.reference import DERIVED, ReferenceCache, choose, make_switch, weights_hash
+from mmalign.training.reference import DERIVED, ReferenceCache, make_switch, weights_hash
 from mmalign.training.rows import RunData
 from mmalign.training.scorer import Scorer
 from mmalign.training.step import Engine, Micro, collate_labels, draw_seeds, score, score_all
