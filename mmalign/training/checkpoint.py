@@ -25,7 +25,7 @@ from mmalign.training._agree import WorldError, on_main, together
 from mmalign.training._manifest import Entry, problem, read_manifest, render_manifest
 from mmalign.training._state import CheckpointState, Progress, join, num_bytes, on_cpu, split
 from mmalign.training.world import World
-from mmalign.types import UserError
+from mmalign.types import State, UserError
 
 Warn = Callable[[str], None]
 
@@ -86,11 +86,16 @@ def load(found: Found, rank: int = 0) -> CheckpointState:
     own = path / f"rank-{rank}.safetensors"
     return CheckpointState(
         progress=Progress(**join({}, _files.read_json(path / "trainer.json"))),
-        model=load_file(path / "model.safetensors"),
-        optimizer=join(load_file(path / "optimizer.safetensors"), _files.read_json(path / "optimizer.json")),
-        objective=load_file(path / "objective.safetensors"),
-        own=load_file(own) if own.exists() else {},
+        model=_read(path / "model.safetensors"),
+        optimizer=join(_read(path / "optimizer.safetensors"), _files.read_json(path / "optimizer.json")),
+        objective=_read(path / "objective.safetensors"),
+        own=_read(own) if own.exists() else {},
     )
+
+
+def _read(path: Path) -> State:
+    # copies: the library's tensors are views of the file, which may be pruned while an optimizer holds them
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}
 
 
 def estimated_bytes(state: CheckpointState) -> int:

@@ -106,6 +106,14 @@ def test_shared_and_strided_tensors_are_stored_whole(tmp_path: Path) -> None:
     assert all(torch.equal(back[name], tensor) for name, tensor in state.model.items())
 
 
+def test_a_loaded_state_no_longer_needs_its_files(tmp_path: Path) -> None:
+    path = save(tmp_path, small(1), ALONE, keep=1)
+    back = found_state(tmp_path)
+    for file in path.iterdir():
+        truncate(file, 0)
+    assert same(vars(back), vars(small(1)))
+
+
 def test_nested_states_split_and_join() -> None:
     tree = {
         "g": [{"lr": torch.tensor(0.1), "betas": (0.9, 0.99), "bound": float("-inf")}],
