@@ -60,7 +60,7 @@ class CaptionStates:
             part = fresh[start : start + _PER_FORWARD]
             states = self._encoder(torch.tensor(part, device=self._device)).last_hidden_state
             found |= zip(part, states.float().cpu(), strict=True)
-            self._counts["captions_encoded"] += len(part)
+            self._counts["captions"] += len(part)
         for key in dict.fromkeys(keys):
             # cloned, so that one kept caption does not keep its whole batch in memory
             self._known[key] = found[key] = found[key].clone() if key in fresh else found[key]

@@ -19,11 +19,12 @@ from mmalign.adapters._captions import CaptionStates, caption_of, tokenise
 from mmalign.adapters._ddim import sample_latents
 from mmalign.adapters._noise import Schedule, draw_one, mean_error
 from mmalign.adapters._pictures import encode_pictures, picture_of, square, to_picture
-from mmalign.adapters._pipeline import Parts, fingerprint_of, save_lora, save_pipeline
+from mmalign.adapters._pipeline import Parts, fingerprint_of, fitting_resolution, save_lora, save_pipeline
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import (
     Batch,
     Draw,
+    Example,
     Kind,
     LogProbs,
     Message,
@@ -31,7 +32,6 @@ from mmalign.types import (
     PreferenceSample,
     Prepared,
     Row,
-    UserError,
 )
 
 _PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
@@ -47,7 +47,8 @@ class Denoiser:
     def __init__(self, config: Diffusion, parts: Parts, device: torch.device) -> None:
         """Move the parts to `device`. Raises UserError if the resolution does not fit the autoencoder."""
         self.device = device
-        self.counts: Counter[str] = Counter()  # pictures_encoded, captions_encoded, captions_cut, ...
+        self.counts: Counter[str] = Counter()  # captions_cut, pictures_enlarged, as rows were encoded
+        self.encoded: Counter[str] = Counter()  # captions, pictures: what the frozen networks ran on
         self._config = config
         self._parts = parts
         self.policy: nn.Module = parts.pipeline.unet.to(device)
@@ -58,38 +59,26 @@ class Denoiser:
         self._schedule = Schedule.of(
             parts.trained.alphas_cumprod, parts.trained.config.prediction_type, device
         )
-        self.resolution = self._fitting_resolution()
-        self._states = CaptionStates(self._text_encoder, device, self.counts)
+        self.resolution = fitting_resolution(parts, config.resolution)
+        self._states = CaptionStates(self._text_encoder, device, self.encoded)
         self._empty = self._states.of([tokenise(self._tokenizer, "", self._width)[0]])[0]
         self._fingerprint: str | None = None
-
-    def _fitting_resolution(self) -> int:
-        factor = self._parts.pipeline.vae_scale_factor
-        if self._config.resolution is None:
-            size = self._parts.pipeline.unet.config.sample_size
-            if not isinstance(size, int):
-                raise UserError(
-                    f"model.resolution: {self._parts.folder} has no single size ({size}); give a number"
-                )
-            return int(size) * factor
-        if self._config.resolution % factor:
-            raise UserError(
-                f"model.resolution: must be a multiple of {factor}, the autoencoder's factor, "
-                f"got {self._config.resolution}"
-            )
-        return self._config.resolution
 
     # ------------------------------------------------------------ rows
 
     def check(self, sample: PreferenceSample, roles: Sequence[str]) -> None:
-        """Raise UserError unless every role has one-image responses to one caption each."""
+        """Raise UserError unless every response of the roles is one picture under one caption."""
         for role in roles:
-            where = f"{sample.origin or sample.id}: {role}"
-            if not sample.examples.get(role):
-                raise UserError(f"{where}: missing; the sample has {', '.join(sample.examples)}")
-            for example in sample.examples[role]:
-                caption_of(example.prompt, self._tokenizer, where)
-                picture_of(example.response, where)
+            for slot, example in enumerate(sample.examples.get(role, ())):
+                self._read(sample, role, slot, example)
+
+    def _read(
+        self, sample: PreferenceSample, role: str, slot: int, example: Example
+    ) -> tuple[str, Image.Image]:
+        where = f"{sample.origin or sample.id}: {role}"
+        if len(sample.examples[role]) > 1:
+            where += f"[{slot}]"
+        return caption_of(example.prompt, self._tokenizer, where), picture_of(example.response, where)
 
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
         """Rows with `pixels` uint8 [3, R, R], `input_ids` [L] long, `cut` and `enlarged` bool [].
@@ -97,13 +86,11 @@ class Denoiser:
         `cut` marks captions longer than the text encoder takes, which lose their end as is usual for this
         family; `enlarged` marks pictures smaller than the resolution.
         """
-        self.check(sample, roles)
-        rows = []
-        for role in roles:
-            for slot, example in enumerate(sample.examples[role]):
-                caption = caption_of(example.prompt, self._tokenizer, sample.id)
-                picture = picture_of(example.response, sample.id)
-                rows.append(self._prepared_row(role, slot, caption, picture))
+        rows = [
+            self._prepared_row(role, slot, *self._read(sample, role, slot, example))
+            for role in roles
+            for slot, example in enumerate(sample.examples.get(role, ()))
+        ]
         return Prepared(sample.id, tuple(rows))
 
     def _prepared_row(self, role: str, slot: int, caption: str, picture: Image.Image) -> Row:
@@ -128,7 +115,7 @@ class Denoiser:
         rows = [row for sample in prepared for row in sample.rows]
         states = self._states.of([row.data["input_ids"] for row in rows])
         pictures = [row.data["pixels"] for row in rows]
-        moments = encode_pictures(self._vae, pictures, self.device, self.counts)
+        moments = encode_pictures(self._vae, pictures, self.device, self.encoded)
         encoded = iter(zip(moments, states, strict=True))
         result = []
         for sample in prepared:

@@ -67,7 +67,7 @@ def encode_pictures(
         latents = vae.encode(to_unit(torch.stack([picture for _, picture in part]).to(device))).latent_dist
         for (key, _), mean, logvar in zip(part, latents.mean.cpu(), latents.logvar.cpu(), strict=True):
             found[key] = (mean.clone(), logvar.clone())
-        counts["pictures_encoded"] += len(part)
+        counts["pictures"] += len(part)
     return [found[key] for key in keys]
 
 

@@ -197,6 +197,20 @@ def _check_fit(folder: Path, modules: Mapping[str, Any], tokenizer: Any) -> None
         )
 
 
+def fitting_resolution(parts: Parts, wanted: int | None) -> int:
+    """Side of the pictures in pixels: as wanted, or the pipeline's own. Raises UserError if it cannot be."""
+    factor, size = parts.pipeline.vae_scale_factor, parts.pipeline.unet.config.sample_size
+    if wanted is None:
+        if not isinstance(size, int):
+            raise UserError(f"model.resolution: {parts.folder} has no single size ({size}); give a number")
+        return int(size) * int(factor)
+    if wanted % factor:
+        raise UserError(
+            f"model.resolution: must be a multiple of {factor}, the autoencoder's factor, got {wanted}"
+        )
+    return wanted
+
+
 # ---------------------------------------------------------------- identity and saving
 
 

@@ -35,7 +35,7 @@ def batch_of(adapter: Denoiser, *samples: PreferenceSample) -> Batch:
 
 def test_every_distinct_caption_and_picture_is_encoded_once(folder: Path) -> None:
     adapter = Diffusion(str(folder)).build(CPU)
-    before = adapter.counts["captions_encoded"]  # the empty caption
+    before = adapter.encoded["captions"]  # the empty caption
     shared = picture(1)
     samples = [pair(f"s{i}", "cat" if i < 3 else "dog", shared, picture(i + 2)) for i in range(4)]
     prepared = [adapter.prepare(sample, ROLES) for sample in samples]
@@ -45,8 +45,8 @@ def test_every_distinct_caption_and_picture_is_encoded_once(folder: Path) -> Non
         for key, net in enumerate((adapter._text_encoder, adapter._vae.encoder))
     ]
     encoded = adapter.encode(prepared)
-    assert adapter.counts["captions_encoded"] - before == 2
-    assert adapter.counts["pictures_encoded"] == 5
+    assert adapter.encoded["captions"] - before == 2
+    assert adapter.encoded["pictures"] == 5
     assert sorted(runs) == [0, 1]
     again = adapter.encode(prepared[:1])
     assert runs.count(0) == 1  # captions are remembered from call to call
@@ -140,9 +140,18 @@ def test_rows_that_do_not_fit_are_refused(adapter: Denoiser, given: Example, mes
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_role_is_refused(adapter: Denoiser) -> None:
-    with pytest.raises(UserError, match="row s0: other: missing; the sample has chosen, rejected"):
-        adapter.check(pairs(1)[0], ["chosen", "other"])
+def test_a_list_names_the_place_of_what_does_not_fit(adapter: Denoiser) -> None:
+    listed = (example("cat", picture(1)), Example(text("cat"), ()))
+    with pytest.raises(UserError, match=r"^s: rejected\[1\]: response must be exactly one image"):
+        adapter.prepare(PreferenceSample("s", {"rejected": listed}), ["rejected"])
+
+
+def test_a_sample_may_lack_a_role(adapter: Denoiser) -> None:
+    alone = PreferenceSample("a", {"chosen": (example("cat", picture(1)),)})
+    batch = batch_of(adapter, alone, *pairs(1))
+    assert batch.row_sample[batch.rows_of("rejected")].tolist() == [1]
+    with pytest.raises(ValueError, match="no rows of the roles rejected"):
+        adapter.collate([adapter.prepare(alone, ROLES)], ["rejected"])
 
 
 @pytest.mark.parametrize(
