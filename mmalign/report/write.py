@@ -1,0 +1,46 @@
+"""One offline HTML file from the files of a run folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mmalign._yaml import parse_file
+from mmalign.evaluation import compare
+from mmalign.report import sections
+from mmalign.report.alarms import find_alarms
+from mmalign.report.html import document
+from mmalign.report.pairs import pairs
+from mmalign.report.series import read_metrics
+from mmalign.training.record import RunRecord
+from mmalign.types import UserError
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write report.html into a run folder, from config.yaml, run.json, metrics.jsonl and evaluation/.
+
+    It may be called at any time of a run and again after it; the same files give the same bytes. Classes that
+    the config names are not imported. Raises UserError naming the file if the folder holds no run or a file
+    in it is not what it should be.
+    """
+    record = RunRecord.read(run_folder)
+    if record is None:
+        raise UserError(f"{run_folder}: holds no run (run.json is missing)")
+    config = parse_file(run_folder / "config.yaml")
+    metrics = read_metrics(run_folder / "metrics.jsonl")
+    comparison = compare.read(run_folder)
+    parts = [
+        sections.header(config, record),
+        sections.headline(metrics, comparison),
+        sections.warnings(find_alarms(record, metrics, comparison), record.notes),
+        sections.curves(metrics),
+        pairs(comparison),
+        sections.origin(record),
+        sections.resolved_config((run_folder / "config.yaml").read_text(encoding="utf-8-sig")),
+    ]
+    css = Path(__file__).with_name("style.css").read_text(encoding="ascii")
+    page = document(sections.title_of(config), css, *(part for part in parts if part is not None))
+    target, fresh = run_folder / "report.html", run_folder / ".report.html.tmp"
+    fresh.write_text(str(page), encoding="utf-8")
+    os.replace(fresh, target)
+    return target
