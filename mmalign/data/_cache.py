@@ -7,6 +7,7 @@ does not verify counts as missing and is written again.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import uuid
@@ -56,7 +57,7 @@ class TensorCache:
         except (SafetensorError, OSError) as error:
             self._reject(path, str(error).splitlines()[0])
             return None
-        if meta.get("key") != key or meta.get("digest") != _digest(tensors):
+        if meta.get("entry") != json.dumps([key, _digest(tensors)]):
             self._reject(path, "its content does not match its checksum")
             return None
         return tensors
@@ -64,7 +65,8 @@ class TensorCache:
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Store the tensors of a key, replacing what was there; UserError if the disk does not take them."""
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        data = save(ready, metadata={"key": key, "digest": _digest(ready)})
+        # one entry, since the writer does not keep the order of several and the bytes would differ
+        data = save(ready, metadata={"entry": json.dumps([key, _digest(ready)])})
         path = self.path(key)
         draft = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
         try:

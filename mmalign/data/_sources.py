@@ -130,13 +130,18 @@ class LoadedData:
     report: LoadReport
 
 
+def options_of(source: RecordSource | SampleSource) -> SourceOptions:
+    """The common options of a source; the defaults for one that has none."""
+    return source if isinstance(source, SourceOptions) else SourceOptions()
+
+
 def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"] = "train") -> LoadedData:
     """Read a whole source and check every row.
 
     Raises UserError for a broken row (on_error "stop"), an id that occurs twice, a split that does not exist,
     a held-out part that is empty or leaves nothing, and a source without rows.
     """
-    options = source if isinstance(source, SourceOptions) else SourceOptions()
+    options = options_of(source)
     report = LoadReport()
     samples: list[PreferenceSample] = []
     digests: list[str] = []

@@ -30,6 +30,11 @@ class Hub(SourceOptions):
     name: str | None = None
     revision: str | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.path.strip():
+            raise ValueError("path: must not be empty")
+
     @property
     def folder(self) -> str:
         """`root`, or the folder of a local dataset."""

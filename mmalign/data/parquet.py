@@ -23,6 +23,11 @@ class Parquet(SourceOptions):
 
     path: str
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.path.strip():
+            raise ValueError("path: must not be empty")
+
     @property
     def folder(self) -> str:
         """`root`, or the folder of the data."""

@@ -1,5 +1,6 @@
-"""The loader: the same items for any number of workers and processes and from any start, and clear failures."""
+"""The loader: the same items for any number of workers and processes, from any start; clear failures."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -190,8 +191,6 @@ def test_a_hanging_worker_ends_the_run_and_leaves_no_process(monkeypatch: pytest
     monkeypatch.setattr(_utils, "MP_STATUS_CHECK_INTERVAL", 0.5)  # how long the library waits for it to leave
     loader = _loader(PAIRS[:4], Recipe(Trouble("3", "hang"), ROLES), workers=1)
     loader.timeout_s = 1.0
-    import multiprocessing
-
     before = set(multiprocessing.active_children())
     with pytest.raises(LoaderError, match=r"no answer within 1 s while preparing step 0 \(test row"):
         list(loader.steps(0, 1))
