@@ -11,10 +11,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_states import found_state, progress, same, small, steps
-from faults import (
-    ALONE,
-    flip_byte,
-)
+from faults import ALONE, flip_byte, truncate
 
 from mmalign.training import _files
 from mmalign.training._manifest import Entry, render_manifest
