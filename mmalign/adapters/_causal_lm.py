@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class CausalLM:
-    """Any `AutoModelForCausalLM`. `counts` tells how often a response was shortened (`responses_cut`)."""
+    """Any `AutoModelForCausalLM`. `counts["responses_cut"]` is the number of responses cut to fit."""
 
     def __init__(self, config: Text, device: torch.device, dtype: torch.dtype | None = None) -> None:
         files = _loading.LANGUAGE_MODEL_FILES + (("*.bin",) if config.allow_pickle else ())
@@ -47,6 +47,7 @@ class CausalLM:
         self.offers = config.offers
         self.lora_targets: str | list[str] = "all-linear"
         self.counts: Counter[str] = Counter()
+        self._cut: set[tuple[str, str, int]] = set()
         self.positions = _positions(model)
         self.rules = self._rules(folder)
         rows = model.get_input_embeddings().weight.shape[0]
@@ -91,7 +92,10 @@ class CausalLM:
         return Prepared(sample.id, rows)
 
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
-        """Nothing to run: token ids are what the model reads."""
+        """Nothing to run: token ids are what the model reads. Here cut responses are counted, each once."""
+        for one in prepared:
+            self._cut |= {(one.sample_id, row.role, row.slot) for row in one.rows if bool(row.data["cut"])}
+        self.counts["responses_cut"] = len(self._cut)
         return list(prepared)
 
     def fingerprint(self) -> str:
@@ -114,7 +118,6 @@ class CausalLM:
         listed.sort(key=lambda entry: (entry[0], entry[1], entry[2].slot))
         if not listed:
             raise UserError(f"no sample of this batch has a response in the roles {', '.join(roles)}")
-        self.counts["responses_cut"] += sum(bool(row.data["cut"]) for _, _, row in listed)
         rows = [(row.data["ids"], int(row.data["start"])) for _, _, row in listed]
         return Batch(
             inputs={key: value.to(self.device) for key, value in _layout(rows, self._pad_id).items()},
@@ -230,7 +233,12 @@ class CausalLM:
 
     def enable_checkpointing(self) -> None:
         """Recompute layer activations in backward (acts while the policy is in training mode)."""
-        self.policy.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        policy: Any = self.policy
+        # Renamed in transformers 5.23; the old name goes in version 6.
+        enable = (
+            getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
 
     def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
         """Write what transformers loads, or with `lora` the PEFT folder of that adapter."""

@@ -97,7 +97,8 @@ class _FrozenHead(torch.autograd.Function):
         for start, end in tiles(len(hidden), size):
             with torch.enable_grad():
                 leaf = hidden[start:end].detach().requires_grad_()
-                values = score(leaf, start, end)
+                # Hooks that tools put on the head's input need a node of the graph, which a leaf is not.
+                values = score(leaf.view_as(leaf), start, end)
                 (gradient[start:end],) = torch.autograd.grad(values.sum(), leaf)
             out[start:end] = values.detach()
         ctx.save_for_backward(gradient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -89,8 +90,8 @@ def check_weights(folder: Path, stem: str = "model", allow_pickle: bool = False)
     elif pickled := sorted(folder.glob("*.bin")):
         if not allow_pickle:
             raise UserError(
-                f"{pickled[0]}: only pickled weights here, and unpickling can run code; convert them to "
-                "safetensors, or set model.allow_pickle: true if you trust this file"
+                f"{pickled[0]}: only pickled weights here; convert them to safetensors, or set "
+                "model.allow_pickle: true if you trust this file"
             )
         for pickle_index in folder.glob("*.bin.index.json"):
             _shards(pickle_index)
@@ -125,21 +126,27 @@ def _check_safetensors(file: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line that says something, of an error message."""
+    """The first line that says something, of an error message, with the next if it only announces one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 @contextmanager
 def readable_errors(what: str) -> Iterator[None]:
     """Turn whatever a loading library raises into one UserError line that begins with `what`."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    known = (OSError, ValueError, RuntimeError, TypeError, KeyError, ImportError)
     try:
         yield
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError, ImportError, SafetensorError) as error:
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{what}: the pickled weights hold more than tensors and are not read") from error
+    except (*known, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{what}: {first_line(error)}") from error
 
 
@@ -195,7 +202,7 @@ def load_causal_lm(
             folder,
             config=config,
             dtype="auto" if dtype is None else dtype,
-            attn_implementation=attention,
+            attn_implementation=None if attention == "auto" else attention,
             use_safetensors=safetensors,
             trust_remote_code=False,
             local_files_only=True,

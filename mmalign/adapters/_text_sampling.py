@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from mmalign.types import UserError
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,12 @@ def sample_ids(
 
     A row ends at any of `end_ids`, when `stopped(its new ids)` says so, after `max_new_tokens`, or when it
     is `limit` tokens long. Row i draws from a generator seeded with seeds[i] and from nothing else.
+    Raises UserError for a model without a key-value cache.
     """
     from transformers import DynamicCache
 
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise UserError(f"{type(model).__name__} keeps no key-value cache and cannot generate here")
     device = next(model.parameters()).device
     rows, width = len(prompts), max(len(p) for p in prompts)
     ids = torch.zeros(rows, width, dtype=torch.long)

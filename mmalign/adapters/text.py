@@ -26,11 +26,11 @@ class Text:
     path: str  # folder or hub id
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of frozen weights; auto: as the files have it
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"  # auto: sdpa where it exists
     max_length: int | None = None  # tokens of prompt and response together; null: what the model can place
     over_long: Literal["refuse", "cut_response"] = "refuse"
     append_eos: bool = True  # after responses that no chat template ends; the end token is scored
-    allow_pickle: bool = False  # accept .bin weights, which can run code when they are read
+    allow_pickle: bool = False  # also accept .bin weights, read by torch's restricted unpickler
     generation: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
