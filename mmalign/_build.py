@@ -35,16 +35,32 @@ def build_plain(cls: Any, value: Any, where: str) -> Any:
         return TypeAdapter(cls).validate_python(value, extra="forbid" if _is_record(cls) else None)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(p) for p in first["loc"] if not str(p).startswith(("function-", "tagged-")))
-        place = f"{where}.{field}" if field else where
+        fields = [str(p) for p in first["loc"] if isinstance(p, int) or _is_field(p)]
+        place = ".".join([where, *fields])
         message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "value_error":
-            raise UserError(f"{where}.{message}" if ": " in message else f"{place}: {message}") from error
+            raise UserError(_own_rule(where, fields, message)) from error
         if first["type"] == "missing":
             raise UserError(f"{place}: this field is required") from error
         raise UserError(f"{place}: {message[0].lower()}{message[1:]}, got {_show(first['input'])}") from error
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
         raise UserError(f"{where}: {cls.__name__} has a field that no config can fill: {error}") from error
+
+
+def _is_field(part: str) -> bool:
+    """False for what pydantic names besides fields: the branch of a union it tried, tuple[str, ...] or int."""
+    return part.isidentifier() and part not in ("int", "float", "str", "bool", "none", "list", "dict")
+
+
+def _own_rule(where: str, fields: list[str], message: str) -> str:
+    """The line of a dataclass's own check, "field: rule", under the section that the dataclass fills."""
+    place = ".".join([where, *fields])
+    if ": " not in message:
+        return f"{place}: {message}"
+    last = fields[-1] if fields else ""
+    if last and message.startswith((f"{last}:", f"{last}.")):  # the check names its own section already
+        return f"{place}{message.removeprefix(last)}"
+    return f"{place}.{message}"
 
 
 def build_named(kind: NamedKind, value: Any, where: str, allow_code: bool) -> Any:
@@ -87,6 +103,22 @@ def _check(hint: Any, value: Any, where: str) -> None:
     for record in (c for c in choices if _is_record(c)):
         if isinstance(value, Mapping):
             _check(record, value, where)
+    for inner, item, place in _items(hint, value, where):
+        _check(inner, item, place)
+
+
+def _items(hint: Any, value: Any, where: str) -> list[tuple[Any, Any, str]]:
+    """Hint, value and place of everything in a list or mapping, if the hint admits one such container."""
+    kinds = (list, tuple) if isinstance(value, list) else (dict, Mapping) if isinstance(value, dict) else ()
+    options = [hint] if get_origin(hint) in (list, tuple, dict, Mapping) else get_args(hint)
+    fitting = [get_args(o) for o in options if get_origin(o) in kinds]
+    if len(fitting) != 1 or not fitting[0]:
+        return []
+    inner = fitting[0]
+    if isinstance(value, dict):
+        return [(inner[1], item, f"{where}.{key}") for key, item in value.items()]
+    hints = [inner[0]] * len(value) if len(inner) == 1 or inner[1] is Ellipsis else list(inner)
+    return [(h, item, f"{where}.{i}") for i, (h, item) in enumerate(zip(hints, value, strict=False))]
 
 
 def _check_numeral(value: str, where: str) -> None:

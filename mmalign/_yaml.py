@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,17 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.MarkedYAMLError(None, None, "anchors and aliases are not supported", event.start_mark)
+        tag = getattr(event, "tag", None)
+        if tag:
+            shown = tag.replace("tag:yaml.org,2002:", "!!")
+            raise yaml.MarkedYAMLError(None, None, f"the tag {shown} is not supported", event.start_mark)
         return super().compose_node(parent, index)
 
 
 _Loader.yaml_implicit_resolvers = {}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|false|True|False)$"), list("tfTF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"(?:true|false|True|False)$"), list("tfTF")
+)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"(?:~|null|)$"), ["~", "n", ""])
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
@@ -96,9 +103,11 @@ def parse_file(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; give the YAML file")
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        with path.open("rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
             raise UserError(f"{path}: larger than 1 MiB; that is not a config")
-        text = path.read_bytes().decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except OSError as error:
@@ -130,7 +139,8 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         if kind and path[1:] == [kind.key] and not isinstance(current, list):
             if not isinstance(current, dict) or current.get(kind.key) != value:
                 if isinstance(current, dict) and len(current) > 1:
-                    print(f"{path[0]}: {value} replaces the whole section, its other fields are defaults")
+                    note = f"{path[0]}: {value} replaces the whole section, its other fields are defaults"
+                    print(note, file=sys.stderr)  # stdout may be a config that is being written
                 result[path[0]] = {kind.key: value}
             continue
         _assign(result, path, value, override)
@@ -142,7 +152,7 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any, override: str) ->
     for depth, key in enumerate(path):
         last = depth == len(path) - 1
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 raise UserError(f"override {override!r}: {key} is no place in a list of {len(node)}")
             if last:
                 node[int(key)] = value

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmalign._build import build_named, build_plain
+from mmalign._build import build_named, build_plain, refuse_unknown
 from mmalign._names import KINDS, class_of, name_of
 from mmalign._yaml import apply_overrides, parse_file
+from mmalign.objectives._sum import WeightedSum
 from mmalign.types import UserError
 
 
@@ -117,7 +118,7 @@ class Train:
         if self.draws == "fresh":
             return None
         head, _, count = self.draws.partition(":")
-        if head != "fixed" or not count.isdigit() or int(count) == 0:
+        if head != "fixed" or not count.isdecimal() or int(count) == 0:
             raise ValueError(f"draws: must be fresh or fixed:K with K above 0, got {self.draws!r}")
         return int(count)
 
@@ -184,8 +185,6 @@ def load(path: str | Path, overrides: Sequence[str] = (), allow_code: bool = Fal
 
 def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> RunConfig:
     """Build and check a RunConfig from plain mappings, lists and scalars."""
-    from mmalign._build import refuse_unknown
-
     refuse_unknown(tree, _SECTIONS, where)
     for name in ("model", "data", "objective", "train"):
         if name not in tree:
@@ -228,8 +227,6 @@ def _mixture(value: Any, where: str, allow_code: bool) -> tuple[tuple[float, Any
 def _objective(value: Any, where: str, allow_code: bool) -> Any:
     if not isinstance(value, list):
         return build_named(KINDS["objective"], value, where, allow_code)
-    from mmalign.objectives._sum import WeightedSum
-
     if not value:
         raise UserError(f"{where}: the list of objectives is empty")
     weighted = [_weighted(KINDS["objective"], v, f"{where}[{i}]", allow_code) for i, v in enumerate(value)]
@@ -269,7 +266,7 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
             single = len(value) == 1 and value[0][0] == 1.0
             listed = [{**_named(KINDS["data"], source), "weight": w} for w, source in value]
             tree[name] = _named(KINDS["data"], value[0][1]) if single else listed
-        elif name == "objective" and hasattr(value, "terms"):
+        elif name == "objective" and isinstance(value, WeightedSum):
             tree[name] = [{**_named(KINDS["objective"], term), "weight": w} for _, w, term in value.terms]
         elif name == "transforms":
             tree[name] = [_named(KINDS[name], v) for v in value]
@@ -317,18 +314,22 @@ def identity(config: RunConfig) -> str:
 def schema() -> dict[str, Any]:
     """JSON Schema of a config file, for editors: every shipped name with its fields."""
     from mmalign._names import names
-    from mmalign._schema import named_schema, plain_schema
+    from mmalign._schema import named_schema, or_null, plain_schema
+
+    def named(section: str, weighted: bool = False) -> dict[str, Any]:
+        kind = KINDS[section]
+        return named_schema(kind, [(name, class_of(kind, name)) for name in names(kind)], weighted)
 
     properties: dict[str, Any] = {name: plain_schema(cls) for name, cls in _PLAIN.items()}
     properties |= {name: plain_schema(kind) for name, kind in _SCALARS.items()}
-    for section in ("model", "data", "heldout", "objective", "transforms"):
-        kind = KINDS[section]
-        one = named_schema(kind, [(name, class_of(kind, name)) for name in names(kind)])
-        many = {"type": "array", "items": one}
-        properties[section] = {"anyOf": [one, many]} if section in ("data", "objective") else one
-        if section == "transforms":
-            properties[section] = many
+    properties["lora"] = or_null(properties["lora"])
+    properties["model"], properties["heldout"] = named("model"), or_null(named("heldout"))
+    for section in ("data", "objective", "transforms"):
+        many = {"type": "array", "items": named(section, weighted=section != "transforms")}
+        properties[section] = {"anyOf": [named(section), many]}
     properties["evaluation"] = plain_schema(Evaluation)
+    judge = {"anyOf": [named("judge"), {"type": "string"}, {"type": "null"}]}
+    properties["evaluation"]["properties"]["judge"] = judge
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mmalign run",

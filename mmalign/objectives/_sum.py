@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.types import AllMean, Objective, Outcome, Scores, State, View
+from mmalign.types import AllMean, Objective, Outcome, Scores, State, UserError, View
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,16 @@ class WeightedSum(Objective):
     """sum_i weight_i * loss_i. Metrics and state of a term carry its label as prefix, "dpo/accuracy"."""
 
     terms: tuple[tuple[str, float, Objective], ...]  # label, weight, objective
+
+    def __post_init__(self) -> None:
+        views = self.views
+        for label, _, term in self.terms:
+            for role, view in term.views.items():
+                if view != views[role]:
+                    raise UserError(
+                        f"objective {label}: makes role {role} by {view.change} of {view.of}, another term "
+                        f"by {views[role].change} of {views[role].of}; give the two roles different names"
+                    )
 
     @property
     def roles(self) -> Mapping[str, tuple[str, ...]]:

@@ -62,8 +62,9 @@ class KTO(Objective):
         twin = "mismatched" if self.baseline == "mismatched" else "completion"
         z0 = all_mean(policy[twin].ratio(reference[twin]).detach()).clamp(min=0)
         good = labels["binary"] > 0.5
-        sign = torch.where(good, 1.0, -1.0).to(h.dtype)
-        weight = torch.where(good, self.desirable_weight, self.undesirable_weight).to(h.dtype)
+        one = torch.ones_like(h)
+        sign = torch.where(good, one, -one)
+        weight = torch.where(good, self.desirable_weight * one, self.undesirable_weight * one)
         loss = weight * (1 - torch.sigmoid(sign * self.beta * (h - z0)))
 
         reward = (self.beta * h).detach()

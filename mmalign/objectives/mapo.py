@@ -50,8 +50,9 @@ class MaPO(Objective):
         return Outcome(chosen + preference, metrics, state)
 
     def _score(self, error: Tensor) -> Tensor:
-        """s(e) by expm1, with its series 1 - x / 2 + x^2 / 12 where x = k e is too small to divide by."""
+        """s(e) as x e^-x / (1 - e^-x), whose gradient stays finite where e^x overflows, with its series
+        1 - x / 2 + x^2 / 12 where x = k e is too small to divide by."""
         x = self.k * error
         small = x.abs() < 1e-4
         safe = torch.where(small, torch.ones_like(x), x)
-        return torch.where(small, 1 - x / 2 + x * x / 12, safe / torch.expm1(safe))
+        return torch.where(small, 1 - x / 2 + x * x / 12, safe * torch.exp(-safe) / -torch.expm1(-safe))

@@ -39,5 +39,4 @@ class LengthDesensitized(Transform):
 
     def _scale(self, side: LogProbs, shorter: torch.Tensor) -> LogProbs:
         late = side.mask.long().cumsum(-1) > shorter[:, None]
-        factor = torch.where(late, self.alpha, 1.0).to(side.values.dtype)
-        return replace(side, values=side.values * factor)
+        return replace(side, values=torch.where(late, self.alpha * side.values, side.values))
