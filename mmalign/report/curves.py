@@ -102,6 +102,16 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     return [place * step for place in range(first, last + 1)]
 
 
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Labels of evenly spaced ticks with just the digits that tell them apart."""
+    if len(values) < 2:
+        return [number(value) for value in values]
+    digits = max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9))
+    if digits > 5 or max(map(abs, values)) >= 1e5:
+        return [number(value) for value in values]
+    return [f"{value:.{digits}f}".replace("-", "\u2212") for value in values]
+
+
 # ---------------------------------------------------------------- which lines go together
 
 
@@ -160,12 +170,13 @@ class _Frame:
 
 def _axes(frame: _Frame) -> list[Html]:
     parts = []
-    for value in ticks(frame.low, frame.high):
-        y, zero = f"{frame.y(value):.1f}", abs(value) < 1e-9 * (frame.high - frame.low)
+    values = [0.0 if abs(v) < 1e-9 * (frame.high - frame.low) else v for v in ticks(frame.low, frame.high)]
+    for value, words in zip(values, tick_labels(values), strict=True):
+        y = f"{frame.y(value):.1f}"
         ends = {"x1": str(_LEFT), "x2": str(_WIDTH - _RIGHT), "y1": y, "y2": y}
-        parts.append(element("line", {**ends, "class": "zero" if zero else "grid"}))
+        parts.append(element("line", {**ends, "class": "grid" if value else "zero"}))
         place = {"x": str(_LEFT - 6), "y": y, "class": "ylabel"}
-        parts.append(element("text", place, number(0.0 if zero else value)))
+        parts.append(element("text", place, words))
     bottom = _HEIGHT - _BOTTOM
     for step in ticks(0, frame.last_step):
         if step == int(step):

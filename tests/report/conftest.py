@@ -1,0 +1,5 @@
+"""The run folder that tests of the report read."""
+
+from fake_run import make_run
+
+__all__ = ["make_run"]

@@ -1,0 +1,101 @@
+"""Every rule fires where it should and stays silent where it should."""
+
+from typing import Any
+
+import pytest
+
+from mmalign.evaluation.compare import Answered, Comparison
+from mmalign.report.alarms import find_alarms
+from mmalign.report.series import Metrics, Series
+from mmalign.training.record import RunRecord
+from mmalign.types import Part
+
+
+def record(**changes: Any) -> RunRecord:
+    fields: dict[str, Any] = {
+        "config_hash": "0", "seed": 0, "processes": 1, "device": "cpu", "threads": 1, "versions": {},
+        "git": None, "data": {}, "status": "finished", "step": 10,
+    }  # fmt: skip
+    return RunRecord(**(fields | changes))
+
+
+def curve(*values: float, broken: tuple[int, ...] = ()) -> Series:
+    return Series(list(range(len(values))), list(values), list(broken))
+
+
+def judged(*pairs: tuple[float, float], iou: tuple[float, float] = (0.0, 0.0)) -> Comparison:
+    text = Part("text", "x")
+    rows = [
+        Answered(
+            str(i), "x", (), text, text, {"score": b, "iou": iou[0]}, {"score": t, "iou": iou[1] - 0.001 * i}
+        )
+        for i, (b, t) in enumerate(pairs)
+    ]
+    return Comparison(tuple(rows), 0)
+
+
+def said(
+    run: RunRecord | None = None,
+    train: dict[str, Series] | None = None,
+    heldout: dict[str, Series] | None = None,
+    comparison: Comparison | None = None,
+) -> list[str]:
+    found = find_alarms(run or record(), Metrics(train or {}, heldout or {}), comparison)
+    return [f"{alarm.level}: {alarm.text}" for alarm in found]
+
+
+def test_a_good_run_has_none() -> None:
+    heldout = {"chosen_falling": curve(0.5, 0.3), "implicit_acc": curve(0.5, 0.8), "loss": curve(0.7, 0.5)}
+    heldout |= {"error/chosen": curve(0.3, 0.29), "error/rejected": curve(0.3, 0.4)}
+    heldout |= {"reference_error/chosen": curve(0.3, 0.3), "reference_error/rejected": curve(0.3, 0.3)}
+    good = judged(*[(0.0, 1.0)] * 20)
+    assert said(record(skipped={"captions_cut": 3}), {"loss": curve(0.7, 0.6)}, heldout, good) == [
+        "caution: iou fell from 0 to \u22120.0095: is the total gained at its expense?"
+    ]
+
+
+def test_both_errors_rising_is_a_collapse() -> None:
+    heldout = {"error/chosen": curve(0.3, 0.33), "error/rejected": curve(0.3, 0.36)}
+    reference = {"reference_error/chosen": curve(0.3, 0.3), "reference_error/rejected": curve(0.3, 0.3)}
+    (line,) = said(heldout=heldout | reference)
+    assert line.startswith("alarm: collapse") and "chosen 0.3 to 0.33, held-out" in line
+    assert said(heldout=heldout) == [line]  # without a reference: since the start
+    assert said(train=heldout | reference) == [line.replace("held-out", "training")]
+    assert said(heldout=heldout | reference | {"error/chosen": curve(0.3, 0.31)}) == []
+
+
+def test_the_reference_explains_an_error_that_only_the_draws_raised() -> None:
+    train = {"error/chosen": curve(0.3, 0.5), "reference_error/chosen": curve(0.3, 0.5)}
+    assert said(train=train) == []
+
+
+@pytest.mark.parametrize(
+    ("heldout", "word"),
+    [
+        ({"chosen_falling": curve(0.5, 0.51)}, "caution: chosen falling: at the end 51% of the held-out"),
+        ({"implicit_acc": curve(0.6, 0.49)}, "caution: held-out implicit accuracy ends at 49%"),
+        ({"loss": curve(0.5, 0.75)}, "caution: held-out loss ends above its start: 0.5 to 0.75"),
+        (
+            {"loss": curve(0.5, 0.4, broken=(1, 2))},
+            "alarm: held-out loss is not finite 2 times, first at step 1",
+        ),
+    ],
+)
+def test_curves(heldout: dict[str, Series], word: str) -> None:
+    (line,) = said(heldout=heldout)
+    assert line.startswith(word)
+
+
+def test_the_record() -> None:
+    lines = said(record(status="stopped", step=7, skipped={"steps with NaN or inf": 2}))
+    assert lines[0].startswith("alarm: 2 steps with NaN or inf")
+    assert lines[1] == "caution: the run is stopped at step 7, not finished"
+
+
+def test_the_evaluation() -> None:
+    assert said(comparison=judged(*[(1.0, 0.0)] * 20))[0].startswith("alarm: the tuned model is worse")
+    (line,) = said(comparison=judged((0.0, 1.0), (1.0, 0.0)))
+    assert line.startswith("caution: the win rate cannot be told from chance on 2 prompts: 50%")
+    tied = said(comparison=judged(*[(1.0, 1.0)] * 20, iou=(1.0, 0.5)))
+    assert any("100% of the prompts are ties" in line for line in tied)
+    assert any(line.startswith("caution: iou fell from 1 to 0.4905") for line in tied)

@@ -1,0 +1,118 @@
+"""Which curves share a chart, and where their points are drawn."""
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from mmalign.report.curves import Chart, Line, charts, draw, number, tick_labels, ticks
+from mmalign.report.series import Metrics, Series
+
+
+def series(*values: float, steps: list[int] | None = None, broken: list[int] | None = None) -> Series:
+    return Series(steps or list(range(1, len(values) + 1)), list(values), broken or [])
+
+
+def drawn(chart: Chart, last_step: int) -> ET.Element:
+    """The figure as a tree; parsing fails on markup that is not well-formed."""
+    return ET.fromstring(str(draw(chart, last_step)))
+
+
+def points(figure: ET.Element, name: str = "polyline") -> list[list[tuple[float, float]]]:
+    """Coordinates of the main picture's lines, in order."""
+    found = [e.attrib["points"] for e in figure.findall(f"./svg/{name}")]
+    return [[(float(x), float(y)) for x, y in re.findall(r"([\d.-]+),([\d.-]+)", text)] for text in found]
+
+
+def test_train_and_heldout_share_axes_and_roles_share_a_chart() -> None:
+    one = series(1.0)
+    names = ["zeta", "lr", "reward/margin", "reward/chosen", "reward/rejected", "loss"]
+    names += ["error/chosen", "reference_error/chosen", "implicit_acc", "implicit_acc/t1", "implicit_acc/t2"]
+    found = charts(Metrics(dict.fromkeys(names, one), {"loss": one, "reward/chosen": one}))
+    assert [chart.name for chart in found] == [
+        "loss", "implicit_acc", "reward/margin", "reward", "error", "implicit_acc by noise", "lr", "zeta",
+    ]  # fmt: skip
+    labels = {chart.name: [line.label for line in chart.lines] for chart in found}
+    assert labels["loss"] == ["training", "held-out"]
+    assert labels["reward"] == ["chosen", "chosen, held-out", "rejected"]
+    assert labels["error"] == ["chosen", "reference, chosen"]
+    reward = next(chart for chart in found if chart.name == "reward")
+    assert [line.colour for line in reward.lines] == [0, 0, 1]
+
+
+def test_many_roles_are_spread_over_charts() -> None:
+    found = charts(Metrics({f"logp/r{i}": series(1.0) for i in range(8)}, {}))
+    assert [(chart.name, len(chart.lines)) for chart in found] == [("logp", 6), ("logp (2)", 2)]
+
+
+def test_points_lie_where_the_axes_say() -> None:
+    line = Line("training", series(0.0, 1.0, 0.25, steps=[0, 10, 20]), False, 0)
+    figure = drawn(Chart("accuracy", (line,)), 20)
+    (left, zero), (middle, one), (right, quarter) = points(figure)[0]
+    assert middle == pytest.approx((left + right) / 2, abs=0.1)
+    assert quarter == pytest.approx(zero + 0.25 * (one - zero), abs=0.1) and one < zero  # y grows downwards
+    grid = [e for e in figure.findall("./svg/line") if e.attrib["class"] in ("grid", "zero")]
+    labels = [e.text for e in figure.findall("./svg/text") if e.attrib["class"] == "ylabel"]
+    places = dict(zip(labels, (float(e.attrib["y1"]) for e in grid), strict=True))
+    assert places["0.0"] == pytest.approx(zero, abs=0.1) and places["1.0"] == pytest.approx(one, abs=0.1)
+
+
+def test_long_curves_are_drawn_as_means_with_their_range() -> None:
+    line = Line("training", series(*[0.0, 1.0] * 300), False, 0)
+    figure = drawn(Chart("accuracy", (line,)), 600)
+    (curve,), (band,) = points(figure), points(figure, "polygon")
+    assert len(curve) == 60 and len(band) == 120
+    assert len({y for _, y in curve}) == 1  # every block of ten has mean one half
+    top, bottom = min(y for _, y in band), max(y for _, y in band)
+    assert curve[0][1] == pytest.approx((top + bottom) / 2, abs=0.1)
+
+
+def test_every_heldout_point_has_its_dot() -> None:
+    line = Line("held-out", series(*range(200)), True, 1)
+    figure = drawn(Chart("loss", (line,)), 200)
+    assert len(figure.findall("./svg/circle")) == len(points(figure)[0]) == 200
+
+
+def test_a_curve_breaks_at_values_that_are_not_finite() -> None:
+    line = Line("training", series(1.0, 2.0, 3.0, 4.0, steps=[1, 2, 4, 5], broken=[3]), False, 0)
+    figure = drawn(Chart("loss", (line,)), 5)
+    assert [len(curve) for curve in points(figure)] == [2, 2]
+    marks = [e for e in figure.findall("./svg/line") if e.attrib["class"] == "broken"]
+    assert [mark.findtext("title") for mark in marks] == ["not finite at step 3"]
+
+
+@pytest.mark.parametrize("values", [(), (3.0,), (0.0, 0.0), (-5.0, -5.0), (1e300, -1e300), (1e-12, 2e-12)])
+def test_odd_curves_are_drawn(values: tuple[float, ...]) -> None:
+    figure = drawn(Chart("loss", (Line("training", series(*values, broken=[1]), False, 0),)), 0)
+    for curve in points(figure):
+        assert all(0 <= y <= 230 for _, y in curve)
+    assert bool(points(figure)) == bool(values)
+
+
+def test_metric_names_are_escaped() -> None:
+    evil = "<script>alert(1)</script>"
+    metrics = Metrics({evil: series(1.0), f"reward/{evil}": series(1.0), "reward/x": series(1.0)}, {})
+    text = "".join(str(draw(chart, 1)) for chart in charts(metrics))
+    assert "<script" not in text and "&lt;script&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "places"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]), (0, 400, [0, 100, 200, 300, 400]), (-1.1, 0.4, [-1, -0.5, 0])],
+)
+def test_ticks_are_round(low: float, high: float, places: list[float]) -> None:
+    assert ticks(low, high) == pytest.approx(places)
+
+
+def test_tick_labels_tell_the_ticks_apart() -> None:
+    assert tick_labels([0.6931, 0.69315, 0.6932]) == ["0.69310", "0.69315", "0.69320"]
+    assert tick_labels([-1.0, -0.5, 0.0]) == ["\u22121.0", "\u22120.5", "0.0"]
+    assert tick_labels([9.5e-5, 1e-4]) == ["9.5e\u22125", "1e\u22124"]
+    assert tick_labels([0.0, 100.0, 200.0]) == ["0", "100", "200"]
+    assert tick_labels([2.0]) == ["2"]
+
+
+def test_numbers_are_short() -> None:
+    values = [0.0, 0.123456, -12.3456, 1e-5, 0.00012, -250000.0, 1e300]
+    shown = ["0", "0.1235", "\u221212.35", "1e\u22125", "1.2e\u22124", "\u22122.5e5", "1e300"]
+    assert [number(value) for value in values] == shown
