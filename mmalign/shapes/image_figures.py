@@ -28,6 +28,7 @@ class Figures:
     solidity: float
     strict_single: float
     strict_pair: float
+    strict_group: float
     empty: float
 
     def as_dict(self) -> dict[str, float]:
@@ -36,8 +37,8 @@ class Figures:
 
 
 def load(folder: Path = SHIPPED) -> StableDiffusionPipeline:
-    """Load a pipeline folder in float32 (weights are stored in half precision), without a progress bar."""
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None).to(torch.float32)
+    """Load a pipeline folder in float32, without a progress bar."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -62,23 +63,33 @@ def sample(
 def measure(images: Sequence[Image.Image], prompts: Sequence[str]) -> tuple[Figures, list[Verdict]]:
     """Judge pictures against their prompts: the means, and the verdicts one by one."""
     verdicts = [judge(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
-    pairs = [parse_caption(prompt).relation is not None for prompt in prompts]
+    layouts = [_layout(prompt) for prompt in prompts]
 
     def mean(values: Sequence[float]) -> float:
         return sum(values) / len(values) if values else 0.0
 
-    both = list(zip(verdicts, pairs, strict=True))
+    def strict(layout: str) -> float:
+        return mean([v.strict for v, other in zip(verdicts, layouts, strict=True) if other == layout])
+
     figures = Figures(
         pictures=len(verdicts),
         strict=mean([v.strict for v in verdicts]),
         faithfulness=mean([v.faithfulness for v in verdicts]),
         iou=mean([v.iou for v in verdicts]),
         solidity=mean([v.solidity for v in verdicts]),
-        strict_single=mean([v.strict for v, pair in both if not pair]),
-        strict_pair=mean([v.strict for v, pair in both if pair]),
+        strict_single=strict("single"),
+        strict_pair=strict("pair"),
+        strict_group=strict("group"),
         empty=mean([v.iou == 0 for v in verdicts]),
     )
     return figures, verdicts
+
+
+def _layout(prompt: str) -> str:
+    caption = parse_caption(prompt)
+    if caption.relation is not None:
+        return "pair"
+    return "group" if len(caption.things) > 1 else "single"
 
 
 def _generator(seed: int, position: int, prompt: str) -> torch.Generator:

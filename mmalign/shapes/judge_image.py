@@ -34,8 +34,9 @@ SMALLEST = 6
 """Objects of fewer pixels are debris: not counted."""
 LEAST_IOU = 0.8
 """An object has a kind only if the rendered shape overlaps it at least this well."""
-COLOUR_ERROR = 60.0
-"""An object has a colour only if its full colour lies this near to the palette's (RGB distance)."""
+COLOUR_ERROR, PALEST = 60.0, 0.6
+"""An object has a colour only if its own colour lies this near to the palette's (RGB distance), or to a mix
+of it with the ground that keeps at least the share PALEST: thin lines nowhere reach their full colour."""
 STYLE_WEIGHT = 0.5
 """The weight of the style preference (solid shapes) in `score`, beside 1 for faithfulness."""
 
@@ -173,7 +174,7 @@ def _colour(differences: Array, ground: Array) -> tuple[str, Array, float]:
     """Name, difference from the ground [3] and error of the palette colour that explains the pixels [P, 3].
 
     Each pixel is taken as a mix of ground and full colour; the residual is its distance from that line. The
-    error is the distance of the object's own colour (the mean of its strongest pixels) from the palette's.
+    error is the distance of the object's own colour (the mean of its strongest pixels) from the nearest mix.
     """
     residuals = {}
     for name, rgb in COLOURS.items():
@@ -184,7 +185,8 @@ def _colour(differences: Array, ground: Array) -> tuple[str, Array, float]:
     palette = np.asarray(COLOURS[best], dtype=np.float64) - ground
     strength = differences @ palette
     core = differences[strength >= np.quantile(strength, 0.6)].mean(0)
-    return best, palette, float(np.linalg.norm(core - palette))
+    share = np.clip(core @ palette / (palette @ palette), PALEST, 1.15)
+    return best, palette, float(np.linalg.norm(core - share * palette))
 
 
 def _grown(mask: Mask) -> Mask:
@@ -195,11 +197,13 @@ def _grown(mask: Mask) -> Mask:
 
 
 def _holes(part: Mask) -> Mask:
-    """Pixels outside an object that cannot reach the border by steps of four neighbours."""
-    height, width = part.shape
-    border = [(row, column) for row in range(height) for column in (0, width - 1)]
-    border += [(row, column) for row in (0, height - 1) for column in range(width)]
-    holes: Mask = ~part & ~_flooded(~part, border, diagonal=False)
+    """Pixels outside an object that cannot leave it by steps of four neighbours."""
+    rows, columns = np.nonzero(part.any(1))[0], np.nonzero(part.any(0))[0]
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    around = np.pad(~part[box], 1, constant_values=True)
+    outside = _flooded(around, [(0, 0)], diagonal=False)
+    holes = np.zeros_like(part)
+    holes[box] = (around & ~outside)[1:-1, 1:-1]
     return holes
 
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mmalign.shapes.image_figures import load, measure, sample
+from mmalign.shapes.image_card import ship
+from mmalign.shapes.image_figures import SHIPPED, load, measure, sample
 from mmalign.shapes.preferences import validation_prompts
 from mmalign.shapes.pretrain_state import (
     Average,
@@ -47,7 +48,7 @@ from mmalign.shapes.tiny_sd import (
 )
 
 PEAK_RATE, WARMUP, BATCH, DECAY, CAPTION_DROPOUT = 1.2e-3, 200, 32, 0.999, 0.1
-SAVE_EVERY, EXPORT_EVERY = 500, 1000
+SAVE_EVERY, EXPORT_EVERY = 200, 400
 
 
 class Denoiser(nn.Module):
@@ -143,12 +144,18 @@ def judge_step(folder: Path, step: int, average: Average) -> None:
 
 
 def export(folder: Path, average: Average, target: Path) -> None:
-    """Write a half-precision pipeline folder from the averaged denoiser and the finished autoencoder."""
+    """Write a pipeline folder from the averaged denoiser and the finished autoencoder.
+
+    Both are stored in half precision and load in float32 by default. The small text tower is stored in
+    float32: the library would load it in the precision of its file, beside the others in float32.
+    """
     tokenizer = build_tokenizer()
     model = Denoiser(build_text_encoder(tokenizer), build_unet())
     model.load_state_dict(average.weights)
-    vae = AutoencoderKL.from_pretrained(folder / "vae-final")
-    pipeline = assemble(tokenizer, model.text_encoder.half(), vae.half(), model.unet.half())
+    trained, vae = AutoencoderKL.from_pretrained(folder / "vae-final"), build_vae()
+    vae.load_state_dict(trained.state_dict())
+    vae.register_to_config(scaling_factor=trained.config.scaling_factor)
+    pipeline = assemble(tokenizer, model.text_encoder, vae.half(), model.unet.half())
     pipeline.save_pretrained(target, safe_serialization=True)
 
 
@@ -192,10 +199,16 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="pretrain_shapes.py image", description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain_image"), help="states and exports")
     parser.add_argument("--pictures", type=int, default=24_000, help="training pictures")
-    parser.add_argument("--vae-steps", type=int, default=3_400)
-    parser.add_argument("--steps", type=int, default=11_000, help="denoiser steps of 32 pictures")
+    parser.add_argument("--vae-steps", type=int, default=2_800)
+    parser.add_argument("--steps", type=int, default=2_600, help="denoiser steps of 32 pictures")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--ship", type=int, metavar="STEP", help="only put the export at STEP into the package"
+    )
     args = parser.parse_args(argv)
+    if args.ship is not None:
+        ship(args.work, args.ship, SHIPPED)
+        return
     args.work.mkdir(parents=True, exist_ok=True)
     pictures, captions = training_pictures(args.pictures, BASE, args.seed)
     vae = prepare_vae(args.work, pictures, args.vae_steps, args.seed)

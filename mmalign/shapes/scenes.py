@@ -119,10 +119,10 @@ class World:
     wobble: float = 0.03
 
 
-BASE = World(name="base", singles=0.55, pairs=0.45, filled=0.45, dark=0.0)
-"""The narrow world of the shipped picture model: singles and pairs on a light ground, no groups."""
-FULL = World(name="full", singles=0.4, pairs=0.4, filled=0.45, dark=0.3)
-"""Everything that the renderer and the judge know: groups of two and three, and dark grounds as well."""
+BASE = World(name="base", singles=0.4, pairs=0.45, filled=0.45, dark=0.0)
+"""The world of the shipped picture model: singles, pairs and some groups on a light ground."""
+FULL = World(name="full", singles=0.35, pairs=0.35, filled=0.45, dark=0.3)
+"""Everything that the renderer and the judge know: dark grounds as well, and more groups."""
 
 _THING = rf"({'|'.join(COLOURS)}) ({'|'.join(KINDS)})"
 _SINGLE = re.compile(rf"a ({'|'.join(SIZES)}) {_THING}")

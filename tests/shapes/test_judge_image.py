@@ -50,7 +50,7 @@ def test_clean_renders_are_accepted() -> None:
 
 
 def test_soft_and_noisy_renders_are_accepted() -> None:
-    drawn = scenes(150, seed=1)
+    drawn = scenes(80, seed=1)
     pictures = [render(scene) for scene in drawn]
     blurred = [picture.filter(ImageFilter.GaussianBlur(0.5)) for picture in pictures]
     assert strict_share(blurred, drawn) >= 0.97
@@ -113,7 +113,7 @@ def test_faithfulness_is_the_share_of_facts(scene: Scene, prompt: str, faithfuln
 
 
 def test_solidity_ranks_filled_above_outline() -> None:
-    drawn = scenes(150, seed=3)
+    drawn = scenes(80, seed=3)
     pairs = [
         tuple(judge(render(refilled(scene, filled)), caption_of(scene).text) for filled in (True, False))
         for scene in drawn

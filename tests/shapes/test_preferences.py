@@ -10,7 +10,7 @@ from mmalign.shapes.preferences import (
     style_pairs,
     validation_prompts,
 )
-from mmalign.shapes.scenes import FULL, parse_caption
+from mmalign.shapes.scenes import BASE, FULL, World, parse_caption
 
 
 def flat(pairs: list[ImagePair]) -> list[tuple[str, str, bytes, bytes]]:
@@ -33,23 +33,26 @@ def test_no_pair_holds_a_heldout_combination(make) -> None:  # type: ignore[no-u
 
 
 def test_style_pairs_differ_in_style_alone() -> None:
-    for pair in style_pairs(100, 0):
+    for pair in style_pairs(60, 0):
         chosen, rejected = judge(pair.chosen, pair.prompt), judge(pair.rejected, pair.prompt)
         assert chosen.strict and rejected.strict
         assert chosen.solidity > rejected.solidity
 
 
-def test_faithful_pairs_differ_in_one_fact() -> None:
-    for pair in faithful_pairs(100, 0):
-        facts = 4 if parse_caption(pair.prompt).relation is None else 6
+@pytest.mark.parametrize("world", [BASE, FULL])
+def test_faithful_pairs_differ_in_one_fact(world: World) -> None:
+    for pair in faithful_pairs(50, 0, world):
+        caption = parse_caption(pair.prompt)
         assert judge(pair.chosen, pair.prompt).strict
-        assert judge(pair.rejected, pair.prompt).faithfulness == pytest.approx(1 - 1 / facts), pair.id
-
-
-def test_faithful_pairs_of_the_full_world() -> None:
-    for pair in faithful_pairs(60, 0, FULL):
-        assert judge(pair.chosen, pair.prompt).strict
-        assert not judge(pair.rejected, pair.prompt).strict
+        faithfulness = judge(pair.rejected, pair.prompt).faithfulness
+        if caption.relation is not None:  # number, two kinds, two colours, relation
+            assert faithfulness == pytest.approx(5 / 6), pair.id
+        elif len(caption.things) == 1:  # number, kind, colour, size
+            assert faithfulness == pytest.approx(3 / 4), pair.id
+        else:  # all kinds or all colours, or the number and what is said of the missing shape
+            num = len(caption.things)
+            facts = 1 + 2 * num
+            assert any(faithfulness == pytest.approx(1 - lost / facts) for lost in (num, 3)), pair.id
 
 
 def test_prompt_splits_are_heldout_disjoint_and_reproducible() -> None:
@@ -60,6 +63,6 @@ def test_prompt_splits_are_heldout_disjoint_and_reproducible() -> None:
     for prompts in (held, validation):
         captions = [parse_caption(prompt) for prompt in prompts]
         assert all(caption.held_out for caption in captions)
-        assert {len(caption.things) for caption in captions} == {1, 2}
-        singles = {caption.text for caption in captions if caption.relation is None}
+        assert {len(caption.things) for caption in captions} == {1, 2, 3}
+        singles = {caption.text for caption in captions if len(caption.things) == 1}
         assert len(singles) == 4  # each held-out combination, in one of its two sizes
