@@ -17,6 +17,7 @@ from mmalign.training.rows import load_data
 from mmalign.training.setup import (
     build_engine,
     build_policy,
+    find_checkpoint,
     micro_batches,
     space_needed,
     start,
@@ -50,7 +51,7 @@ def run(config: RunConfig) -> Path:
     steps = data.num_steps(config.train)
 
     with record.OutputLock(output, world), StopSignals() as signals:
-        scan = checkpoint.latest(output, world=world)
+        scan = find_checkpoint(output, world, console)
         if scan.found and scan.found.step >= steps and (output / "final").is_dir():
             console.say(f"{output} already holds {scan.found.step} of {steps} steps; nothing to do")
             return output
@@ -66,9 +67,7 @@ def run(config: RunConfig) -> Path:
         if position.step == 0:
             checkpoint.check_space(output, space_needed(adapter.policy))
             starting_checks(engine, encoder, data, config, console)
-        position.open(
-            output, config, data.facts(), [*notes, *data.notes, *scan.warnings, *console.take_notes()]
-        )
+        position.open(output, config, data.facts(), [*notes, *data.notes, *console.take_notes()])
         if position.step == 0 and heldout:
             position.log(evaluate(engine, heldout, position.objective))
         kept = {scan.found.path.name} if scan.found else set()
@@ -100,7 +99,7 @@ def run(config: RunConfig) -> Path:
                 position.log(evaluate(engine, heldout, position.objective))
             if last or signum or _due(position.step, config.train.save_every):
                 position.sync()
-                saver.save(snapshot(position, adapter.policy, optimizer, schedule))
+                saver.save(snapshot(position, adapter.policy, optimizer, schedule), last=last or signum != 0)
             if signum and not last:
                 bar.close()
                 position.close("stopped", adapter.counts)

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 
 from mmalign.config import RunConfig, Train, to_tree
 from mmalign.data._digest import digest
-from mmalign.training import lora
+from mmalign.training import checkpoint, lora
 from mmalign.training.checks import choose, uses_chunks
 from mmalign.training.console import Console
 from mmalign.training.encoding import Encoder
@@ -26,7 +26,7 @@ from mmalign.training.rows import RunData
 from mmalign.training.scorer import Scorer
 from mmalign.training.step import Engine, Micro, collate_labels, draw_seeds, score, score_all
 from mmalign.training.world import World
-from mmalign.types import Adapter, Item
+from mmalign.types import Adapter, Item, UserError
 
 
 def start() -> tuple[Accelerator, World]:
@@ -45,6 +45,17 @@ def start() -> tuple[Accelerator, World]:
     )
     world = World(accelerator.process_index, accelerator.num_processes, accelerator.device)
     return accelerator, world
+
+
+def find_checkpoint(output: Path, world: World, console: Console) -> checkpoint.Scan:
+    """The newest whole checkpoint of the run. Raises UserError if there are only broken ones: starting anew
+    would bury them."""
+    scan = checkpoint.latest(output, world=world)
+    for line in scan.warnings:
+        console.warn(line)
+    if scan.found is None and scan.broken:
+        raise UserError(f"output: {output} holds only broken checkpoints; move them away to start anew")
+    return scan
 
 
 def build_policy(config: RunConfig, device: torch.device) -> Adapter:

@@ -1,0 +1,73 @@
+"""One config is the same run on one process and on two."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mmalign.config import from_tree
+from mmalign.training.run import run
+from runs import Bench, largest_gap, losses, weights
+
+TRAIN = {"steps": 3, "lr": 1e-4, "eps": 1e-3}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "text-full": ("text", {"train": {**TRAIN, "micro_batch": 2}, "data": {"heldout": 4}}),
+    "text-lora": ("text", {"train": TRAIN, "lora": {"rank": 4}}),
+    "text-kto": ("text", {"train": {**TRAIN, "batch": 8, "micro_batch": 2}, "objective": {"name": "kto"}}),
+    "image-full": ("image", {"train": TRAIN}),
+    "image-lora": ("image", {"train": {**TRAIN, "batch": 5}, "lora": {"rank": 4, "init": "gaussian"}}),
+}
+
+
+def torchrun(arguments: list[str]) -> tuple[int, str]:
+    """Two processes on this machine; killed as a group after two minutes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(
+        [*command, *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=180)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return 124, output
+    return process.returncode, output
+
+
+@pytest.mark.multiprocess
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    """Same losses at every step, same weights after three: full and LoRA, text and pictures, uneven shares,
+    and an objective whose baseline runs over the whole step."""
+    bench = Bench(tmp_path)
+    files = []
+    for name, (kind, sections) in CASES.items():
+        tree = bench.tree(kind, f"two-{name}", **sections)
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(tree))
+        files.append(str(file))
+    script = str(Path(__file__).with_name("two_processes.py"))
+    code, output = torchrun([script, *files])
+    assert code == 0, output[-3000:]
+    assert output.count("weights differ by 0.0") == 2 * len(CASES)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, (kind, sections) in CASES.items():
+        one = run(from_tree(bench.tree(kind, f"one-{name}", **sections), name))
+        two = tmp_path / f"two-{name}"
+        bound = 2e-6 if kind == "text" else 1e-5
+        assert losses(two) == pytest.approx(losses(one), abs=bound), name
+        assert largest_gap(weights(two, 3), weights(one, 3)) < 2e-6, name
+    torch.set_num_threads(threads)
