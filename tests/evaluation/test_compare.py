@@ -189,7 +189,8 @@ def test_reading_what_is_no_comparison(tmp_path: Path) -> None:
     run().write(tmp_path)
     path = tmp_path / "evaluation" / "results.json"
     good = json.loads(path.read_text())
-    outside = {"kind": "image", "file": "../../secret.png"}
+    outside = {"kind": "image", "file": "../secret.png"}  # it exists, and is not ours
+    Image.new("RGB", (2, 2)).save(tmp_path / "secret.png")
     changes = [
         {"format": 99},
         {"rows": []},

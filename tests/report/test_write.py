@@ -110,7 +110,8 @@ def test_nothing_in_a_run_folder_becomes_markup(make_run: MakeRun) -> None:
     config = config_of("text", **{EVIL: EVIL}, objective={"name": EVIL, EVIL: EVIL}, model={"adapter": EVIL})
     record: dict[str, Any] = {
         "notes": [EVIL], "skipped": {f"NaN{EVIL}": 1}, "versions": {EVIL: EVIL}, "device": EVIL,
-        "data": {EVIL: {EVIL: [EVIL]}}, "git": {"commit": EVIL, "dirty": True}, "config_hash": EVIL, "status": EVIL,
+        "data": {EVIL: {EVIL: [EVIL]}}, "git": {"commit": EVIL, "dirty": True}, "config_hash": EVIL,
+        "status": EVIL,
     }  # fmt: skip
     folder = make_run("text", Comparison(rows, 0), config, record, steps=0)
     with MetricsLog(folder, 0) as log:
