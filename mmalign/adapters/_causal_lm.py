@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 class CausalLM:
     """Any `AutoModelForCausalLM`. `counts["responses_cut"]` is the number of responses cut to fit."""
 
-    def __init__(self, config: Text, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, config: Text, device: torch.device, dtype: torch.dtype) -> None:
         files = _loading.LANGUAGE_MODEL_FILES + (("*.bin",) if config.allow_pickle else ())
         folder = _loading.resolve_folder(config.path, config.revision, files)
-        dtype = dtype or _loading.DTYPES.get(config.dtype)
-        model, tokenizer = _loading.load_causal_lm(folder, dtype, config.attention, config.allow_pickle)
+        wanted = dtype if config.dtype is None else _loading.DTYPES[config.dtype]
+        model, tokenizer = _loading.load_causal_lm(folder, wanted, config.attention, config.allow_pickle)
         self.config = config
         self.device = device
         self.policy: nn.Module = model.to(device)
@@ -66,7 +66,8 @@ class CausalLM:
         eos_id = self.tokenizer.eos_token_id if config.append_eos else None
         if config.append_eos and eos_id is None:
             raise UserError(f"{folder}: the tokenizer has no end token; set model.append_eos: false")
-        return _tokens.Rules(eos_id, config.max_length or self.positions, config.over_long)
+        banned = _tokens.special_tokens(self.tokenizer)
+        return _tokens.Rules(eos_id, config.max_length or self.positions, config.over_long, banned)
 
     # ------------------------------------------------------------ rows
 
@@ -181,7 +182,10 @@ class CausalLM:
         Raises UserError for a prompt that leaves no place for a token.
         """
         settings = self.config.generation
-        ids = [_tokens.tokenize_prompt(self.tokenizer, p, f"prompt {i}") for i, p in enumerate(prompts)]
+        ids = [
+            _tokens.tokenize_prompt(self.tokenizer, prompt, f"prompt {i}", self.rules)
+            for i, prompt in enumerate(prompts)
+        ]
         for number, prompt in enumerate(ids):
             if self.rules.limit is not None and len(prompt) >= self.rules.limit:
                 raise UserError(

@@ -29,6 +29,7 @@ class Rules:
     eos_id: int | None = None  # ends every response that no chat template ends; None adds nothing
     limit: int | None = None  # longest sequence, in tokens
     over_long: Literal["refuse", "cut_response"] = "refuse"
+    banned: tuple[str, ...] = ()  # strings that users must not type, see `special_tokens`
 
 
 def place(sample: PreferenceSample, role: str, slot: int) -> str:
@@ -181,7 +182,6 @@ def tokenize_sample(
     responses given to it, so that every response to one prompt is scored from the same place.
     Raises UserError naming the row and the role.
     """
-    banned = special_tokens(tokenizer)
     prompts: dict[tuple[str, int], str] = {}
     joined: dict[tuple[str, int], list[int]] = {}
     own: dict[str, list[int]] = {}
@@ -189,7 +189,7 @@ def tokenize_sample(
     for role, examples in sample.examples.items():
         for slot, example in enumerate(examples):
             try:
-                prompt, head, ids = _join(tokenizer, example, place(sample, role, slot), banned, rules, own)
+                prompt, head, ids = _join(tokenizer, example, place(sample, role, slot), rules, own)
             except UserError:
                 if role in roles:
                     raise
@@ -204,16 +204,15 @@ def _join(
     tokenizer: Any,
     example: Example,
     where: str,
-    banned: Sequence[str],
     rules: Rules,
     own: dict[str, list[int]],
 ) -> tuple[str, list[int], list[int]]:
     """A prompt's text, its ids, and the ids of prompt and response together; `own` remembers prompt ids."""
     plain = is_plain(example.prompt, where)
-    prompt = prompt_text(tokenizer, example.prompt, where, banned)
+    prompt = prompt_text(tokenizer, example.prompt, where, rules.banned)
     if prompt not in own:
         own[prompt] = encode_text(tokenizer, prompt, plain)
-    full, open_ended = answered_text(tokenizer, example, prompt, where, banned)
+    full, open_ended = answered_text(tokenizer, example, prompt, where, rules.banned)
     ids = encode_text(tokenizer, full, plain)
     if open_ended and rules.eos_id is not None and ids[-1] != rules.eos_id:
         ids.append(rules.eos_id)
@@ -244,9 +243,9 @@ def _fit(ids: list[int], start: int, rules: Rules, where: str) -> Tokens:
     return Tokens(tuple(ids[:limit]), start, cut=True)
 
 
-def tokenize_prompt(tokenizer: Any, prompt: Sequence[Message], where: str) -> list[int]:
+def tokenize_prompt(tokenizer: Any, prompt: Sequence[Message], where: str, rules: Rules) -> list[int]:
     """Ids of a prompt that is to be answered. Raises UserError if it has none."""
-    text = prompt_text(tokenizer, prompt, where, special_tokens(tokenizer))
+    text = prompt_text(tokenizer, prompt, where, rules.banned)
     ids = encode_text(tokenizer, text, is_plain(prompt, where))
     if not ids:
         raise UserError(f"{where}: prompt: has no token; give a prompt")

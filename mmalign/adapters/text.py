@@ -25,7 +25,8 @@ class Text:
 
     path: str  # folder or hub id
     revision: str | None = None
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of frozen weights; auto: as the files have it
+    # of frozen weights; auto: as the files have it; null: bfloat16 under LoRA with train.precision bf16
+    dtype: Literal["float32", "bfloat16", "auto"] | None = None
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"  # auto: sdpa where it exists
     max_length: int | None = None  # tokens of prompt and response together; null: what the model can place
     over_long: Literal["refuse", "cut_response"] = "refuse"
@@ -39,8 +40,8 @@ class Text:
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length: must be 2 or more, got {self.max_length}")
 
-    def build(self, device: torch.device, dtype: torch.dtype | None = None) -> CausalLM:
-        """Load model and tokenizer; `dtype` overrides the field of that name. Raises UserError."""
+    def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> CausalLM:
+        """Load model and tokenizer; `dtype` holds where the field of that name is null. Raises UserError."""
         from mmalign.adapters._causal_lm import CausalLM
 
         return CausalLM(self, device, dtype)

@@ -229,4 +229,7 @@ def test_bfloat16_and_the_files_own_type(folder: Path) -> None:
     for name, expected in dtypes.items():
         adapter = Text(path=str(folder), dtype=name).build(CPU)  # type: ignore[arg-type]
         assert next(adapter.policy.parameters()).dtype == expected
-    assert next(Text(path=str(folder)).build(CPU, torch.bfloat16).policy.parameters()).dtype == torch.bfloat16
+    for asked in (torch.bfloat16, torch.float32):
+        assert next(Text(path=str(folder)).build(CPU, asked).policy.parameters()).dtype == asked
+    fixed = Text(path=str(folder), dtype="float32").build(CPU, torch.bfloat16)
+    assert next(fixed.policy.parameters()).dtype == torch.float32

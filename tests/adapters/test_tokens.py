@@ -27,7 +27,7 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def rules(tokenizer: Any) -> Rules:
-    return Rules(eos_id=tokenizer.eos_token_id)
+    return Rules(eos_id=tokenizer.eos_token_id, banned=special_tokens(tokenizer))
 
 
 def scored(tokenizer: Any, tokens: Any) -> str:
@@ -93,7 +93,7 @@ def test_a_chat_ends_where_its_template_ends_the_turn(tokenizer: Any, rules: Rul
         "<|im_start|>assistant\n"
     )
     assert list(found["chosen", 0].ids[: found["chosen", 0].start]) == tokenize_prompt(
-        tokenizer, row.examples["chosen"][0].prompt, "here"
+        tokenizer, row.examples["chosen"][0].prompt, "here", rules
     )
 
 
@@ -172,6 +172,8 @@ def test_other_refusals(tokenizer: Any, rules: Rules) -> None:
     refused(sample("7", chat(("user", "red?")), chosen="no"), broken, rules, "chat template refuses")
     escape = build_tokenizer("{{ ''.__class__.__mro__[1].__subclasses__() }}")
     refused(sample("7", chat(("user", "red?")), chosen="no"), escape, rules, "chat template refuses")
+    endless = build_tokenizer("{% for i in range(10000000000) %}x{% endfor %}")
+    refused(sample("7", chat(("user", "red?")), chosen="no"), endless, rules, "chat template refuses")
     moving = build_tokenizer("{{ messages | length }}{{ messages[-1]['content'] }}")
     refused(sample("7", chat(("user", "red?")), chosen="no"), moving, rules, "renders the prompt differently")
     loud = build_tokenizer(CHATML.replace("{{ m['content'] }}", "{{ m['content'] | upper }}"))
