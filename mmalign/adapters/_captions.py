@@ -18,8 +18,8 @@ _PER_FORWARD = 32
 def caption_of(prompt: Sequence[Message], tokenizer: Any, where: str) -> str:
     """The caption of a prompt: one message of text parts, joined by spaces.
 
-    Raises UserError, starting with `where`, for several messages, for media, and for text that holds the
-    tokenizer's own start or end token, which would cut the caption there.
+    Raises UserError, starting with `where`, for several messages, for media, for text that is no valid
+    Unicode, and for the tokenizer's own start or end token, which would cut the caption there.
     """
     if len(prompt) != 1 or prompt[0].speaker not in ("user", "text"):
         speakers = ", ".join(message.speaker for message in prompt) or "none"
@@ -28,6 +28,8 @@ def caption_of(prompt: Sequence[Message], tokenizer: Any, where: str) -> str:
         if part.kind != "text" or not isinstance(part.data, str):
             raise UserError(f"{where}: prompt must be text only, got {part.kind}; remove it from the prompt")
     caption = " ".join(part.data for part in prompt[0].parts)
+    if any("\ud800" <= character <= "\udfff" for character in caption):
+        raise UserError(f"{where}: caption holds half of a character (a lone surrogate); mend its encoding")
     for token in (tokenizer.bos_token, tokenizer.eos_token):
         if token in caption:
             raise UserError(f"{where}: caption contains the control token {token}; remove it")

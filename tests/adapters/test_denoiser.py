@@ -126,6 +126,7 @@ def text(caption: Any) -> tuple[Message, ...]:
         (example("cat", picture(1, 4, 40)), "got 4 x 40"),
         (example("cat", picture(1, 10, 110)), "at most 10:1, got 10 x 110"),
         (example("a <|endoftext|> cat", picture(1)), r"control token <\|endoftext\|>"),
+        (example("a \ud800 cat", picture(1)), "half of a character"),
         (Example(text("a") + text("b"), (Part("image", picture(1)),)), "got messages by: user, user"),
         (
             Example((Message("user", (Part("image", picture(1)),)),), (Part("image", picture(1)),)),
