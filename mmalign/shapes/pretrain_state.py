@@ -81,10 +81,15 @@ def load_state(
     if average is not None:
         average.weights = parts["average"]
     saved = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in parts["optimizer"].items():
-        index, moment = name.split(".", 1)
-        moments.setdefault(int(index), {})[moment] = value
+        index, moment = int(name.split(".", 1)[0]), name.split(".", 1)[1]
+        if (
+            value.shape == parameters[index].shape
+        ):  # the fused kernels take for granted that memory layouts agree
+            value = torch.empty_like(parameters[index]).copy_(value)
+        moments.setdefault(index, {})[moment] = value
     optimizer.load_state_dict({"state": moments, "param_groups": saved["param_groups"]})
     return int(json.loads((folder / "state.json").read_text())["step"])
 

@@ -1,0 +1,1 @@
+"""A world of coloured shapes whose preferences a program can check, and tiny models pretrained on it."""
