@@ -62,8 +62,8 @@ class Diffusion:
         Raises UserError naming the component that is missing, broken or of another family.
         """
         from mmalign.adapters._denoiser import Denoiser
-        from mmalign.adapters._loading import DTYPES
         from mmalign.adapters._pipeline import load_parts
 
-        parts = load_parts(self.path, self.revision, self.variant, dtype or DTYPES[self.dtype])
+        chosen = dtype or (torch.bfloat16 if self.dtype == "bfloat16" else torch.float32)
+        parts = load_parts(self.path, self.revision, self.variant, chosen)
         return Denoiser(self, parts, device)
