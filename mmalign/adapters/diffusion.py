@@ -18,6 +18,8 @@ from mmalign.types import Kind
 if TYPE_CHECKING:
     from mmalign.adapters._denoiser import Denoiser
 
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Diffusion:
@@ -26,7 +28,7 @@ class Diffusion:
     path: str  # pipeline folder or hub id
     revision: str | None = None  # of a hub id
     variant: str | None = None  # reads unet/diffusion_pytorch_model.<variant>.safetensors and so on
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the denoiser's frozen weights
+    dtype: Literal["float32", "bfloat16"] | None = None  # of the frozen denoiser; null: as the run asks
     resolution: int | None = None  # side of the square pictures in pixels; null: the pipeline's own
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged
@@ -56,14 +58,14 @@ class Diffusion:
         if self.noise_offset < 0:
             raise ValueError(f"noise_offset: must be 0 or more, got {self.noise_offset}")
 
-    def build(self, device: torch.device, dtype: torch.dtype | None = None) -> Denoiser:
-        """Load the pipeline, its encoders in float32; `dtype` overrides the field of that name.
+    def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Denoiser:
+        """Load the pipeline, its encoders in float32; `dtype` holds where the field of that name is null.
 
         Raises UserError naming the component that is missing, broken or of another family.
         """
         from mmalign.adapters._denoiser import Denoiser
         from mmalign.adapters._pipeline import load_parts
 
-        chosen = dtype or (torch.bfloat16 if self.dtype == "bfloat16" else torch.float32)
+        chosen = dtype if self.dtype is None else _DTYPES[self.dtype]
         parts = load_parts(self.path, self.revision, self.variant, chosen)
         return Denoiser(self, parts, device)

@@ -201,6 +201,8 @@ def test_one_forward_scores_all_roles_and_timesteps_stay_integers(folders: dict[
 def test_a_bfloat16_model_is_compared_in_float32(folders: dict[str, Path]) -> None:
     adapter = Diffusion(str(folders["epsilon"])).build(CPU, torch.bfloat16)
     assert next(adapter.policy.parameters()).dtype == torch.bfloat16
+    named = Diffusion(str(folders["epsilon"]), dtype="float32").build(CPU, torch.bfloat16)
+    assert next(named.policy.parameters()).dtype == torch.float32  # the config wins
     answers: list[torch.Tensor] = []
     adapter.policy.register_forward_hook(lambda module, inputs, output: answers.append(output.sample))
     batch = batch_of(adapter, *pairs(2))
