@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import nn
@@ -54,4 +55,6 @@ def make_schedule(optimizer: torch.optim.Optimizer, train: Train) -> LambdaLR:
         done = min(1.0, (step - train.warmup_steps) / span)
         return 1.0 - done if train.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
+    # a first step refused for NaN moves the schedule but not the optimizer, which torch takes for a slip
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     return LambdaLR(optimizer, factor)

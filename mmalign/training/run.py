@@ -49,13 +49,13 @@ def run(config: RunConfig) -> Path:
     adapter = build_policy(config, world.device)
     data.admit(adapter, config, console)
     steps = data.num_steps(config.train)
+    scan = find_checkpoint(output, world, console)
+    if scan.found and scan.found.step >= steps and (output / "final").is_dir():
+        console.say(f"{output} already holds {scan.found.step} of {steps} steps; nothing to do")
+        return output
+    engine, encoder, optimizer = build_engine(config, accelerator, world, adapter, data, console)
 
     with record.OutputLock(output, world), StopSignals() as signals:
-        scan = find_checkpoint(output, world, console)
-        if scan.found and scan.found.step >= steps and (output / "final").is_dir():
-            console.say(f"{output} already holds {scan.found.step} of {steps} steps; nothing to do")
-            return output
-        engine, encoder, optimizer = build_engine(config, accelerator, world, adapter, data, console)
         schedule = make_schedule(optimizer, config.train)
         position = Position(config.seed, configs.identity(config), world)
         position.objective = {k: v.to(world.device) for k, v in engine.objective.initial_state().items()}
