@@ -48,7 +48,7 @@ def build_plain(cls: Any, value: Any, where: str) -> Any:
 
 
 def _is_field(part: str) -> bool:
-    """False for what pydantic names besides fields: the branch of a union it tried, tuple[str, ...] or int."""
+    """False for what pydantic names besides fields: the branch of a union that it tried, such as int."""
     return part.isidentifier() and part not in ("int", "float", "str", "bool", "none", "list", "dict")
 
 
