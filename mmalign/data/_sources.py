@@ -30,7 +30,8 @@ class SourceOptions:
     `heldout`: rows kept back for evaluation, a count or a share below 1, chosen by a hash of the row's id.
     `on_error`: "stop" at the first broken row, or "skip" and list it. `columns`: {canonical field: column
     of the file}, with null to leave a canonical field out. `drop_identical`: leave out pairs whose two
-    sides are equal (they carry no gradient) instead of only counting them.
+    sides are equal (they carry no gradient) instead of only counting them. `flip`: share of pairs whose sides
+    are swapped, chosen by a hash of the id, for studies of label noise; 0.5 is the shuffled-label control.
     """
 
     root: str | None = None
@@ -40,12 +41,15 @@ class SourceOptions:
     on_error: Literal["stop", "skip"] = "stop"
     columns: dict[str, str | None] = field(default_factory=dict)
     drop_identical: bool = False
+    flip: float = 0.0
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit: must be at least 1, got {self.limit}")
         if self.heldout < 0 or (isinstance(self.heldout, float) and self.heldout >= 1):
             raise ValueError(f"heldout: must be a count, or a share from 0 to below 1, got {self.heldout}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip: must lie in [0, 1], got {self.flip}")
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"on_error: must be stop or skip, got {self.on_error!r}")
         for name in self.columns:
@@ -95,6 +99,7 @@ class LoadReport:
     splits: Counter[str] = field(default_factory=Counter)
     identical: int = 0
     identical_dropped: int = 0
+    flipped: int = 0
     unknown_columns: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
@@ -113,6 +118,8 @@ class LoadReport:
         if self.identical:
             fate = "left out" if self.identical_dropped else "kept; they carry no gradient"
             lines.append(f"data: {self.identical} pairs whose two sides are equal ({fate})")
+        if self.flipped:
+            lines.append(f"data: {self.flipped} pairs have their sides swapped (flip)")
         if self.unknown_columns:
             lines.append(f"data: columns not used: {_counts(self.unknown_columns)}")
         if self.skipped:
@@ -160,7 +167,7 @@ def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"]
             break
     if not samples:
         raise UserError(_nothing_left(options, report))
-    samples = _part_of(samples, options, which, report)
+    samples = [_flipped(one, options.flip, report) for one in _part_of(samples, options, which, report)]
     for sample in samples:
         report.roles.update(list(sample.examples))
         digests.append(digest(sample.id, sample_digest(sample)))
@@ -255,6 +262,15 @@ def _is_identical(sample: PreferenceSample) -> bool:
         return False
     sides = [[(one.prompt, one.response) for one in sample.examples[role]] for role in ("chosen", "rejected")]
     return digest(sides[0]) == digest(sides[1])
+
+
+def _flipped(sample: PreferenceSample, share: float, report: LoadReport) -> PreferenceSample:
+    pair = {"chosen", "rejected"} <= set(sample.examples)
+    if not pair or derive_seed(0, 0, sample.id, "flip") >= share * 2**63:
+        return sample
+    report.flipped += 1
+    chosen, rejected = sample.examples["chosen"], sample.examples["rejected"]
+    return replace(sample, examples={**sample.examples, "chosen": rejected, "rejected": chosen})
 
 
 def _part_of(

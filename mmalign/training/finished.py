@@ -16,6 +16,7 @@ from mmalign import config as configs
 from mmalign.config import RunConfig
 from mmalign.training import checkpoint, lora
 from mmalign.training._state import restore_tensors
+from mmalign.training.reference import model_at
 from mmalign.types import Adapter, UserError
 
 Switch = Callable[[], AbstractContextManager[nn.Module]]
@@ -118,7 +119,7 @@ def export(run: FinishedRun, folder: Path, merged: bool, dtype: torch.dtype) -> 
             merge(policy)
         policy.to(dtype)
         adapter.save(policy, folder, None)
-        again = dataclasses.replace(config.model, path=str(folder)).build(adapter.device, dtype)
+        again = model_at(config, str(folder), keep_dtype=False).build(adapter.device, dtype)
     gap = float((before - _probe(run, again, again.policy)).abs().max())
     bound = 1e-4 if dtype == torch.float32 or (config.lora is not None and not merged) else 0.05
     if gap > bound * max(1.0, float(before.abs().max())):

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +35,23 @@ def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dty
     if name == "copy":
         return _frozen(copy.deepcopy(policy))
     assert name == "path", name
-    other = dataclasses.replace(config.model, path=config.reference.path).build(adapter.device, dtype)
+    other = model_at(config, str(config.reference.path)).build(adapter.device, dtype)
     if other.fingerprint() != adapter.fingerprint():
         raise UserError(
             f"reference.path {config.reference.path}: its tokenizer or frozen encoders differ from the "
             "policy's; both models must read a row the same way"
         )
     return _frozen(other.policy)
+
+
+def model_at(config: RunConfig, path: str, keep_dtype: bool = True) -> Any:
+    """The model section pointed at another folder; what belongs to the old place does not come along."""
+    reset: dict[str, Any] = {"path": path}
+    names = {f.name for f in dataclasses.fields(config.model)}
+    reset |= {name: None for name in ("revision", "variant") if name in names}
+    if not keep_dtype and "dtype" in names:
+        reset["dtype"] = None
+    return dataclasses.replace(config.model, **reset)
 
 
 def _frozen(module: nn.Module) -> Switch:

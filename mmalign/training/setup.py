@@ -63,6 +63,8 @@ def build_policy(config: RunConfig, device: torch.device) -> Adapter:
     frozen = torch.bfloat16 if config.lora and config.train.precision == "bf16" else torch.float32
     adapter: Adapter = config.model.build(device, frozen)
     adapter.policy.train()
+    if config.lora is not None:
+        adapter.policy.requires_grad_(False)  # before anything is cast: a frozen base keeps its type
     prepare_policy(adapter.policy, config.train)
     if config.lora is not None:
         lora.inject(adapter.policy, config.lora, adapter.lora_targets, config.seed)

@@ -11,6 +11,7 @@ import torch
 
 from mmalign.config import RunConfig
 from mmalign.training.run import run
+from mmalign.training.setup import build_policy
 from mmalign.types import UserError
 from runs import Bench, largest_gap, losses, metrics, same_files, weights
 
@@ -193,6 +194,16 @@ def test_precision_bf16_trains_and_starts_at_log_two(bench: Bench) -> None:
         done = run(bench.config(kind, f"bf16-{kind}", lora=lora, train={"precision": "bf16"}))
         assert losses(done)[0] == pytest.approx(math.log(2), abs=1e-6)
         assert all(t.dtype == torch.float32 for t in weights(done, 4).values())
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_bf16_freezes_a_base_in_bf16_and_trains_float32(bench: Bench, kind: str) -> None:
+    config = bench.config(kind, "unused", lora=LORA, train={"precision": "bf16"})
+    policy = build_policy(config, torch.device("cpu")).policy
+    types = {(p.requires_grad, p.dtype) for p in policy.parameters()}
+    assert types == {(True, torch.float32), (False, torch.bfloat16)}
+    full = build_policy(bench.config(kind, "unused", train={"precision": "bf16"}), torch.device("cpu")).policy
+    assert {(p.requires_grad, p.dtype) for p in full.parameters()} == {(True, torch.float32)}
 
 
 def test_kto_on_pairs_splits_them_and_says_so(bench: Bench) -> None:
