@@ -209,7 +209,10 @@ class LogProbs:
         """Per-unit log-ratio to the same responses scored elsewhere, [N, K]. Paddings may differ in width."""
         theirs, their_mask = _fit(other.values, self.values.shape[1]), _fit(other.mask, self.mask.shape[1])
         on_cpu = self.mask.device.type == "cpu"  # elsewhere the comparison would stall the device every step
-        if len(theirs) != len(self.values) or (on_cpu and not torch.equal(their_mask, self.mask)):
+        same = not on_cpu or (
+            torch.equal(their_mask, self.mask) and not other.mask[:, self.mask.shape[1] :].any()
+        )
+        if len(theirs) != len(self.values) or not same:
             raise ValueError(
                 "a ratio needs the same units in both sources: the responses were cut differently"
             )
@@ -259,7 +262,7 @@ class LogProbs:
 
 
 def _fit(values: Tensor, width: int) -> Tensor:
-    """Columns cut or zero-padded to `width`; the mask is fitted the same way and guards what is cut."""
+    """Columns cut or zero-padded to `width`."""
     if values.shape[1] >= width:
         return values[:, :width]
     return torch.nn.functional.pad(values, (0, width - values.shape[1]))
