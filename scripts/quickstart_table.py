@@ -1,0 +1,28 @@
+"""Print what the quickstart's runs reached, and where their reports lie: quickstart_table.py RUN [RUN ...]"""
+
+import sys
+from pathlib import Path
+
+from mmalign._names import KINDS, name_of
+from mmalign.evaluation.compare import read
+from mmalign.training.finished import read_config
+from mmalign.training.record import RunRecord
+
+
+def main() -> None:
+    print(f"{'modality':10}{'objective':11}{'steps':>6}{'before':>10}{'after':>10}   win rate, 95 % interval")
+    for name in sys.argv[1:]:
+        folder = Path(name)
+        config, record, comparison = read_config(folder), RunRecord.read(folder), read(folder)
+        if record is None or comparison is None or comparison.win_rate is None:
+            raise SystemExit(f"{folder}: train and evaluate it first")
+        objective = name_of(KINDS["objective"], type(config.objective))
+        score, rate = comparison.means["score"], comparison.win_rate
+        row = f"{folder.name:10}{objective:11}{record.step:6d}{score.base:10.3f}{score.tuned:10.3f}"
+        print(f"{row}   {rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}] on {rate.num} prompts")
+    for name in sys.argv[1:]:
+        print(f"report: {name}/report.html")
+
+
+if __name__ == "__main__":
+    main()
