@@ -2,9 +2,9 @@
 
 For each modality and seed, three runs of equal length from the same base: DPO, supervised fine-tuning on the
 chosen side, and DPO with shuffled labels. An exact judge scores base and trained model on the same prompts
-and the same noise. Every finished cell is one line of runs/shapes_quality/cells.jsonl and is not run again.
+and the same noise. A finished cell is one line of runs/shapes_quality/cells.jsonl and is not run again.
 
-    python scripts/bench/shapes_quality.py            # 200 prompts, three seeds; writes results/shapes_quality.md
+    python scripts/bench/shapes_quality.py            # 200 prompts, three seeds; writes results/
     python scripts/bench/shapes_quality.py --quick    # 64 prompts, one seed; prints only
 """
 
@@ -79,7 +79,8 @@ def wins(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 def table(cells: Sequence[Cell]) -> str:
     """Markdown rows: win rate over the base, over SFT, and what happened to the guards."""
     lines = [
-        "| modality | run | steps | win rate over base | ties | judge's score | guard: mean change | win rate over SFT |",
+        "| modality | run | steps | win rate over base | ties | judge's score | guard: mean change "
+        "| win rate over SFT |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for modality, guards in MODALITIES.items():
@@ -94,9 +95,8 @@ def table(cells: Sequence[Cell]) -> str:
             kept = "; ".join(f"{g} {_points(runs, g)}" for g in guards)
             over = _over_sft(own, runs) if arm == "dpo" else ""
             score = f"{before:.2f} -> {after:.2f}"
-            lines.append(
-                f"| {modality} | {arm} | {runs[0]['steps']} | {rate} | {ties:.0%} | {score} | {kept} | {over} |"
-            )
+            fields = [modality, arm, str(runs[0]["steps"]), rate, f"{ties:.0%}", score, kept, over]
+            lines.append(f"| {' | '.join(fields)} |")
     return "\n".join(lines)
 
 
@@ -151,9 +151,9 @@ def main() -> None:
         used = ", ".join(f"{name} {version}" for name, version in versions().items())
         RESULT.write_text(
             "# Built-in world: aligned against base, with controls\n\n"
-            "200 held-out prompts, three training seeds, the same noise for base and tuned; brackets are 95 %\n"
-            "bootstrap intervals over prompts; ties count one half. Made by `scripts/bench/shapes_quality.py`\n"
-            f"on CPU with {used}.\n\n{found}\n"
+            "200 held-out prompts, three training seeds, the same noise for base and tuned; brackets are\n"
+            "95 % bootstrap intervals over prompts; ties count one half. Made by\n"
+            f"`scripts/bench/shapes_quality.py` on CPU with {used}.\n\n{found}\n"
         )
 
 
