@@ -197,8 +197,8 @@ def report(tables: dict[str, tuple[str, float]], scored: int) -> str:
         f"Written by `scripts/bench/trl_parity.py`. Model stories260K (260,032 weights, float32, CPU); "
         f"{PAIRS} pairs, batch {BATCH}, {STEPS} optimizer steps, beta {BETA}, AdamW, constant learning rate, "
         f"weight decay {DECAY:g}, gradient norm clipped at {CLIP:g}. Both sides append the end token and "
-        f"score it; the ids of all {scored} scored tokens are equal on both sides. TRL runs with its defaults "
-        "otherwise (gradient checkpointing on, all positions scored on a CPU).\n",
+        f"score it; the ids of all {scored} scored tokens are equal on both sides. TRL runs with its "
+        "defaults otherwise (gradient checkpointing on, all positions scored on a CPU).\n",
         f"Versions: python {platform.python_version()}, "
         + ", ".join(f"{n} {version(n)}" for n in names)
         + ".\n",
@@ -206,7 +206,8 @@ def report(tables: dict[str, tuple[str, float]], scored: int) -> str:
     for case, (text, gap) in tables.items():
         verdict = "within" if gap <= LIMIT else "ABOVE"
         parts.append(
-            f"## {titles[case]}\n\nLearning rate {LR[case]:g}.\n\n{text}\n\nLargest difference of a loss: {gap:.1e} ({verdict} {LIMIT:g})\n"
+            f"## {titles[case]}\n\nLearning rate {LR[case]:g}.\n\n{text}\n\n"
+            f"Largest difference of a loss: {gap:.1e} ({verdict} {LIMIT:g})\n"
         )
     return "\n".join(parts)
 
