@@ -100,9 +100,9 @@ def _children(value: Any) -> list[Any]:
 
 def parse_file(path: Path) -> dict[str, Any]:
     """A config file -> mapping of sections."""
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; give the YAML file")
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give the YAML file")
         with path.open("rb") as stream:
             data = stream.read(_MAX_BYTES + 1)
         if len(data) > _MAX_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -24,6 +25,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+# faults of a place on the disk, whichever file met them: the user can choose another
+_PLACES = (errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC, errno.EPERM, errno.EROFS)
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value, applied in order")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run, the config's output")]
 AllowCode = Annotated[
@@ -214,6 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:
         text = " ".join(str(error).split())[:500] or "no message"
+        if isinstance(error, OSError) and error.errno in _PLACES and error.filename:
+            return _fail(2, f"{str(error.filename)[:200]}: {error.strerror}", debug)
         return _fail(1, f"{type(error).__name__}: {text} (--debug shows where)", debug)
     return 0
 

@@ -50,7 +50,7 @@ def _second_row(change: dict[str, Any], *words: str) -> Builder:
 
 def _empty(folder: Path) -> Made:
     (folder / "bad.jsonl").write_bytes(b"\n\n")
-    return folder / "bad.jsonl", ("no rows",)
+    return folder / "bad.jsonl", ("bad.jsonl", "no rows")
 
 
 def _missing(folder: Path) -> Made:

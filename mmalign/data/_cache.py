@@ -29,10 +29,12 @@ class TensorCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.corrupt = 0
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cache {str(folder)!r}: cannot be created: {error.strerror}") from None
+        # made with its first entry: a run that is refused before leaves nothing
+        self._existing = next(place for place in (folder, *folder.parents) if place.exists())
+        if not self._existing.is_dir():
+            raise UserError(f"cache {str(folder)!r}: cannot be created: {self._existing} is a file")
+        if not os.access(self._existing, os.W_OK):
+            raise UserError(f"cache {str(folder)!r}: {self._existing} cannot be written to")
 
     def path(self, key: str) -> Path:
         """The file of a key: two levels of folders keep every folder small."""
@@ -75,7 +77,7 @@ class TensorCache:
             os.replace(draft, path)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            free = shutil.disk_usage(self.folder).free
+            free = shutil.disk_usage(self._existing).free
             raise UserError(
                 f"cache {str(self.folder)!r}: writing {len(data)} bytes failed ({error.strerror}); "
                 f"{free} bytes are free on its disk"

@@ -62,6 +62,11 @@ class SourceOptions:
         """The folder that media names are relative to."""
         return self.root or "."
 
+    @property
+    def title(self) -> str:
+        """What messages call the source where no row is at hand."""
+        return "the source"
+
 
 @runtime_checkable
 class RecordSource(Protocol):
@@ -297,7 +302,7 @@ def _part_of(
 
 def _nothing_left(options: SourceOptions, report: LoadReport) -> str:
     if not report.rows:
-        return "data: the source holds no rows"
+        return f"data: {options.title} holds no rows"
     if report.other_splits:
         return f"data.split {options.split!r}: no such rows; splits are {_counts(report.other_splits)}"
     if report.skipped:

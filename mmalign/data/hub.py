@@ -41,6 +41,11 @@ class Hub(SourceOptions):
         path = Path(self.path).expanduser()
         return self.root or (str(path) if path.is_dir() else ".")
 
+    @property
+    def title(self) -> str:
+        """The path as the config gives it."""
+        return repr(self.path)
+
     def records(self) -> Iterator[Row]:
         """Every row of the split with its origin."""
         data, split = self._split(self._open())

@@ -35,6 +35,11 @@ class Jsonl(SourceOptions):
         """`root`, or the folder of the file."""
         return self.root or str(Path(self.path).expanduser().parent)
 
+    @property
+    def title(self) -> str:
+        """The path as the config gives it."""
+        return repr(self.path)
+
     def records(self) -> Iterator[Row]:
         """Every line with its origin; a line that is no JSON object comes as the UserError that says why."""
         path = existing_file(self.path)

@@ -34,6 +34,11 @@ class Parquet(SourceOptions):
         path = Path(self.path).expanduser()
         return self.root or str(path if path.is_dir() else path.parent)
 
+    @property
+    def title(self) -> str:
+        """The path as the config gives it."""
+        return repr(self.path)
+
     def records(self) -> Iterator[Row]:
         """Every row with its origin; a file that is damaged or no parquet file is a UserError."""
         path = Path(self.path).expanduser()

@@ -119,12 +119,17 @@ def uses_chunks(config: RunConfig, processes: int) -> bool:
 def check_output(config: RunConfig) -> None:
     """Raise UserError unless the output folder is absent, empty, or holds a run of this very config."""
     folder = Path(config.output)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output: {folder} is a file; choose a folder")
-    if not folder.exists() or not any(p.name != ".lock" for p in folder.iterdir()):
+    if not config.output.strip():
+        raise UserError("output: must name a folder, got an empty string")
+    for name, place in (("output", folder), ("cache", config.cache and Path(config.cache))):
+        blocked = place and next((p for p in (place, *place.parents) if p.exists() and not p.is_dir()), None)
+        if blocked:
+            raise UserError(f"{name}: {blocked} is a file; choose a folder")
+    if not folder.exists() or all(p.name in (".lock", ".config.yaml.tmp") for p in folder.iterdir()):
         return
     stored = folder / "config.yaml"
-    if not stored.is_file():
+    # a run writes one of these beside its config: without them it is the user's own
+    if not stored.is_file() or not any((folder / name).exists() for name in ("run.json", ".lock")):
         raise UserError(f"output: {folder} is not empty and holds no run; choose another folder")
     from mmalign._yaml import parse_file
 

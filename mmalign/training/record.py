@@ -231,7 +231,10 @@ class OutputLock:
             self._forget()
 
     def _acquire(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"output: {self.folder} cannot be made: {error.strerror}") from error
         handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             text = os.read(handle, 32).decode("ascii", "replace").strip()

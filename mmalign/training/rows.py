@@ -75,6 +75,7 @@ class RunData:
             for line in passed.lines():
                 console.say(line)
                 self.notes.append(line)
+        self.order(config)  # may have become too few
 
     def order(self, config: RunConfig) -> Order:
         """The endless stream of training samples; this process's share of every step."""

@@ -46,6 +46,7 @@ def run(config: RunConfig) -> Path:
     notes = check_config(config, world.size)
     check_output(config)
     data = load_data(config, world, console)
+    data.order(config)  # too few rows for a step are refused before the model is loaded
     adapter = build_policy(config, world.device)
     data.admit(adapter, config, console)
     steps = data.num_steps(config.train)
