@@ -24,6 +24,8 @@ from mmalign.training.world import World
 from mmalign.types import (
     Adapter,
     AllMean,
+    Batch,
+    Draw,
     Item,
     LogProbs,
     Objective,
@@ -98,18 +100,27 @@ def draw_seeds(engine: Engine, items: Sequence[Item], purpose: str = "draw") -> 
     return [derive_seed(engine.seed, e, i.id, purpose) for e, i in zip(epochs, items, strict=True)]
 
 
+Ready = dict[tuple[str, ...], tuple[Batch, Draw]]
+
+
 def score(
-    engine: Engine, micro: Micro, source: str, roles: Sequence[str], purpose: str
+    engine: Engine, micro: Micro, source: str, roles: Sequence[str], purpose: str, ready: Ready | None = None
 ) -> dict[str, LogProbs]:
-    """Scores of some roles by one live source; a graph is kept where gradients are enabled."""
-    batch = engine.adapter.collate(micro.encoded, roles)
-    draw = engine.adapter.draw(batch, draw_seeds(engine, micro.items, purpose))
+    """Scores of some roles by one live source; a graph is kept where gradients are enabled.
+
+    `ready` holds batches and draws that another source has already been given, by roles.
+    """
+    ready = {} if ready is None else ready
+    if tuple(roles) not in ready:
+        batch = engine.adapter.collate(micro.encoded, roles)
+        ready[tuple(roles)] = (batch, engine.adapter.draw(batch, draw_seeds(engine, micro.items, purpose)))
+    batch, draw = ready[tuple(roles)]
     scored: LogProbs = engine.scorer(batch, draw, engine.objective.needs, source)
     return {role: scored.take(batch.rows_of(role)) for role in roles}
 
 
 def frozen_scores(
-    engine: Engine, micro: Micro, policy: Mapping[str, LogProbs], purpose: str
+    engine: Engine, micro: Micro, policy: Mapping[str, LogProbs], purpose: str, ready: Ready
 ) -> dict[str, dict[str, LogProbs]]:
     """Scores of every frozen source the objective names: live, or from the cache."""
     scores: dict[str, dict[str, LogProbs]] = {}
@@ -118,7 +129,7 @@ def frozen_scores(
             continue
         if engine.cached is None:
             with torch.no_grad():
-                scores[source] = score(engine, micro, source, roles, purpose)
+                scores[source] = score(engine, micro, source, roles, purpose, ready)
         else:
             surrogate = engine.adapter.kind == "surrogate"
             seeds = draw_seeds(engine, micro.items, purpose) if surrogate else [None] * len(micro.items)
@@ -132,15 +143,17 @@ def score_all(engine: Engine, micro: Micro, purpose: str = "draw") -> dict[str, 
     """Scores of every source. Live frozen sources go first: some are the policy with other weights in it."""
     detached = engine.objective.detached
     roles = engine.objective.roles["policy"]
-    frozen = {} if engine.cached is not None else frozen_scores(engine, micro, {}, purpose)
+    ready: Ready = {}
+    frozen = {} if engine.cached is not None else frozen_scores(engine, micro, {}, purpose, ready)
     policy: dict[str, LogProbs] = {}
     quiet = [role for role in roles if role in detached]
     if quiet:
         with torch.no_grad():
-            policy |= score(engine, micro, "policy", quiet, purpose)
-    policy |= score(engine, micro, "policy", [role for role in roles if role not in detached], purpose)
+            policy |= score(engine, micro, "policy", quiet, purpose, ready)
+    live = [role for role in roles if role not in detached]
+    policy |= score(engine, micro, "policy", live, purpose, ready)
     if engine.cached is not None:
-        frozen = frozen_scores(engine, micro, policy, purpose)
+        frozen = frozen_scores(engine, micro, policy, purpose, ready)
     return {"policy": policy, **frozen}
 
 
