@@ -1,0 +1,62 @@
+"""The catalogue: everything that can be named, what it needs, and where it runs."""
+
+import pytest
+
+from mmalign._names import KINDS, names
+from mmalign.catalogue import TOPICS, Entry, catalogue
+from mmalign.types import NEEDS, UserError
+
+
+def by_name(topic: str) -> dict[str, Entry]:
+    return {entry.name: entry for entry in catalogue(topic)}
+
+
+def test_every_shipped_name_is_listed_with_one_line() -> None:
+    entries = catalogue()
+    assert [(e.topic, e.name) for e in entries] == [
+        (t, n) for t, k in TOPICS.items() for n in names(KINDS[k])
+    ]
+    for entry in entries:
+        assert 10 < len(entry.summary) < 120 and "\n" not in entry.summary, entry.name
+        assert set(entry.needs) | set(entry.offers) <= set(NEEDS), entry.name
+
+
+def test_objectives_say_where_they_run_and_why_not() -> None:
+    objectives = by_name("objectives")
+    assert objectives["dpo"].adapters == {"diffusion": True, "text": True}
+    assert objectives["mapo"].adapters == {"diffusion": True, "text": "lacks error"}
+    assert objectives["mapo"].sources == () and objectives["dpo"].sources == ("reference",)
+    assert objectives["ipo"].needs == ("length", "ratio") and objectives["sft"].needs == ()
+
+
+def test_transforms_say_where_they_run() -> None:
+    transform = by_name("transforms")["length_desensitized"]
+    assert transform.adapters == {"diffusion": "lacks units", "text": True}
+    assert transform.sources == ()
+
+
+def test_adapters_say_what_they_offer() -> None:
+    adapters = by_name("adapters")
+    assert adapters["diffusion"].offers == ("error", "length", "ratio")
+    assert "distribution" in adapters["text"].offers and "error" not in adapters["text"].offers
+    assert adapters["text"].adapters is None
+
+
+def test_every_adapter_offers_ratios() -> None:
+    """What most objectives need; an adapter without them could train almost nothing."""
+    assert all("ratio" in entry.offers for entry in catalogue("adapters"))
+
+
+def test_listing_for_one_adapter_leaves_out_what_it_cannot_run() -> None:
+    shown = catalogue(adapter="text")
+    assert "mapo" not in {e.name for e in shown} and "length_desensitized" in {e.name for e in shown}
+    shown = catalogue(adapter="diffusion")
+    assert "mapo" in {e.name for e in shown} and "length_desensitized" not in {e.name for e in shown}
+    assert {e.name for e in shown if e.topic == "sources"} == set(names(KINDS["data"]))
+
+
+def test_unknown_topics_and_adapters_are_refused() -> None:
+    with pytest.raises(UserError, match=r"no topic 'losses'; topics: objectives, adapters"):
+        catalogue("losses")
+    with pytest.raises(UserError, match=r"no adapter 'gpt'; known: diffusion, text"):
+        catalogue(adapter="gpt")

@@ -1,0 +1,290 @@
+"""What is refused before a weight is loaded: parts that do not fit together, and folders that are taken."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from config_text import loaded, text
+
+from mmalign.config import RunConfig, dump
+from mmalign.training.checks import check_config, check_output, choose, uses_chunks
+from mmalign.types import AllMean, Objective, Outcome, Scores, State, UserError
+
+DIFFUSION = "{adapter: diffusion, path: m}"
+
+
+@dataclass(frozen=True)
+class Teacher(Objective):
+    """Scores whole distributions of a source that no config provides."""
+
+    source: str = "reference"
+    needs = frozenset({"distribution"})
+
+    @property
+    def roles(self) -> Mapping[str, tuple[str, ...]]:
+        return {"policy": ("chosen",), self.source: ("chosen",)}
+
+    def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
+        return Outcome(-scores["policy"]["chosen"].total(), {}, state)
+
+
+@dataclass(frozen=True)
+class Astrology(Teacher):
+    """Needs what no adapter has heard of."""
+
+    needs = frozenset({"stars"})
+
+
+def own(cls: type) -> str:
+    """How a config names a class of this file."""
+    return f"{{name: '{__name__}:{cls.__name__}'}}"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Any:
+    def config(overrides: Sequence[str] = (), **sections: str) -> RunConfig:
+        return loaded(tmp_path, text(**sections), overrides, allow_code=True)
+
+    return config
+
+
+def refused(config: RunConfig, processes: int = 1) -> str:
+    with pytest.raises(UserError) as error:
+        check_config(config, processes)
+    line = str(error.value)
+    assert "\n" not in line
+    return line
+
+
+# ---------------------------------------------------------------- what a model offers
+
+
+def test_mapo_needs_errors_that_text_has_not(make: Any) -> None:
+    line = refused(make(objective="{name: mapo}"))
+    assert line.startswith(
+        "objective mapo needs error (raw per-sample denoising errors); adapter text offers"
+    )
+    assert check_config(make(objective="{name: mapo}", model=DIFFUSION)) == []
+
+
+def test_needs_inside_a_list_of_objectives_count(make: Any) -> None:
+    assert "needs error" in refused(make(objective="[{name: dpo}, {name: mapo}]"))
+
+
+def test_needs_of_transforms_count(make: Any) -> None:
+    line = refused(make(model=DIFFUSION, transforms="{name: length_desensitized}"))
+    assert line.startswith("transforms length_desensitized needs units")
+    assert "adapter diffusion offers error, length, ratio" in line
+    check_config(make(transforms="{name: length_desensitized}"))
+
+
+def test_an_unknown_need_is_named(make: Any) -> None:
+    assert "Astrology: needs the unknown 'stars'; known: ratio" in refused(make(objective=own(Astrology)))
+
+
+# ---------------------------------------------------------------- the reference
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"reference": "{name: none}"}, "reference.name=none: this objective takes log-ratios"),
+        ({"reference": "{name: lora_off}"}, "reference.name=lora_off: there is no LoRA to switch"),
+        ({"reference": "{name: initial_adapter}"}, "reference.name=initial_adapter: there is no LoRA"),
+        ({"reference": "{name: initial_adapter}", "lora": "{}"}, "give lora.path"),
+        ({"objective": "{name: sft}", "reference": "{name: copy}"}, "this objective takes no reference"),
+        ({"objective": "{name: kto}", "reference": "{name: cached}"}, "views.redraw=once"),
+        ({"model": DIFFUSION, "reference": "{name: cached}"}, "needs train.draws=fixed:K"),
+    ],
+)
+def test_contradictory_references(sections: dict[str, str], words: str, make: Any) -> None:
+    assert words in refused(make(**sections))
+
+
+@pytest.mark.parametrize(
+    ("sections", "expected"),
+    [
+        ({}, "copy"),
+        ({"lora": "{}"}, "lora_off"),
+        ({"lora": "{path: a}"}, "initial_adapter"),
+        ({"lora": "{path: a}", "reference": "{name: lora_off}"}, "lora_off"),
+        ({"lora": "{}", "reference": "{name: copy}"}, "copy"),
+        ({"reference": "{name: path, path: other}"}, "path"),
+        ({"objective": "{name: sft}"}, "none"),
+        ({"objective": "{name: sft}", "reference": "{name: none}"}, "none"),
+        ({"objective": "[{name: sft}, {name: dpo}]"}, "copy"),
+        ({"reference": "{name: cached}"}, "cached"),
+        ({"objective": "{name: kto}", "reference": "{name: cached}", "views": "{redraw: once}"}, "cached"),
+        (
+            {"model": DIFFUSION, "reference": "{name: cached}", "train": "{steps: 1, draws: fixed:2}"},
+            "cached",
+        ),
+    ],
+)
+def test_the_reference_is_chosen_and_told(sections: dict[str, str], expected: str, make: Any) -> None:
+    config = make(**sections)
+    assert choose(config) == expected
+    told = [note for note in check_config(config) if note.startswith("reference")]
+    assert told == ([] if expected == "none" else [f"reference: {expected}"])
+
+
+def test_a_config_provides_only_one_frozen_source(make: Any) -> None:
+    line = refused(make(objective=f"{{name: '{__name__}:Teacher', source: teacher}}"))
+    assert line == "objective: scores a source called teacher; a config can provide only reference"
+
+
+# ---------------------------------------------------------------- sizes of a step
+
+
+def test_every_process_needs_a_sample(make: Any) -> None:
+    config = make(train="{steps: 1, batch: 2}")
+    check_config(config, 2)
+    assert "train.batch: 2 samples cannot be shared by 3 processes" in refused(config, 3)
+
+
+def test_a_micro_batch_is_part_of_a_batch(make: Any) -> None:
+    assert "train.micro_batch: 5 is more than train.batch, 4" in refused(
+        make(train="{steps: 1, batch: 4, micro_batch: 5}")
+    )
+
+
+def test_exact_models_draw_nothing(make: Any) -> None:
+    assert "train.draws=fixed:K: scoring with an exact model draws nothing" in refused(
+        make(train="{steps: 1, draws: fixed:2}")
+    )
+
+
+SPLIT = "{{steps: 1, batch: 8, micro_batch: 2, backward: {}}}"
+
+
+def test_coupled_samples_cannot_be_split_over_direct_backwards(make: Any) -> None:
+    kto = {"objective": "{name: kto}"}
+    line = refused(make(**kto, train=SPLIT.format("direct")))
+    assert "couples the samples" in line and "set train.micro_batch=8 or use auto" in line
+    assert "train.micro_batch=4" in refused(make(**kto, train=SPLIT.format("direct")), 2)
+    for sections in (
+        {**kto, "train": SPLIT.format("auto")},
+        {**kto, "train": "{steps: 1, batch: 8, backward: direct}"},
+        {"train": SPLIT.format("direct")},  # DPO couples nothing
+    ):
+        check_config(make(**sections))
+    check_config(make(**kto, train=SPLIT.format("direct")), 4)  # two samples per process: one forward
+
+
+def test_the_repair_that_is_named_works(make: Any) -> None:
+    fixed = make(["train.micro_batch=4"], objective="{name: kto}", train=SPLIT.format("direct"))
+    check_config(fixed, 2)
+
+
+def test_gradients_go_through_the_scores_where_they_must(make: Any) -> None:
+    kto = {"objective": "{name: kto}"}
+    assert uses_chunks(make(**kto, train=SPLIT.format("auto")), 1)
+    assert not uses_chunks(make(**kto, train=SPLIT.format("auto")), 4)
+    assert not uses_chunks(make(train=SPLIT.format("auto")), 1)
+    assert uses_chunks(make(train=SPLIT.format("chunked")), 1)
+    assert uses_chunks(
+        make(objective="[{name: dpo}, {name: sft, reduction: token_mean}]", train=SPLIT.format("auto")), 1
+    )
+
+
+def test_whole_distributions_cannot_be_chunked(make: Any) -> None:
+    line = refused(make(objective=own(Teacher), train=SPLIT.format("chunked")))
+    assert "whole distributions cannot be chunked; use direct and train.micro_batch=8" in line
+    check_config(make(objective=own(Teacher), train=SPLIT.format("direct")))
+
+
+def test_one_way_to_hold_rows_back(make: Any) -> None:
+    held = "{source: jsonl, path: h}"
+    split = "{source: jsonl, path: d, heldout: 0.1}"
+    assert "either this section or data.heldout, not both" in refused(make(heldout=held, data=split))
+    check_config(make(heldout=held))
+    check_config(make(data=split))
+
+
+def test_a_text_sized_beta_on_errors_is_pointed_out(make: Any) -> None:
+    notes = check_config(make(model=DIFFUSION))
+    assert any("objective.beta 0.1" in note and "about 2000" in note for note in notes)
+    for sections in (
+        {"model": DIFFUSION, "objective": "{name: dpo, beta: 2000}"},
+        {},
+        {"objective": "{name: kto}"},
+    ):
+        assert not any("beta" in note for note in check_config(make(**sections)))
+
+
+# ---------------------------------------------------------------- the output folder
+
+
+def into(make: Any, folder: Path, *overrides: str) -> RunConfig:
+    config: RunConfig = make([f"output={folder}", *overrides])
+    return config
+
+
+def started(folder: Path, content: str) -> None:
+    """A folder as a run leaves it, with this stored config."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.yaml").write_text(content)
+    (folder / "run.json").write_text("{}")
+
+
+def taken(config: RunConfig) -> str:
+    with pytest.raises(UserError) as error:
+        check_output(config)
+    return str(error.value)
+
+
+def test_absent_empty_and_own_folders_are_fine(make: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    check_output(into(make, folder))
+    folder.mkdir()
+    check_output(into(make, folder))
+    (folder / ".lock").write_text("1")
+    check_output(into(make, folder))
+    started(folder, dump(into(make, folder)))
+    check_output(into(make, folder))
+    check_output(into(make, folder, "train.steps=500", "log.every=1", "train.workers=3"))
+    check_output(into(make, folder, f"cache={tmp_path}"))
+
+
+def test_a_file_is_no_folder(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    line = f"{tmp_path}/out is a file; choose a folder"
+    assert taken(into(make, tmp_path / "out")) == f"output: {line}"
+    assert taken(into(make, tmp_path / "out" / "deeper")) == f"output: {line}"
+    assert taken(into(make, tmp_path / "new", f"cache={tmp_path}/out")) == f"cache: {line}"
+
+
+def test_a_folder_of_something_else_is_left_alone(make: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("precious")
+    assert "is not empty and holds no run" in taken(into(make, folder))
+    (folder / "config.yaml").write_text(dump(into(make, folder)))  # the user's own copy: no run wrote here
+    assert "is not empty and holds no run" in taken(into(make, folder))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("objective.beta=0.5", "objective.beta was 0.1, is 0.5"),
+        ("seed=4", "seed was 0, is 4"),
+        ("data.path=e", "data.path was 'd.jsonl', is 'e'"),
+        ("lora.rank=4", "lora was None"),
+        ("train.lr=1e-3", "train.lr was 1e-05, is 0.001"),
+    ],
+)
+def test_a_run_of_another_config_is_refused_with_the_difference(
+    override: str, words: str, make: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    started(folder, dump(into(make, folder)))
+    line = taken(into(make, folder, override))
+    assert words in line and "\n" not in line and "choose another folder" in line
+
+
+def test_a_damaged_stored_config_is_named(make: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    started(folder, "model: [")
+    assert f"{folder}/config.yaml" in taken(into(make, folder))
