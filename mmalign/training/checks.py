@@ -32,6 +32,8 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             "train.backward=direct: this objective couples the samples of a step, which must then be scored "
             f"in one forward; set train.micro_batch={-(-train.batch // processes)} or use auto"
         )
+    if reference == "cached" and config.cache is None and processes > 1:
+        raise UserError("cache: null: several processes share a cached reference through a folder; name one")
     if config.heldout is not None and any(getattr(source, "heldout", 0) for _, source in config.data):
         raise UserError("heldout: give either this section or data.heldout, not both")
     beta = getattr(objective, "beta", None)

@@ -17,6 +17,7 @@ from mmalign.config import RunConfig
 from mmalign.training import checkpoint, lora
 from mmalign.training._state import restore_tensors
 from mmalign.training.reference import model_at
+from mmalign.training.setup import build_policy
 from mmalign.types import Adapter, UserError
 
 Switch = Callable[[], AbstractContextManager[nn.Module]]
@@ -42,9 +43,12 @@ def read_config(folder: Path, allow_code: bool = False) -> RunConfig:
     return configs.load(stored, allow_code=allow_code)
 
 
-def open_run(folder: Path, allow_code: bool = False, device: torch.device | None = None) -> FinishedRun:
+def open_run(
+    folder: Path, allow_code: bool = False, device: torch.device | None = None, exact: bool = False
+) -> FinishedRun:
     """Load the base model of a run and put the newest checkpoint's weights into it.
 
+    A base that was frozen in bfloat16 while training is so here too, unless `exact` asks for float32.
     Raises UserError for a folder without a run or without a whole checkpoint.
     """
     config = read_config(folder, allow_code)
@@ -52,16 +56,14 @@ def open_run(folder: Path, allow_code: bool = False, device: torch.device | None
     if scan.found is None:
         broken = f"; {scan.warnings[0]}" if scan.warnings else ""
         raise UserError(f"{folder}: holds no checkpoint yet{broken}")
+    if exact:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, precision="fp32"))
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    adapter = config.model.build(device, torch.float32)
+    adapter = build_policy(config, device)
     policy = adapter.policy
-    for parameter in policy.parameters():
-        parameter.data = parameter.data.float()
     if config.lora is None:
-        before = copy.deepcopy(policy).requires_grad_(False).eval()
-        base = _yielding(before)
+        base = _yielding(copy.deepcopy(policy).requires_grad_(False).eval())
     else:
-        lora.inject(policy, config.lora, adapter.lora_targets, config.seed)
         base = _base_switch(config, policy)
     state = checkpoint.load(scan.found)
     try:
@@ -107,6 +109,10 @@ def export(run: FinishedRun, folder: Path, merged: bool, dtype: torch.dtype) -> 
     """
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty; choose another folder for the export")
+    if any(p.dtype != torch.float32 for p in run.adapter.policy.parameters()):
+        run = open_run(
+            run.folder, True, run.adapter.device, exact=True
+        )  # merge into the base as it was given
     adapter, policy, config = run.adapter, run.adapter.policy, run.config
     before = _probe(run, adapter, policy)
     if config.lora is not None and not merged:

@@ -19,7 +19,7 @@ from mmalign.training._state import CheckpointState, Progress, restore_tensors, 
 from mmalign.training.metrics import Means
 from mmalign.training.step import StepResult
 from mmalign.training.world import World
-from mmalign.types import Item, State
+from mmalign.types import Item, State, UserError
 
 
 @dataclass
@@ -59,6 +59,10 @@ class Position:
         )
         old = record.RunRecord.read(folder) if self.step else None
         if old is not None:
+            if old.data.get("hash") != fresh.data.get("hash"):
+                raise UserError(
+                    f"data: the rows are not those that {folder} was trained on; choose another output"
+                )
             changed = [f"continued with another {line}" for line in fresh.differences(old)]
             fresh = replace(fresh, notes=[*fresh.notes, *changed]).resumed(old, self.step)
         self.run_record = fresh
