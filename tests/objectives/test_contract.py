@@ -13,7 +13,11 @@ from mmalign._names import KINDS, class_of, names
 from mmalign.types import NEEDS, LogProbs, Objective, Scores, Transform
 
 NAMES = names(KINDS["objective"])
-OFFERS = {cls.kind: cls.offers for cls in (class_of(KINDS["model"], n) for n in names(KINDS["model"]))}
+ADAPTERS = [class_of(KINDS["model"], name) for name in names(KINDS["model"])]
+OFFERS = {
+    kind: frozenset[str]().union(*(cls.offers for cls in ADAPTERS if cls.kind == kind))
+    for kind in sorted({cls.kind for cls in ADAPTERS})
+}
 SAMPLES = 6
 CASES = [
     (name, kind)

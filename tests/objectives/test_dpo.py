@@ -100,6 +100,14 @@ def test_metrics() -> None:
     assert metrics["chosen_falling"].tolist() == [0.0, 1.0]
 
 
+def test_accuracy_compares_the_sides_also_where_both_fall() -> None:
+    scores, _ = from_ratios(chosen=torch.tensor([-1.0, 2.0, 1.0]), rejected=torch.tensor([-2.0, 3.0, 1.0]))
+    metrics = run(DPO(), scores).metrics
+    assert metrics["accuracy"].tolist() == [1.0, 0.0, 0.0]
+    assert metrics["implicit_acc"].tolist() == [1.0, 0.0, 0.5]
+    assert metrics["chosen_falling"].tolist() == [1.0, 0.0, 0.0]
+
+
 def test_worked_losses_on_denoising_errors() -> None:
     outcome = run(DPO(beta=500.0), fixture_f1()[0])
     assert near(outcome.loss, [0.0232455, 1.1368710])
