@@ -50,8 +50,8 @@ def class_of(kind: NamedKind, name: str, where: str = "config", allow_code: bool
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(
-            f"{where}.{kind.key}: no {kind.word} is called {name!r}; {hint}known: {', '.join(known)}; "
-            "your own go by package.module:Class"
+            f"{where}.{kind.key}: no {kind.word} is called {name!r}; {hint}known: "
+            f"{', '.join(known) or 'none'}; your own go by package.module:Class"
         )
     module = importlib.import_module(f"mmalign.{kind.folder.replace('/', '.')}.{name}")
     found = [

@@ -77,6 +77,8 @@ def evaluate(
     from mmalign.evaluation.compare import compare
     from mmalign.report.write import write_report
 
+    if num_prompts is not None and num_prompts < 1:
+        raise UserError(f"evaluate: the number of prompts must be 1 or more, got {num_prompts}")
     finished = _open(run)
     section = finished.config.evaluation
     prompts = heldout_prompts(finished.config, num_prompts or section.num_prompts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # faults of a place on the disk, whichever file met them: the user can choose another
-_PLACES = (errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC, errno.EPERM, errno.EROFS)
+_PLACES = (errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value, applied in order")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run, the config's output")]
 AllowCode = Annotated[
@@ -55,22 +54,24 @@ def launch(
     if processes < 1:
         raise UserError(f"launch --processes: must be 1 or more, got {processes}")
     from mmalign import config as configs
-    from mmalign.training.checks import check_config
+    from mmalign.training.checks import check_config, check_output
 
-    check_config(
-        configs.load(args[1], args[2:], allow_code=True), processes
-    )  # refused once, not by every rank
-    cores = os.cpu_count() or 1
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // processes)), **os.environ}
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(processes),
-    ]
-    raise SystemExit(subprocess.run([*command, "-m", "mmalign", *args], env=environment).returncode)
+    config = configs.load(args[1], args[2:], allow_code=True)
+    check_config(config, processes)  # refused once, not by every process
+    check_output(config)
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser, run
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    command = ["--standalone", "--nproc-per-node", str(processes), "-m", "mmalign", *args]
+    try:
+        run(get_args_parser().parse_args(command))
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode  # negative: the number of the signal that ended it
+        raise SystemExit(code if code > 0 else 128 - code) from error
+    except SignalException as stop:
+        raise SystemExit(128 + int(stop.sigval)) from stop
 
 
 @app.command()
@@ -89,7 +90,14 @@ def sample(
     from mmalign import api
     from mmalign.training.finished import open_run
 
-    parts = api.sample(open_run(run, allow_code), prompt, seed, "base" if base else "tuned", plain)
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"sample --out: {out} is a file; choose a folder")
+    finished = open_run(run, allow_code)
+    if finished.config.model.kind == "exact" and out is not None:
+        raise UserError("sample --out: is for pictures; this run's responses are text and are printed")
+    if finished.config.model.kind == "surrogate" and plain:
+        raise UserError("sample --plain: is for language models; a caption is plain text anyway")
+    parts = api.sample(finished, prompt, seed, "base" if base else "tuned", plain)
     folder = out or run / "samples"
     for number, (text, part) in enumerate(zip(prompt, parts, strict=True)):
         if part.kind == "text":
@@ -232,6 +240,7 @@ def _fail(code: int, line: str, debug: bool) -> int:
 
 def entry() -> None:
     """The console script."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when those libraries are imported
     # a config may name classes of the project it lies in, which need not be installed
     sys.path.insert(0, os.getcwd())
     raise SystemExit(main())

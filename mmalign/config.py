@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,10 @@ class Lora:
         _positive("alpha", self.alpha)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: must lie in [0, 1), got {self.dropout}")
+        try:
+            re.compile(self.targets if isinstance(self.targets, str) else "")
+        except re.error as error:
+            raise ValueError(f"targets: no regular expression ({error}), got {self.targets!r}") from error
 
 
 @dataclass(frozen=True)

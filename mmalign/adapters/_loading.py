@@ -191,6 +191,10 @@ def load_causal_lm(
         raise UserError(
             f"{folder}: holds a LoRA adapter; give the base model as model.path and this folder as lora.path"
         )
+    if (folder / "model_index.json").exists():
+        raise UserError(
+            f"{folder}: holds a diffusion pipeline (model_index.json); use model.adapter: diffusion"
+        )
     settings = read_json(folder / "config.json")
     _check_architecture(settings, folder)
     check_weights(folder, allow_pickle=allow_pickle)

@@ -94,6 +94,10 @@ def _wanted_files(variant: str | None) -> tuple[str, ...]:
 
 def _read_index(folder: Path) -> dict[str, Any]:
     file = folder / "model_index.json"
+    if not file.is_file() and (folder / "tokenizer.json").exists():
+        raise UserError(
+            f"{folder}: holds a language model, no pipeline (model_index.json); use model.adapter: text"
+        )
     if not file.is_file():
         raise UserError(f"{file}: missing; a pipeline folder has one (saved with save_pretrained)")
     index = read_json(file)

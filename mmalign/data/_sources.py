@@ -186,7 +186,7 @@ def _checked(
 ) -> Iterator[PreferenceSample]:
     """Samples of either kind of source; broken rows raise or are noted."""
     root = options.folder
-    if not Path(root).is_dir():
+    if options.root is not None and not Path(root).is_dir():
         raise UserError(f"data.root {root!r}: no such folder")
     if isinstance(source, SampleSource):
         for sample in source.samples():

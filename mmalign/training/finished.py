@@ -104,11 +104,11 @@ def export(run: FinishedRun, folder: Path, merged: bool, dtype: torch.dtype) -> 
     """Write the trained model for the upstream library, load it back through the same loader, and return the
     largest difference of the scores of two rows between the run and what was written.
 
-    With `merged` LoRA is folded into a whole model; without, a LoRA run writes its adapter only.
-    Raises UserError if the folder is not empty or a reloaded model scores differently.
+    With `merged` LoRA is folded into a whole model; without, a LoRA run writes its adapter only, in float32.
+    The run itself stays as it is. Raises UserError if the folder is not empty, if `merged` or `dtype` cannot
+    apply, or if a reloaded model scores differently.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: is not empty; choose another folder for the export")
+    _check_export(run.config, folder, merged, dtype)
     if any(p.dtype != torch.float32 for p in run.adapter.policy.parameters()):
         run = open_run(
             run.folder, True, run.adapter.device, exact=True
@@ -121,16 +121,32 @@ def export(run: FinishedRun, folder: Path, merged: bool, dtype: torch.dtype) -> 
         section = dataclasses.replace(config.lora, path=str(folder))
         lora.inject(again.policy, section, again.lora_targets, config.seed)
     else:
-        if config.lora is not None:
-            merge(policy)
-        policy.to(dtype)
-        adapter.save(policy, folder, None)
+        whole = copy.deepcopy(policy)
+        if merged:
+            merge(whole)
+        for parameter in whole.parameters():
+            parameter.data = parameter.data.to(dtype)
+        adapter.save(whole, folder, None)
+        del whole
         again = model_at(config, str(folder), keep_dtype=False).build(adapter.device, dtype)
     gap = float((before - _probe(run, again, again.policy)).abs().max())
     bound = 1e-4 if dtype == torch.float32 or (config.lora is not None and not merged) else 0.05
     if gap > bound * max(1.0, float(before.abs().max())):
         raise UserError(f"{folder}: the exported model scores differently by {gap:.2g}; it is not usable")
     return gap
+
+
+def _check_export(config: RunConfig, folder: Path, merged: bool, dtype: torch.dtype) -> None:
+    """Refuse a folder that is taken, and options that would do nothing."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: is not an empty folder; choose another for the export")
+    if merged and config.lora is None:
+        raise UserError("export --merge: this run trained all weights and has no LoRA to merge; leave it out")
+    if config.lora is not None and not merged and dtype != torch.float32:
+        name = str(dtype).removeprefix("torch.")
+        raise UserError(
+            f"export --dtype={name}: LoRA weights are written in float32; add --merge or leave it out"
+        )
 
 
 @torch.no_grad()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -44,6 +47,7 @@ def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -
             assert "lora_" in name, f"{name} would train although it is no adapter weight"
             parameter.data = parameter.data.float()
     if lora.path is not None:
+        _check_scaling(Path(lora.path), lora)
         set_weights(policy, _read(Path(lora.path)), f"lora.path {lora.path}")
 
 
@@ -72,9 +76,45 @@ def set_weights(policy: nn.Module, state: dict[str, Tensor], where: str) -> None
 def _read(folder: Path) -> dict[str, Tensor]:
     for file, prefix in _FILES.items():
         if (folder / file).is_file():
-            state = load_file(folder / file)
+            try:
+                state = load_file(folder / file)
+            except (SafetensorError, OSError) as error:
+                raise UserError(f"lora.path {folder}: {file} is not a whole safetensors file") from error
             return {name.removeprefix(prefix): value for name, value in state.items()}
     raise UserError(f"lora.path {folder}: holds none of {', '.join(_FILES)}")
+
+
+def _check_scaling(folder: Path, lora: Lora) -> None:
+    """Refuse a saved adapter that would act with another strength here: the factor is not in its weights."""
+    saved = _saved_settings(folder)
+    ours = lora.alpha if lora.alpha is not None else lora.rank
+    alpha = saved.get("lora_alpha", ours)
+    if alpha != ours:
+        raise UserError(
+            f"lora.path {folder}: was saved with alpha {alpha}, here it is {ours}; set lora.alpha={alpha}"
+        )
+    odd = [key for key in ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern") if saved.get(key)]
+    if odd:
+        raise UserError(f"lora.path {folder}: was saved with {odd[0]}, which this trainer has not")
+
+
+def _saved_settings(folder: Path) -> dict[str, Any]:
+    """What peft or diffusers noted beside the weights; empty if nothing."""
+    try:
+        if (folder / "adapter_config.json").is_file():
+            found = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        elif (folder / "pytorch_lora_weights.safetensors").is_file():
+            with safe_open(folder / "pytorch_lora_weights.safetensors", framework="pt") as file:
+                found = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+        else:
+            found = {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"lora.path {folder}: its files are broken: {' '.join(str(error).split())[:200]}"
+        ) from error
+    if not isinstance(found, dict):
+        raise UserError(f"lora.path {folder}: adapter_config.json must hold a JSON object")
+    return {key.removeprefix("unet."): value for key, value in found.items()}
 
 
 def layers(policy: nn.Module) -> list[BaseTunerLayer]:

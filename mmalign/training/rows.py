@@ -14,11 +14,12 @@ from mmalign.config import RunConfig, Train
 from mmalign.data._digest import digest
 from mmalign.data._first_pass import first_pass, require, require_unique, unpair
 from mmalign.data._loader import Loader, Recipe
+from mmalign.data._media import decode
 from mmalign.data._order import Order
 from mmalign.data._sources import LoadedData, Skipped, load
 from mmalign.training.console import Console
 from mmalign.training.world import World
-from mmalign.types import Adapter, Item, Objective, PreferenceSample
+from mmalign.types import Adapter, Item, Objective, PreferenceSample, UserError
 
 
 def scored_roles(objective: Objective) -> tuple[str, ...]:
@@ -164,10 +165,21 @@ def _single(samples: list[PreferenceSample], notes: list[str]) -> list[Preferenc
 
 
 def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
-    """The first `count` samples of a run's data as items, for a probe of a model."""
+    """The first `count` usable samples of a run's data as items, for a probe of a model."""
     world = World(0, 1, adapter.device)
     data = load_data(config, world, Console(world, progress=False, quiet=True))
-    kept = data.pools[0][: max(count, 2)]
+    roles = tuple(role for role in scored_roles(config.objective) if role not in config.objective.views)
+    kept: list[PreferenceSample] = []
+    for sample in data.pools[0]:
+        try:
+            adapter.check(decode(sample), roles)
+        except UserError:
+            if _on_error(config.data[0][1]) == "stop":
+                raise
+            continue
+        kept.append(sample)
+        if len(kept) == max(count, 2):
+            break
     small = RunData([kept], [], world, data.hash)
     single = replace(config, data=config.data[:1], train=replace(config.train, batch=len(kept), workers=0))
     return next(iter(small.loader(adapter, single).steps(0, 1)))
