@@ -38,8 +38,8 @@ precision (the text tower in single).
 
 ## Figures
 
-{num} prompts, each with a (colour, kind) combination that no training picture shows ({held_out});
-{sampler} steps, guidance {guidance:g}, one picture each, read by the judge in `mmalign.shapes.judge_image`:
+{num} prompts, each with a (colour, kind) combination that no training picture shows
+({held_out}); {sampler} steps, guidance {guidance:g}, one picture each, read by the judge in `mmalign.shapes.judge_image`:
 
 | measure | value |
 |---|---|
@@ -47,12 +47,12 @@ precision (the text tower in single).
 groups {strict_group:.3f}) |
 | share of facts that hold | {faithfulness:.3f} |
 | overlap with the best-fitting shape | {iou:.3f} |
-| solidity (style; filled renders 0.71, outlines 0.28) | {solidity:.3f} |
+| solidity (style; renders: filled 0.70, outlines 0.28) | {solidity:.3f} |
 | empty pictures | {empty:.3f} |
 | autoencoder alone: PSNR, every fact holds | {psnr:.1f} dB, {vae_strict:.3f} |
 
-Single captions are settled; pairs and groups go wrong more often, and that is the room left for alignment.
-Whether a shape is filled is not in the caption: {filled:.0%} of the training shapes were.
+Captions of pairs are the hard ones, and the room left for alignment: the shapes change places or share their
+colours. Whether a shape is filled is not in the caption: {filled:.0%} of the training shapes were.
 """
 
 
