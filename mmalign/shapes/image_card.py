@@ -39,7 +39,8 @@ precision (the text tower in single).
 ## Figures
 
 {num} prompts, each with a (colour, kind) combination that no training picture shows
-({held_out}); {sampler} steps, guidance {guidance:g}, one picture each, read by the judge in `mmalign.shapes.judge_image`:
+({held_out}); {sampler} steps, guidance {guidance:g}, one picture
+each, read by the judge in `mmalign.shapes.judge_image`:
 
 | measure | value |
 |---|---|
