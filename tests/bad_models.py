@@ -25,6 +25,12 @@ def halve(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def clear(folder: Path) -> None:
+    """Delete the files of a folder."""
+    for file in folder.iterdir():
+        file.unlink()
+
+
 def _shard_outside(folder: Path) -> None:
     names = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
@@ -46,7 +52,7 @@ def _cut_embedding(folder: Path) -> None:
 
 
 TEXT: dict[str, Damage] = {
-    "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], ("model/config.json", "missing")),
+    "empty folder": (clear, ("model/config.json", "missing")),
     "no config": (lambda f: (f / "config.json").unlink(), ("model/config.json", "missing")),
     "config not JSON": (lambda f: halve(f / "config.json"), ("model/config.json", "not valid JSON")),
     "config a list": (lambda f: (f / "config.json").write_text("[]"), ("config.json", "JSON object")),
@@ -95,7 +101,7 @@ IMAGE: dict[str, Damage] = {
     "no tokenizer": (lambda f: shutil.rmtree(f / "tokenizer"), ("component folder tokenizer is missing",)),
     "no schedule": (lambda f: shutil.rmtree(f / "scheduler"), ("component folder scheduler is missing",)),
     "empty tokenizer": (
-        lambda f: [p.unlink() for p in (f / "tokenizer").iterdir()],
+        lambda f: clear(f / "tokenizer"),
         ("model/tokenizer", "no tokenizer"),
     ),
     "cut denoiser": (
@@ -125,6 +131,24 @@ IMAGE: dict[str, Damage] = {
     ),
     "inpainting": (
         lambda f: edit(f / "unet" / "config.json", in_channels=9),
-        ("model/unet",),
+        ("model/unet", "another shape", "conv_in.weight", "[8, 9, 3, 3]"),
+    ),
+}
+
+# what is done to the folder of a saved LoRA
+LORA: dict[str, Damage] = {
+    "nothing in it": (clear, ("lora.path adapter", "holds none of adapter_model.safetensors")),
+    "cut": (
+        lambda f: halve(f / "adapter_model.safetensors"),
+        ("lora.path adapter", "not a whole"),
+    ),
+    "config not JSON": (lambda f: halve(f / "adapter_config.json"), ("lora.path adapter", "broken")),
+    "another strength": (
+        lambda f: edit(f / "adapter_config.json", lora_alpha=32),
+        ("lora.path adapter", "saved with alpha 32", "here it is 4"),
+    ),
+    "another scaling": (
+        lambda f: edit(f / "adapter_config.json", use_rslora=True),
+        ("lora.path adapter", "use_rslora"),
     ),
 }

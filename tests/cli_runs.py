@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import yaml
 
 from mmalign.cli import main
+from mmalign.types import Example, Message, Part, PreferenceSample
+
+if TYPE_CHECKING:
+    from training.runs import Bench
 
 PREFIX = "mmalign: "
 
@@ -51,3 +59,48 @@ def assert_refused(called: Call, words: tuple[str, ...]) -> None:
     for word in words:
         assert word in line, line
     assert len(line) < 700, line
+
+
+def refused(capsys: pytest.CaptureFixture[str], work: Path, words: tuple[str, ...], *argv: str) -> None:
+    """The call is refused with these words and leaves the working folder as it was."""
+    before = listing(work)
+    assert_refused(call(capsys, *argv), words)
+    assert listing(work) == before
+
+
+def write_config(bench: Bench, kind: str, **sections: Any) -> None:
+    """config.yaml of a sound run in the working folder, with changes; it writes into ./out and ./cache."""
+    tree = bench.tree(kind, "", **sections) | {"output": "out", "cache": "cache"}
+    Path("config.yaml").write_text(yaml.safe_dump(tree))
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A source of a user's own, cli_runs:Arrays: pictures as arrays, the last one not sound."""
+
+    fault: str
+
+    def samples(self) -> Iterator[PreferenceSample]:
+        """Two pairs."""
+        good = np.full((8, 8, 3), 0.5)
+        bad = {"nan": good * np.nan, "empty": np.zeros((0, 8, 3)), "above 1": good * 4}[self.fault]
+        prompt = (Message("text", (Part("text", "cat"),)),)
+        for number, array in enumerate((good * 0.5, bad)):
+            examples = {
+                role: (Example(prompt, (Part("image", data),)),)
+                for role, data in (("chosen", good), ("rejected", array))
+            }
+            yield PreferenceSample(f"s{number}", examples, origin=f"arrays row {number + 1}")
+
+
+@dataclass(frozen=True)
+class Letters:
+    """A judge of a user's own, cli_runs:Letters: the share of letters in a text."""
+
+    scale: float = 1.0
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
+        """Scores "score" and "length"."""
+        text = str(response.data)
+        share = sum(c.isascii() and c.isalpha() for c in text) / max(1, len(text))
+        return {"score": self.scale * share, "length": float(len(text))}

@@ -1,9 +1,15 @@
 """Fixtures for every test; this file also lets tests import shared helpers such as bad_inputs."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import torch
+
+if TYPE_CHECKING:
+    from training.runs import Bench
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +19,26 @@ def test_data() -> Path:
     if not folder:
         pytest.skip("MMALIGN_TEST_DATA is not set: no real test data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> "Bench":
+    """Two tiny models and their data, for the tests of the command line; no test writes into them."""
+    from training.runs import Bench
+
+    return Bench(tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder of one call of the command line, with eight sound pairs of texts."""
+    from bad_inputs import GOOD, write_rows
+
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    write_rows(work / "pairs.jsonl", [GOOD | {"id": i, "prompt": f"Say {i}."} for i in range(8)])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield work
+    torch.set_num_threads(threads)
