@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from training.runs import Bench
 
 PREFIX = "mmalign: "
+SHORT = {"generation": {"max_new_tokens": 8}}
+FEW = {"generation": {"steps": 3}}
+# Runs that the tests of finished runs share: name -> (kind, sections), steps large enough to be seen
+RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "text": ("text", {"model": SHORT, "data": {"heldout": 6}}),
+    "text-lora": ("text", {"model": SHORT, "lora": {"rank": 4, "alpha": 16}, "train": {"lr": 1e-2}}),
+    "image": ("image", {"model": FEW, "data": {"heldout": 3}, "train": {"lr": 1e-2}}),
+    "image-lora": ("image", {"model": FEW, "lora": {"rank": 4, "alpha": 32}, "train": {"lr": 3e-2}}),
+}
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,16 @@ def refused(capsys: pytest.CaptureFixture[str], work: Path, words: tuple[str, ..
     before = listing(work)
     assert_refused(call(capsys, *argv), words)
     assert listing(work) == before
+
+
+def train_all(bench: Bench, folder: Path) -> Path:
+    """Every run of RUNS in a folder of its name, trained through the command line, beside its config."""
+    for name, (kind, sections) in RUNS.items():
+        tree = bench.tree(kind, "", **sections)
+        tree |= {"output": str(folder / name), "cache": str(folder / "cache")}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+        assert main(["train", str(folder / f"{name}.yaml")]) == 0
+    return folder
 
 
 def write_config(bench: Bench, kind: str, **sections: Any) -> None:

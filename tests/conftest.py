@@ -29,6 +29,18 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> "Bench":
     return Bench(tmp_path_factory.mktemp("bench"))
 
 
+@pytest.fixture(scope="session")
+def runs(bench: "Bench", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the finished runs of cli_runs.RUNS; tests add samples and reports only."""
+    from cli_runs import train_all
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = train_all(bench, tmp_path_factory.mktemp("runs"))
+    torch.set_num_threads(threads)
+    return folder
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working folder of one call of the command line, with eight sound pairs of texts."""
