@@ -113,6 +113,8 @@ class Train:
             raise ValueError(f"betas: both must lie in [0, 1), got {list(self.betas)}")
         if self.schedule != "constant" and self.schedule_steps is None:
             raise ValueError(f"schedule_steps: schedule {self.schedule} needs it (absolute steps)")
+        if self.schedule_steps is not None and self.schedule_steps <= self.warmup_steps:
+            raise ValueError(f"schedule_steps: must be above warmup_steps, got {self.schedule_steps}")
         if self.schedule == "constant" and self.schedule_steps is not None:
             raise ValueError("schedule_steps: not read by schedule constant; remove it or choose a schedule")
         _ = self.num_draws
@@ -158,7 +160,7 @@ class RunConfig:
     """A whole run; sections that carry a name hold an instance of the dataclass it stands for."""
 
     model: Any
-    data: tuple[tuple[float, Any], ...]  # (weight, source); one entry unless a mixture is given
+    data: tuple[tuple[float | None, Any], ...]  # (weight or None, source); one unless a mixture is given
     objective: Any
     train: Train
     heldout: Any = None
@@ -221,12 +223,14 @@ def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> 
     return RunConfig(**sections)
 
 
-def _mixture(value: Any, where: str, allow_code: bool) -> tuple[tuple[float, Any], ...]:
+def _mixture(value: Any, where: str, allow_code: bool) -> tuple[tuple[float | None, Any], ...]:
     if not isinstance(value, list):
-        return ((1.0, build_named(KINDS["data"], value, where, allow_code)),)
+        return ((None, build_named(KINDS["data"], value, where, allow_code)),)
     if not value:
         raise UserError(f"{where}: the list of sources is empty")
-    return tuple(_weighted(KINDS["data"], v, f"{where}[{i}]", allow_code) for i, v in enumerate(value))
+    parts = [_weighted(KINDS["data"], v, f"{where}[{i}]", allow_code) for i, v in enumerate(value)]
+    stated = [isinstance(v, Mapping) and "weight" in v for v in value]
+    return tuple((w if given else None, one) for given, (w, one) in zip(stated, parts, strict=True))
 
 
 def _objective(value: Any, where: str, allow_code: bool) -> Any:
@@ -268,8 +272,11 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
     for name in _SECTIONS:
         value = getattr(config, name)
         if name == "data":
-            single = len(value) == 1 and value[0][0] == 1.0
-            listed = [{**_named(KINDS["data"], source), "weight": w} for w, source in value]
+            single = len(value) == 1 and value[0][0] is None
+            listed = [
+                {**_named(KINDS["data"], source), **({} if w is None else {"weight": w})}
+                for w, source in value
+            ]
             tree[name] = _named(KINDS["data"], value[0][1]) if single else listed
         elif name == "objective" and isinstance(value, WeightedSum):
             tree[name] = [{**_named(KINDS["objective"], term), "weight": w} for _, w, term in value.terms]
@@ -306,14 +313,23 @@ def dump(config: RunConfig) -> str:
     return yaml.safe_dump(to_tree(config), sort_keys=False, allow_unicode=True)
 
 
-def identity(config: RunConfig) -> str:
-    """Hash of what makes a run the same run: everything but its length, its folder and its logging."""
+FREE = ("output", "log", "cache", "evaluation")
+"""Sections that may differ between two parts of one run."""
+FREE_TRAIN = ("steps", "epochs", "save_every", "keep", "eval_every", "workers", "timeout_s")
+"""Fields of section train that may differ between two parts of one run."""
+
+
+def comparable(config: RunConfig) -> dict[str, Any]:
+    """What makes a run the same run, as plain values: everything but its length, its folder, how often it
+    saves, evaluates and logs, and how its loader works."""
     tree = to_tree(config)
-    for key in ("output", "log", "cache", "evaluation"):
-        tree.pop(key)
-    for key in ("steps", "epochs", "save_every", "keep", "eval_every", "workers", "timeout_s"):
-        tree["train"].pop(key)
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:16]
+    tree["train"] = {name: value for name, value in tree["train"].items() if name not in FREE_TRAIN}
+    return {name: section for name, section in tree.items() if name not in FREE}
+
+
+def identity(config: RunConfig) -> str:
+    """Hash of what makes a run the same run."""
+    return hashlib.sha256(json.dumps(comparable(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is refused before a weight is loaded: parts that do not fit together, and folders that are taken."""
+"""What is refused before a weight is loaded: parts that do not fit together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from config_text import loaded, text
 
-from mmalign.config import RunConfig, dump
-from mmalign.training.checks import check_config, check_output, choose, uses_chunks
+from mmalign.config import RunConfig
+from mmalign.training.checks import check_config, choose, uses_chunks
 from mmalign.types import AllMean, Objective, Outcome, Scores, State, UserError
 
 DIFFUSION = "{adapter: diffusion, path: m}"
@@ -212,79 +212,3 @@ def test_a_text_sized_beta_on_errors_is_pointed_out(make: Any) -> None:
         {"objective": "{name: kto}"},
     ):
         assert not any("beta" in note for note in check_config(make(**sections)))
-
-
-# ---------------------------------------------------------------- the output folder
-
-
-def into(make: Any, folder: Path, *overrides: str) -> RunConfig:
-    config: RunConfig = make([f"output={folder}", *overrides])
-    return config
-
-
-def started(folder: Path, content: str) -> None:
-    """A folder as a run leaves it, with this stored config."""
-    folder.mkdir(exist_ok=True)
-    (folder / "config.yaml").write_text(content)
-    (folder / "run.json").write_text("{}")
-
-
-def taken(config: RunConfig) -> str:
-    with pytest.raises(UserError) as error:
-        check_output(config)
-    return str(error.value)
-
-
-def test_absent_empty_and_own_folders_are_fine(make: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    check_output(into(make, folder))
-    folder.mkdir()
-    check_output(into(make, folder))
-    (folder / ".lock").write_text("1")
-    check_output(into(make, folder))
-    started(folder, dump(into(make, folder)))
-    check_output(into(make, folder))
-    check_output(into(make, folder, "train.steps=500", "log.every=1", "train.workers=3"))
-    check_output(into(make, folder, f"cache={tmp_path}"))
-
-
-def test_a_file_is_no_folder(make: Any, tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("")
-    line = f"{tmp_path}/out is a file; choose a folder"
-    assert taken(into(make, tmp_path / "out")) == f"output: {line}"
-    assert taken(into(make, tmp_path / "out" / "deeper")) == f"output: {line}"
-    assert taken(into(make, tmp_path / "new", f"cache={tmp_path}/out")) == f"cache: {line}"
-
-
-def test_a_folder_of_something_else_is_left_alone(make: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "thesis.txt").write_text("precious")
-    assert "is not empty and holds no run" in taken(into(make, folder))
-    (folder / "config.yaml").write_text(dump(into(make, folder)))  # the user's own copy: no run wrote here
-    assert "is not empty and holds no run" in taken(into(make, folder))
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        ("objective.beta=0.5", "objective.beta was 0.1, is 0.5"),
-        ("seed=4", "seed was 0, is 4"),
-        ("data.path=e", "data.path was 'd.jsonl', is 'e'"),
-        ("lora.rank=4", "lora was None"),
-        ("train.lr=1e-3", "train.lr was 1e-05, is 0.001"),
-    ],
-)
-def test_a_run_of_another_config_is_refused_with_the_difference(
-    override: str, words: str, make: Any, tmp_path: Path
-) -> None:
-    folder = tmp_path / "out"
-    started(folder, dump(into(make, folder)))
-    line = taken(into(make, folder, override))
-    assert words in line and "\n" not in line and "choose another folder" in line
-
-
-def test_a_damaged_stored_config_is_named(make: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    started(folder, "model: [")
-    assert f"{folder}/config.yaml" in taken(into(make, folder))

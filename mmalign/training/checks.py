@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mmalign._names import KINDS, NamedKind, name_of
-from mmalign.config import RunConfig, from_tree, identity, to_tree
+from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, identity
 from mmalign.objectives._sum import WeightedSum
 from mmalign.types import NEEDS, Objective, UserError
 
@@ -34,6 +37,19 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         )
     if reference == "cached" and config.cache is None and processes > 1:
         raise UserError("cache: null: several processes share a cached reference through a folder; name one")
+    kept_back = config.heldout is not None or any(getattr(s, "heldout", 0) for _, s in config.data)
+    if train.eval_every is not None and not kept_back:
+        raise UserError("train.eval_every: there are no held-out rows; add section heldout or data.heldout")
+    if config.lora is None and getattr(config.model, "dtype", None) is not None:
+        raise UserError(
+            "model.dtype: the type of frozen weights, but without section lora all train, in float32"
+        )
+    for transform in config.transforms:
+        if not set(transform.roles) <= set(objective.roles["policy"]):
+            name = name_of(KINDS["transforms"], type(transform))
+            raise UserError(
+                f"transforms: {name} changes {' and '.join(transform.roles)}, which are not scored"
+            )
     if config.heldout is not None and any(getattr(source, "heldout", 0) for _, source in config.data):
         raise UserError("heldout: give either this section or data.heldout, not both")
     beta = getattr(objective, "beta", None)
@@ -135,25 +151,22 @@ def check_output(config: RunConfig) -> None:
         raise UserError(f"output: {folder} is not empty and holds no run; choose another folder")
     from mmalign._yaml import parse_file
 
-    tree = parse_file(stored)
-    if identity(from_tree(tree, str(stored), allow_code=True)) != identity(config):
-        changed = _first_difference(tree, to_tree(config))
+    before = from_tree(parse_file(stored), str(stored), allow_code=True)
+    if identity(before) != identity(config):
+        changed = _first_difference(comparable(before), comparable(config))
         raise UserError(
-            f"output: {folder} holds a run of another config ({changed}); choose another folder. "
-            "Only train.steps, output, log and evaluation may change when a run goes on"
+            f"output: {folder} holds a run of another config ({changed}); choose another folder. When a run "
+            f"goes on, only {', '.join(FREE)} and train.{{{', '.join(FREE_TRAIN)}}} may change"
         )
 
 
-def _first_difference(old: dict, new: dict, path: str = "") -> str:
-    free = {"output", "log", "cache", "evaluation", "steps", "epochs", "save_every", "keep", "eval_every"}
+def _first_difference(old: Mapping[str, Any], new: Mapping[str, Any], path: str = "") -> str:
+    """The first place where two trees are written differently, and how."""
     for key in [*old, *(k for k in new if k not in old)]:
         before, after = old.get(key), new.get(key)
-        if before == after or key in free:
+        if json.dumps(before, sort_keys=True) == json.dumps(after, sort_keys=True):
             continue
-        if isinstance(before, dict) and isinstance(after, dict):
-            inner = _first_difference(before, after, f"{path}{key}.")
-            if inner:
-                return inner
-            continue
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            return _first_difference(before, after, f"{path}{key}.")
         return f"{path}{key} was {before!r}, is {after!r}"
-    return ""
+    raise AssertionError("trees of different identity differ")
