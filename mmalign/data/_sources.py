@@ -30,8 +30,9 @@ class SourceOptions:
     `heldout`: rows kept back for evaluation, a count or a share below 1, chosen by a hash of the row's id.
     `on_error`: "stop" at the first broken row, or "skip" and list it. `columns`: {canonical field: column
     of the file}, with null to leave a canonical field out. `drop_identical`: leave out pairs whose two
-    sides are equal (they carry no gradient) instead of only counting them. `flip`: share of pairs whose sides
-    are swapped, chosen by a hash of the id, for studies of label noise; 0.5 is the shuffled-label control.
+    sides are equal (they carry no gradient) instead of only counting them. `flip`: share of training pairs
+    whose sides are swapped, chosen by a hash of the id, for studies of label noise; 0.5 is the shuffled-label
+    control. Rows kept back by `heldout` keep their sides, so that they measure the true preference.
     """
 
     root: str | None = None
@@ -172,7 +173,9 @@ def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"]
             break
     if not samples:
         raise UserError(_nothing_left(options, report))
-    samples = [_flipped(one, options.flip, report) for one in _part_of(samples, options, which, report)]
+    samples = _part_of(samples, options, which, report)
+    if which == "train":
+        samples = [_flipped(one, options.flip, report) for one in samples]
     for sample in samples:
         report.roles.update(list(sample.examples))
         digests.append(digest(sample.id, sample_digest(sample)))

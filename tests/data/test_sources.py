@@ -70,6 +70,22 @@ def test_a_heldout_share_does_not_move_rows_when_the_file_grows(tmp_path: Path) 
     assert few < many
 
 
+def test_flip_swaps_training_pairs_and_never_those_kept_back(tmp_path: Path) -> None:
+    plain = source(tmp_path, rows(60), heldout=0.4)
+    flipped = replace(plain, flip=1.0)
+    before, after = load(plain), load(flipped)
+    assert after.report.flipped == len(before.samples) and before.report.flipped == 0
+    for old, new in zip(before.samples, after.samples, strict=True):
+        assert (new.examples["chosen"], new.examples["rejected"]) == (
+            old.examples["rejected"],
+            old.examples["chosen"],
+        )
+    kept = load(flipped, "heldout")
+    assert kept.samples == load(plain, "heldout").samples and kept.report.flipped == 0
+    some = load(replace(plain, flip=0.5)).report.flipped
+    assert 0.25 * len(before.samples) < some < 0.75 * len(before.samples)
+
+
 def test_limit_and_equal_sides(tmp_path: Path) -> None:
     content = rows(2) + [{**GOOD, "rejected": GOOD["chosen"]}] + rows(3)
     assert len(load(source(tmp_path, content, limit=4)).samples) == 4
