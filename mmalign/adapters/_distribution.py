@@ -18,6 +18,7 @@ TILE_BYTES = {
     "cuda": 256 << 20,
 }  # float32 logits of one tile; small tiles stay in a CPU cache
 MIN_TILE_ROWS = 16
+CACHE_BYTES = 2 << 20  # float32 logits that stay in a CPU core's cache while they are read several times
 
 # Config attributes that change logits after the output head, and how. Families that name theirs otherwise, or
 # use one of these names with another meaning, are caught by the first-batch check against the model itself.
@@ -55,6 +56,13 @@ class Head:
     def trains(self) -> bool:
         """True if any weight of the head, LoRA on it included, takes a gradient."""
         return any(p.requires_grad for p in self.module.parameters())
+
+    @property
+    def is_plain(self) -> bool:
+        """True if the head is a frozen matrix product and no more, whose gradient can be written down."""
+        module = self.module
+        exact = type(module) is nn.Linear and type(module.weight) is nn.Parameter
+        return exact and self.soft_cap is None and not self.trains
 
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Hidden states [m, H] -> log-probabilities [m, V] in float32."""
@@ -111,6 +119,49 @@ class _FrozenHead(torch.autograd.Function):
         return (grad_out.unsqueeze(-1) * gradient).to(gradient.dtype), None, None
 
 
+class _PlainHead(torch.autograd.Function):
+    """Log-probabilities of targets under a plain frozen head, see `Head.is_plain`. As in `_FrozenHead` the
+    gradient is formed at once; here it overwrites the tile's logits, a few rows at a time: one buffer of the
+    tile's size is held in place of four, and rows are still in the cache when they are read again."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, hidden: Tensor, targets: Tensor, head: Head, size: int, differentiate: bool
+    ) -> Tensor:
+        assert isinstance(head.module, nn.Linear)
+        out = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden) if differentiate else hidden.new_empty(0)
+        for start, end in tiles(len(hidden), size):
+            product = head.module(hidden[start:end].detach())  # hooks must not look for a graph here
+            logits = product.float()
+            for a, b in tiles(end - start, _rows_in_cache(logits)):
+                target = targets[start + a : start + b, None]
+                scaled = logits[a:b] if head.scale == 1.0 else logits[a:b] * head.scale
+                logp = torch.log_softmax(scaled, dim=-1)
+                out[start + a : start + b] = logp.gather(-1, target).squeeze(-1)
+                if differentiate:  # d log p(target) / d logits = onehot - p
+                    torch.exp(logp, out=logits[a:b]).neg_()
+                    logits[a:b].scatter_add_(-1, target, torch.ones_like(target, dtype=logits.dtype))
+            if differentiate:
+                weight = head.module.weight.to(product.dtype)
+                gradient[start:end] = (logits.to(product.dtype) @ weight) * head.scale
+        ctx.save_for_backward(gradient)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, grad_out: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return (grad_out.unsqueeze(-1) * gradient).to(gradient.dtype), None, None, None, None
+
+
+def _rows_in_cache(logits: Tensor) -> int:
+    """How many rows of logits [m, V] to treat at once: few on a CPU, all where a launch costs more."""
+    if logits.device.type != "cpu":
+        return max(1, len(logits))
+    return max(1, CACHE_BYTES // (4 * logits.shape[1]))
+
+
 def per_position(hidden: Tensor, head: Head, score: Score, size: int | None = None) -> Tensor:
     """Apply `score` to hidden states [M, H] tile by tile -> [M] float32; score i may depend on row i only.
 
@@ -133,6 +184,9 @@ def per_position(hidden: Tensor, head: Head, score: Score, size: int | None = No
 
 def token_log_probs(hidden: Tensor, targets: Tensor, head: Head, size: int | None = None) -> Tensor:
     """Log-probabilities of `targets` [M] given hidden states [M, H] -> [M] float32, differentiable."""
+    if head.is_plain and len(hidden):
+        differentiate = torch.is_grad_enabled() and hidden.requires_grad
+        return _PlainHead.apply(hidden, targets, head, size or tile_rows(head, hidden), differentiate)
 
     def score(part: Tensor, start: int, end: int) -> Tensor:
         return head.log_probs(part).gather(-1, targets[start:end, None]).squeeze(-1)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmalign.adapters import _distribution
 from mmalign.adapters._distribution import Head, TiledDistribution, per_position, token_log_probs
 
 M, H, V = 13, 8, 29
@@ -60,6 +61,20 @@ def test_a_frozen_head_runs_once_and_a_training_one_twice(trains: bool, runs: in
     token_log_probs(hidden, torch.zeros(M, dtype=torch.long), head, size=5).sum().backward()
     assert sum(shape[0] for shape in seen) == runs * M
     assert max(shape[0] for shape in seen) == 5
+
+
+def test_rows_treated_a_few_at_a_time_score_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scored() -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = torch.randn(M, H, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        values = token_log_probs(hidden, torch.arange(M), make_head(False))
+        (gradient,) = torch.autograd.grad(values.square().sum(), hidden)
+        return values.detach(), gradient
+
+    at_once = scored()
+    monkeypatch.setattr(_distribution, "CACHE_BYTES", 2 * 4 * V)  # two rows
+    in_pieces = scored()
+    assert torch.equal(at_once[0], in_pieces[0])
+    assert torch.allclose(at_once[1], in_pieces[1], atol=1e-7)
 
 
 def test_no_position_gives_no_score() -> None:
