@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +49,14 @@ class CausalLM:
         self.lora_targets: str | list[str] = "all-linear"
         self.counts: Counter[str] = Counter()
         self._cut: set[tuple[str, str, int]] = set()
-        self.positions = _positions(model)
+        self.positions = _loading.num_positions(model)
         self.rules = self._rules(folder)
         rows = model.get_input_embeddings().weight.shape[0]
         _tokens.refuse_wide_tokenizer(tokenizer.get_vocab(), rows, str(folder))
         self.end_ids = _end_ids(model, tokenizer)
         self._pad_id = tokenizer.pad_token_id or 0  # never attended to: padding stands on the right
-        self._fingerprint = _tokens.fingerprint(tokenizer, self.rules)
+        # what the model can place bounds its rows but does not shape those that fit
+        self._fingerprint = _tokens.fingerprint(tokenizer, replace(self.rules, limit=config.max_length))
 
     def _rules(self, folder: Path) -> _tokens.Rules:
         config = self.config
@@ -141,6 +143,8 @@ class CausalLM:
         Rows are right-padded and attention is causal, so no mask is passed: padding is never looked at.
         """
         inputs = batch.inputs
+        if model is not self.policy:
+            _loading.refuse_long(model, inputs["input_ids"].shape[1])
         decoder = model.get_decoder()  # type: ignore[operator]
         hidden = decoder(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         hidden = hidden.flatten(0, 1).index_select(0, inputs["source"])
@@ -256,15 +260,6 @@ class CausalLM:
             self.tokenizer.save_pretrained(folder)
             return
         save_lora(model, folder, lora, self.config.path)
-
-
-def _positions(model: Any) -> int | None:
-    """How many positions the model can place, or None if its config sets no bound."""
-    config = model.config.get_text_config()
-    found = config.to_dict().get(
-        config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    )
-    return found if isinstance(found, int) and found > 0 else None
 
 
 def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

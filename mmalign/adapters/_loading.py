@@ -246,3 +246,22 @@ def _check_architecture(settings: dict[str, Any], folder: Path) -> None:
         raise UserError(
             f"{where}: model_type {model_type!r} is not a causal language model transformers knows"
         )
+
+
+def num_positions(model: Any) -> int | None:
+    """How many positions the model can place, or None if its config sets no bound."""
+    config = model.config.get_text_config()
+    found = config.to_dict().get(
+        config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    )
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def refuse_long(model: Any, width: int) -> None:
+    """Raise UserError if another model than the one that rows were cut for cannot place `width` tokens."""
+    positions = num_positions(model)
+    if positions is not None and width > positions:
+        raise UserError(
+            f"model.max_length: a row has {width} tokens, but the reference can place only {positions}; "
+            f"set model.max_length: {positions}"
+        )

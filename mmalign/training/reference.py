@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,10 @@ def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dty
     if name == "copy":
         return _frozen(copy.deepcopy(policy))
     assert name == "path", name
-    other = model_at(config, str(config.reference.path)).build(adapter.device, dtype)
+    try:
+        other = model_at(config, str(config.reference.path)).build(adapter.device, dtype)
+    except UserError as error:  # an adapter knows its path by the section it is built from
+        raise UserError(re.sub(r"^model\.path\b", "reference.path", str(error))) from error
     if other.fingerprint() != adapter.fingerprint():
         raise UserError(
             f"reference.path {config.reference.path}: its tokenizer or frozen encoders differ from the "
