@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -82,7 +83,7 @@ def evaluate(
     finished = _open(run)
     section = finished.config.evaluation
     prompts = heldout_prompts(finished.config, num_prompts or section.num_prompts)
-    comparison = compare(
+    answered = compare(
         finished.adapter,
         finished.base,
         finished.tuned,
@@ -91,6 +92,7 @@ def evaluate(
         section.batch,
         section.seed if seed is None else seed,
     )
+    comparison = replace(answered, step=finished.step)
     comparison.write(finished.folder)
     write_report(finished.folder)
     return comparison

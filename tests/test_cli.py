@@ -194,7 +194,8 @@ def test_evaluate_with_a_judge_from_the_command_line(capsys: Capture, runs: Path
     shown = call(capsys, *argv, "--prompts", "4").out
     assert shown.startswith("win rate ") and "4 prompts" in shown and shown.endswith("text/report.html\n")
     stored = json.loads((runs / "text" / "evaluation" / "results.json").read_text())
-    assert len(stored["rows"]) == 4
+    record = json.loads((runs / "text" / "run.json").read_text())
+    assert len(stored["rows"]) == 4 and stored["step"] == record["step"] > 0
     other = json.loads(call(capsys, *argv, "--json", "--seed", "5").out)
     assert other["means"]["score"]["base"] != first["means"]["score"]["base"]
 

@@ -25,14 +25,17 @@ def is_picture(data: Any) -> bool:
     return isinstance(data, Image.Image)
 
 
-def write(folder: Path, rows: Sequence[Any], seed: int, figures: Mapping[str, Any]) -> Path:
-    """Write rows (dataclasses with the fields of `_FIELDS`) and figures; the JSON file appears last, whole.
+def write(
+    folder: Path, rows: Sequence[Any], origin: Mapping[str, int | None], figures: Mapping[str, Any]
+) -> Path:
+    """Write rows (dataclasses with the fields of `_FIELDS`), their origin (seed and step) and figures; the
+    JSON file appears last, whole.
 
     Raises UserError for a response that is neither text nor a PIL picture, before anything is written.
     """
     place = folder / "evaluation"
     listed = [_plain_row(row, number) for number, row in enumerate(rows)]
-    tree = {"format": FORMAT, "seed": seed, **{k: _plain(v) for k, v in figures.items()}, "rows": listed}
+    tree = {"format": FORMAT, **origin, **{k: _plain(v) for k, v in figures.items()}, "rows": listed}
     place.mkdir(parents=True, exist_ok=True)
     target, fresh = place / "results.json", place / ".results.json.tmp"
     target.unlink(missing_ok=True)  # from here on the folder holds no comparison until the new one is whole
@@ -47,8 +50,8 @@ def write(folder: Path, rows: Sequence[Any], seed: int, figures: Mapping[str, An
     return target
 
 
-def read(path: Path) -> tuple[int, list[dict[str, Any]]]:
-    """Seed and rows (field by field, parts decoded) of a results.json.
+def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]]]:
+    """Seed, step (None in files without one) and rows (field by field, parts decoded) of a results.json.
 
     Raises OSError, ValueError, KeyError, TypeError or AttributeError for anything else. Only pictures of our
     own names in the same folder are opened.
@@ -57,7 +60,8 @@ def read(path: Path) -> tuple[int, list[dict[str, Any]]]:
     if tree["format"] != FORMAT:
         raise ValueError(f"its format is {tree['format']!r}, this version reads {FORMAT}")
     rows = [_read_row(row, number, path.parent) for number, row in enumerate(tree["rows"])]
-    return int(tree["seed"]), rows
+    step = tree.get("step")
+    return int(tree["seed"]), None if step is None else int(step), rows
 
 
 def _plain(value: Any) -> Any:

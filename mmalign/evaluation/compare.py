@@ -66,10 +66,12 @@ class Means:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows in the order of the prompts, and the evaluation's seed. The figures are computed from the rows."""
+    """Rows in the order of the prompts, the evaluation's seed, and the step of the run whose weights answered
+    as the tuned model, where known. The figures are computed from the rows."""
 
     rows: tuple[Answered, ...]
     seed: int
+    step: int | None = None
 
     def __post_init__(self) -> None:
         judged = {TOTAL in scores for row in self.rows for scores in (row.base_scores, row.tuned_scores)}
@@ -111,7 +113,7 @@ class Comparison:
         An earlier evaluation there is replaced. No times and no paths are written.
         """
         figures = {"win_rate": self.win_rate, "means": self.means}
-        return _files.write(folder, self.rows, self.seed, figures)
+        return _files.write(folder, self.rows, {"seed": self.seed, "step": self.step}, figures)
 
 
 def compare(
@@ -161,8 +163,8 @@ def read(folder: Path) -> Comparison | None:
     if not path.exists():
         return None
     try:
-        seed, rows = _files.read(path)
-        return Comparison(tuple(Answered(**row) for row in rows), seed)
+        seed, step, rows = _files.read(path)
+        return Comparison(tuple(Answered(**row) for row in rows), seed, step)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a comparison ({type(error).__name__}: {error}); evaluate the run again"

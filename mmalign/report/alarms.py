@@ -29,7 +29,7 @@ def find_alarms(record: RunRecord, metrics: Metrics, comparison: Comparison | No
     """All findings, the serious ones first."""
     found = [*_of_the_run(record, metrics), *_of_the_curves(metrics)]
     if comparison is not None:
-        found += _of_the_evaluation(comparison)
+        found += [*_of_its_age(record, comparison), *_of_the_evaluation(comparison)]
     return sorted(found, key=lambda alarm: alarm.level != "alarm")
 
 
@@ -102,6 +102,14 @@ def _risen_errors(metrics: Metrics) -> str:
             return ""
         listed.append(f"{role} {number(start)} to {number(after[0])}, {after[1]}")
     return "; ".join(listed)
+
+
+def _of_its_age(record: RunRecord, comparison: Comparison) -> list[Alarm]:
+    """An evaluation of weights that are no longer the run's. The record of a running one lags behind."""
+    step, now = comparison.step, record.step
+    if step is None or step == now or (step > now and record.status == "running"):
+        return []
+    return [Alarm("caution", f"evaluated at step {step}, the run is at {now}: evaluate again")]
 
 
 def _of_the_evaluation(comparison: Comparison) -> list[Alarm]:

@@ -33,7 +33,7 @@ def header(config: Mapping[str, Any], record: RunRecord) -> Html:
         ("batch", str(train.get("batch", "?"))),
         ("learning rate", str(train.get("lr", "?"))),
         ("trains", f"LoRA of rank {lora.get('rank', '?')}" if lora else "all weights"),
-        ("reference", str(_mapping(config, "reference").get("name", "?"))),
+        ("reference", _reference(config, record)),
         ("seed", str(record.seed)),
         ("hardware", record.device + (f", {record.processes} processes" if record.processes > 1 else "")),
     ]
@@ -50,6 +50,13 @@ def header(config: Mapping[str, Any], record: RunRecord) -> Html:
         element("h1", None, title_of(config)),
         element("dl", {"class": "facts"}, *listed),
     )
+
+
+def _reference(config: Mapping[str, Any], record: RunRecord) -> str:
+    """The reference by name. What `auto` became is in the run's notes; without such a note it took none."""
+    wanted = str(_mapping(config, "reference").get("name", "auto"))
+    named = [note.removeprefix("reference: ") for note in record.notes if note.startswith("reference: ")]
+    return wanted if wanted != "auto" else next((name for name in named if name.isidentifier()), "none")
 
 
 def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:

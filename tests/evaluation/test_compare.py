@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,9 +141,21 @@ def test_pictures_come_back_from_the_folder(tmp_path: Path) -> None:
     assert names == {"results.json", "base-000.png", "tuned-000.png", "prompt-000-0.png"}
     again = comparing.read(tmp_path)
     assert again is not None and again.seed == 3 and again.win_rate is None and again.means == {}
+    assert again.step is None
     assert again.rows[0].text == "[image] draw this <b>"
     for ours, theirs in zip(_shown(again.rows[0]), _shown(result.rows[0]), strict=True):
         assert np.array_equal(np.asarray(ours.data), np.asarray(theirs.data))
+
+
+def test_the_step_comes_back_and_older_files_have_none(tmp_path: Path) -> None:
+    path = replace(run(), step=12).write(tmp_path)
+    found = comparing.read(tmp_path)
+    assert found is not None and found.step == 12
+    tree = json.loads(path.read_text())
+    del tree["step"]
+    path.write_text(json.dumps(tree))
+    older = comparing.read(tmp_path)
+    assert older is not None and older.step is None and older.rows == found.rows
 
 
 def _shown(row: Answered) -> list[Part]:

@@ -146,7 +146,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             "versions": {"python": "3.11.9", "mmalign": "0.1.0", "torch": "2.15.0"},
             "git": {"commit": "3ec04da11b2c", "dirty": False},
             "data": {"hash": "9f" * 32, "rows": 2048, "heldout": 64},
-            "notes": ["reference: auto chose lora_off, because LoRA trains on a frozen base"],
+            "notes": ["reference: lora_off"],
             "skipped": {"pictures_encoded": 4096, "captions_cut": 3},
             "status": "finished",
             "step": steps,

@@ -23,7 +23,9 @@ def curve(*values: float, broken: tuple[int, ...] = ()) -> Series:
     return Series(list(range(len(values))), list(values), list(broken))
 
 
-def judged(*pairs: tuple[float, float], iou: tuple[float, float] = (0.0, 0.0)) -> Comparison:
+def judged(
+    *pairs: tuple[float, float], iou: tuple[float, float] = (0.0, 0.0), step: int | None = None
+) -> Comparison:
     text = Part("text", "x")
     rows = [
         Answered(
@@ -31,7 +33,7 @@ def judged(*pairs: tuple[float, float], iou: tuple[float, float] = (0.0, 0.0)) -
         )
         for i, (b, t) in enumerate(pairs)
     ]
-    return Comparison(tuple(rows), 0)
+    return Comparison(tuple(rows), 0, step)
 
 
 def said(
@@ -99,3 +101,20 @@ def test_the_evaluation() -> None:
     tied = said(comparison=judged(*[(1.0, 1.0)] * 20, iou=(1.0, 0.5)))
     assert any("100% of the prompts are ties" in line for line in tied)
     assert any(line.startswith("caution: iou fell from 1 to 0.4905") for line in tied)
+
+
+@pytest.mark.parametrize(
+    ("step", "status", "stale"),
+    [
+        (None, "finished", False),
+        (10, "finished", False),
+        (4, "finished", True),
+        (4, "running", True),
+        (14, "running", False),  # the record of a run under way holds the step it began at
+        (14, "stopped", True),
+    ],
+)
+def test_an_evaluation_of_other_weights(step: int | None, status: str, stale: bool) -> None:
+    lines = said(record(status=status), comparison=judged(*[(0.0, 1.0)] * 20, step=step))
+    found = [line for line in lines if "evaluated at" in line]
+    assert found == [f"caution: evaluated at step {step}, the run is at 10: evaluate again"] * stale

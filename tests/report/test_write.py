@@ -85,8 +85,24 @@ def test_a_diffusion_run(make_run: MakeRun) -> None:
         assert word in page.texts
     rate = pictured(12).win_rate
     assert rate is not None and f"{100 * rate.rate:.0f}%" in page.texts
-    assert "reference: auto chose lora_off" in page.text and "2.15.0" in page.texts
+    assert " reference: lora_off" in page.texts and "2.15.0" in page.texts
     assert str(folder) not in page.source
+
+
+@pytest.mark.parametrize(
+    ("wanted", "notes", "shown"),
+    [
+        ("auto", ["reference: cached, 12 samples scored now", "reference: lora_off"], "lora_off"),
+        ("copy", ["reference: copy"], "copy"),
+        ("auto", ["rows: 3 shortened"], "none"),
+    ],
+)
+def test_the_header_names_the_reference_that_was_used(
+    make_run: MakeRun, wanted: str, notes: list[str], shown: str
+) -> None:
+    config = {"reference": {"name": wanted, "path": None}}
+    page = Page(write_report(make_run("text", config=config, record={"notes": notes})))
+    assert page.texts[page.texts.index("reference") + 1] == shown
 
 
 def test_a_text_run(make_run: MakeRun) -> None:
