@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmalign.training import _files
-from mmalign.training._agree import WorldError, on_main, together
+from mmalign.training._agree import WorldError, on_main
 from mmalign.training._manifest import Entry, problem, read_manifest, render_manifest
 from mmalign.training._state import CheckpointState, Progress, join, num_bytes, on_cpu, split
 from mmalign.training.world import World
@@ -55,15 +55,15 @@ class Scan:
     warnings: tuple[str, ...] = ()
 
 
-def latest(folder: Path, strict: bool = False, world: World | None = None) -> Scan:
+def latest(folder: Path, world: World | None = None) -> Scan:
     """Search the run folder for the newest checkpoint that verifies; all processes get rank 0's answer.
 
-    A broken one is passed over with a warning, or, if `strict`, raises UserError. None is ever deleted.
+    A broken one is passed over with a warning and never deleted.
     """
-    return _scan(folder, strict) if world is None else on_main(world, lambda: _scan(folder, strict))
+    return _scan(folder) if world is None else on_main(world, lambda: _scan(folder))
 
 
-def _scan(folder: Path, strict: bool) -> Scan:
+def _scan(folder: Path) -> Scan:
     broken: list[str] = []
     notes: list[str] = []
     for path in sorted(_own_folders(folder / "checkpoints"), key=_step_of, reverse=True):
@@ -71,25 +71,19 @@ def _scan(folder: Path, strict: bool) -> Scan:
         if trouble is None:
             found = Found(path, _step_of(path), read_manifest(path).world_size)
             return Scan(found, tuple(broken), tuple(notes))
-        note = f"checkpoint {path} is broken: {trouble}"
-        if strict:
-            raise UserError(f"{note}; move it away to go on from an older one")
         broken.append(path.name)
-        notes.append(f"{note}; passed over")
+        notes.append(f"checkpoint {path} is broken: {trouble}; passed over")
     return Scan(None, tuple(broken), tuple(notes))
 
 
-def load(found: Found, rank: int = 0) -> CheckpointState:
-    """Read a verified checkpoint back, all tensors on the CPU. `own` is empty for a rank that saved none, so
-    a run may go on with another number of processes if the trainer allows it."""
+def load(found: Found) -> CheckpointState:
+    """Read a verified checkpoint back, all tensors on the CPU; the same for any number of processes."""
     path = found.path
-    own = path / f"rank-{rank}.safetensors"
     return CheckpointState(
         progress=Progress(**join({}, _files.read_json(path / "trainer.json"))),
         model=_read(path / "model.safetensors"),
         optimizer=join(_read(path / "optimizer.safetensors"), _files.read_json(path / "optimizer.json")),
         objective=_read(path / "objective.safetensors"),
-        own=_read(own) if own.exists() else {},
     )
 
 
@@ -101,7 +95,7 @@ def _read(path: Path) -> State:
 def estimated_bytes(state: CheckpointState) -> int:
     """What a save of `state` is expected to need, with a fifth to spare. Before the first step an optimizer
     holds nothing yet: give the model's bytes for each of its moments on top."""
-    tensors = (state.model, split(dict(state.optimizer))[0], state.objective, state.own)
+    tensors = (state.model, split(dict(state.optimizer))[0], state.objective)
     return int(1.2 * sum(map(num_bytes, tensors))) + 2**20
 
 
@@ -156,7 +150,8 @@ def save(
     protect: Collection[str] = (),
     warn: Warn = warnings.warn,
 ) -> Path:
-    """Write one checkpoint of the run folder, then prune to the newest `keep`; called by every process.
+    """Write one checkpoint of the run folder, then prune to the newest `keep`; called by every process, done
+    by rank 0.
 
     Returns its folder. Raises CheckpointError, on all processes, after removing what was begun; older
     checkpoints are as they were. Saving the same step with the same content again changes nothing.
@@ -164,12 +159,14 @@ def save(
     assert keep >= 1, "a run keeps at least one checkpoint"
     root = folder / "checkpoints"
     final = root / f"step-{state.progress.step:06d}"
-    # one name for all processes; the number only keeps it apart from what a dead run left behind
-    fresh = root / world.gather(f"{final.name}.tmp-{os.getpid()}")[0]
+    fresh = root / f"{final.name}.tmp-{os.getpid()}"  # kept apart from what a dead run left behind
+
+    def write() -> None:
+        _begin(root, fresh, state)
+        _publish(fresh, final, _write(fresh, state), world.size, warn)
+
     try:
-        on_main(world, lambda: _begin(root, fresh, state))
-        entries = [entry for part in together(world, lambda: _write(fresh, state, world)) for entry in part]
-        on_main(world, lambda: _publish(fresh, final, entries, world.size, warn))
+        on_main(world, write)
     except WorldError as error:
         if world.is_main:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -194,20 +191,18 @@ def _begin(root: Path, fresh: Path, state: CheckpointState) -> None:
     _files.make_folder(fresh)
 
 
-def _write(fresh: Path, state: CheckpointState, world: World) -> list[Entry]:
-    """Write this process's files; each is on the disk when its size and hash are taken."""
-    tensors: dict[str, Mapping[str, Tensor]] = {}
-    texts: dict[str, bytes] = {}
-    if state.own:
-        tensors[f"rank-{world.rank}.safetensors"] = state.own
-    if world.is_main:
-        moments, skeleton = split(dict(state.optimizer))
-        tensors |= {"model.safetensors": state.model, "objective.safetensors": state.objective}
-        tensors["optimizer.safetensors"] = moments
-        stray, plain = split(asdict(state.progress))
-        if stray:
-            raise CheckpointError(f"progress holds tensors ({', '.join(stray)}); it takes plain values only")
-        texts = {"optimizer.json": _files.json_bytes(skeleton), "trainer.json": _files.json_bytes(plain)}
+def _write(fresh: Path, state: CheckpointState) -> list[Entry]:
+    """Write all files but the manifest; each is on the disk when its size and hash are taken."""
+    moments, skeleton = split(dict(state.optimizer))
+    tensors: dict[str, Mapping[str, Tensor]] = {
+        "model.safetensors": state.model,
+        "objective.safetensors": state.objective,
+        "optimizer.safetensors": moments,
+    }
+    stray, plain = split(asdict(state.progress))
+    if stray:
+        raise CheckpointError(f"progress holds tensors ({', '.join(stray)}); it takes plain values only")
+    texts = {"optimizer.json": _files.json_bytes(skeleton), "trainer.json": _files.json_bytes(plain)}
     entries = [
         _store(fresh / name, num_bytes(group), partial(_put_tensors, group))
         for name, group in tensors.items()

@@ -149,7 +149,7 @@ def restore(
     found: checkpoint.Found, position: Position, policy: nn.Module, optimizer: Any, schedule: Any
 ) -> None:
     """Put a checkpoint's state back into the run."""
-    state = checkpoint.load(found, position.world.rank)
+    state = checkpoint.load(found)
     restore_tensors(policy, state.model)
     optimizer.load_state_dict(state.optimizer)
     schedule.load_state_dict(dict(state.progress.schedule))

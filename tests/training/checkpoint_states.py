@@ -25,7 +25,6 @@ def small(step: int, value: float = 0.0) -> CheckpointState:
         model={"w": torch.arange(4.0) + step + value},
         optimizer={"state": {0: {"step": torch.tensor(float(step))}}, "param_groups": [{"lr": 0.1}]},
         objective={"kl": torch.tensor(step / 3)},
-        own={"noise": torch.tensor([step])},
     )
 
 

@@ -23,7 +23,6 @@ from mmalign.training.checkpoint import (
     load,
     save,
 )
-from mmalign.types import UserError
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -169,11 +168,9 @@ def two_checkpoints(folder: Path) -> Path:
 
 
 def falls_back(folder: Path, name: str) -> bool:
-    """The older checkpoint is chosen, one warning names the file, and strict mode refuses."""
+    """The older checkpoint is chosen, and one warning names the file."""
     scan = latest(folder)
     assert scan.found is not None and scan.broken == ("step-000002",)
-    with pytest.raises(UserError, match="step-000002 is broken"):
-        latest(folder, strict=True)
     assert (folder / "checkpoints" / "step-000002").is_dir(), "a broken checkpoint is left where it is"
     return scan.found.step == 1 and len(scan.warnings) == 1 and name in scan.warnings[0]
 
@@ -184,7 +181,6 @@ NAMES = (
     "objective.safetensors",
     "optimizer.json",
     "optimizer.safetensors",
-    "rank-0.safetensors",
     "trainer.json",
 )
 
@@ -201,7 +197,7 @@ def test_every_flipped_byte_is_noticed(tmp_path: Path, name: str) -> None:
         flip_byte(file, offset)
         assert falls_back(tmp_path, name), offset
         file.write_bytes(whole)
-    assert latest(tmp_path).found == latest(tmp_path, strict=True).found
+    assert latest(tmp_path).broken == ()
     assert found_state(tmp_path).progress.step == 2
 
 
@@ -241,7 +237,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
 
 
 def test_nothing_to_find_is_not_an_error(tmp_path: Path) -> None:
-    assert latest(tmp_path / "none", strict=True).found is None
+    assert latest(tmp_path / "none").found is None
 
 
 def test_a_broken_checkpoint_makes_room_for_the_same_step(tmp_path: Path) -> None:
@@ -268,10 +264,11 @@ def test_a_step_is_saved_once(tmp_path: Path) -> None:
 
 
 def test_checkpoints_of_format_1_keep_loading() -> None:
-    found = latest(FORMATS / "1", strict=True).found
+    """Those of the first releases may hold a file per process, which nothing needs."""
+    found = latest(FORMATS / "1").found
     assert found is not None and found.step == 2
     state = load(found)
     assert torch.equal(state.model["w"], torch.tensor([2.0, 3.0, 4.0, 5.0]))
     assert state.optimizer["state"][0]["step"] == 2.0 and state.optimizer["param_groups"] == [{"lr": 0.1}]
-    assert state.objective["kl"] == torch.tensor(2 / 3) and state.own["noise"] == torch.tensor([2])
+    assert state.objective["kl"] == torch.tensor(2 / 3)
     assert state.progress == small(2).progress
