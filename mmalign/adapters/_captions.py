@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,10 +46,9 @@ def tokenise(tokenizer: Any, caption: str, width: int) -> tuple[Tensor, bool]:
 class CaptionStates:
     """Runs a frozen text encoder once per distinct caption; remembers the last ones."""
 
-    def __init__(self, encoder: nn.Module, device: torch.device, counts: Counter[str]) -> None:
+    def __init__(self, encoder: nn.Module, device: torch.device) -> None:
         self._encoder = encoder
         self._device = device
-        self._counts = counts
         self._known: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     @torch.no_grad()
@@ -62,7 +61,6 @@ class CaptionStates:
             part = fresh[start : start + _PER_FORWARD]
             states = self._encoder(torch.tensor(part, device=self._device)).last_hidden_state
             found |= zip(part, states.float().cpu(), strict=True)
-            self._counts["captions"] += len(part)
         for key in dict.fromkeys(keys):
             # cloned, so that one kept caption does not keep its whole batch in memory
             self._known[key] = found[key] = found[key].clone() if key in fresh else found[key]

@@ -48,7 +48,6 @@ class Denoiser:
         """Move the parts to `device`. Raises UserError if the resolution does not fit the autoencoder."""
         self.device = device
         self.counts: Counter[str] = Counter()  # captions_cut, pictures_enlarged, as rows were encoded
-        self.encoded: Counter[str] = Counter()  # captions, pictures: what the frozen networks ran on
         self._config = config
         self._parts = parts
         self.policy: nn.Module = parts.pipeline.unet.to(device)
@@ -60,7 +59,7 @@ class Denoiser:
             parts.trained.alphas_cumprod, parts.trained.config.prediction_type, device
         )
         self.resolution = fitting_resolution(parts, config.resolution)
-        self._states = CaptionStates(self._text_encoder, device, self.encoded)
+        self._states = CaptionStates(self._text_encoder, device)
         self._empty = self._states.of([tokenise(self._tokenizer, "", self._width)[0]])[0]
         self._fingerprint: str | None = None
 
@@ -115,7 +114,7 @@ class Denoiser:
         rows = [row for sample in prepared for row in sample.rows]
         states = self._states.of([row.data["input_ids"] for row in rows])
         pictures = [row.data["pixels"] for row in rows]
-        moments = encode_pictures(self._vae, pictures, self.device, self.encoded)
+        moments = encode_pictures(self._vae, pictures, self.device)
         encoded = iter(zip(moments, states, strict=True))
         result = []
         for sample in prepared:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,7 +54,7 @@ def to_unit(pixels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_pictures(
-    vae: Any, pictures: Sequence[Tensor], device: torch.device, counts: Counter[str]
+    vae: Any, pictures: Sequence[Tensor], device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
     """Mean and log-variance of the latents of byte pictures [3, R, R], before scaling: two [C, h, w] on the
     CPU in float32. Every distinct picture runs once."""
@@ -67,7 +66,6 @@ def encode_pictures(
         latents = vae.encode(to_unit(torch.stack([picture for _, picture in part]).to(device))).latent_dist
         for (key, _), mean, logvar in zip(part, latents.mean.cpu(), latents.logvar.cpu(), strict=True):
             found[key] = (mean.clone(), logvar.clone())
-        counts["pictures"] += len(part)
     return [found[key] for key in keys]
 
 

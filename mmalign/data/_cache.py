@@ -24,11 +24,10 @@ from mmalign.types import UserError
 
 
 class TensorCache:
-    """`get`, `put` and `contains` of {name: tensor} records; `corrupt` counts files that did not verify."""
+    """`get` and `put` of {name: tensor} records; a file that does not verify is a warning and a miss."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.corrupt = 0
         # made with its first entry: a run that is refused before leaves nothing
         self._existing = next(place for place in (folder, *folder.parents) if place.exists())
         if not self._existing.is_dir():
@@ -40,10 +39,6 @@ class TensorCache:
         """The file of a key: two levels of folders keep every folder small."""
         name = hashlib.blake2b(key.encode(), digest_size=20).hexdigest()
         return self.folder / name[:2] / name[2:4] / f"{name[4:]}.safetensors"
-
-    def contains(self, key: str) -> bool:
-        """Whether a file for the key exists; only `get` verifies it."""
-        return self.path(key).exists()
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The CPU tensors of a key, or None if there is no sound file for it."""
@@ -83,14 +78,7 @@ class TensorCache:
                 f"{free} bytes are free on its disk"
             ) from None
 
-    def estimate(self, example: Mapping[str, Tensor], rows: int) -> int:
-        """Bytes that `rows` records like `example` will take on disk, rounded up to 4 KiB blocks."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in example.items()}
-        blocks = -(-(len(save(tensors)) + 128) // 4096)
-        return rows * blocks * 4096
-
     def _reject(self, path: Path, reason: str) -> None:
-        self.corrupt += 1
         warnings.warn(f"cache file {path.name} is damaged and will be made again: {reason}", stacklevel=3)
 
 

@@ -79,10 +79,6 @@ class Order:
             slots[place] += 1
         return tuple(slots)
 
-    def epoch_of(self, step: int) -> float:
-        """Epochs completed before `step` begins."""
-        return step * self.batch / self.rows
-
     def step(self, step: int) -> list[Place]:
         """This process's samples of one step (0-based)."""
         first = step * self.batch

@@ -6,7 +6,6 @@ Nothing here writes times or paths: two runs of one config leave the same files.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -132,11 +131,6 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} {platform.machine()}"
 
 
-def digest(tree: Any) -> str:
-    """SHA-256 of a JSON value, the same for every order of its keys; names a config or a data set."""
-    return hashlib.sha256(_files.json_bytes(tree)).hexdigest()
-
-
 # ---------------------------------------------------------------- metrics.jsonl
 
 Value = float | int | str | None
@@ -210,13 +204,12 @@ class OutputLock:
     """Context manager that keeps a second run out of an output folder; UserError names the other's process.
 
     Rank 0 holds a system lock on `.lock`, which ends with the process however that ends, so that a killed run
-    leaves no obstacle: `stale` is then its process number. Fails on file systems that have no locks.
+    leaves no obstacle. Fails on file systems that have no locks.
     """
 
     def __init__(self, folder: Path, world: World) -> None:
         self.folder = folder
         self.world = world
-        self.stale: int | None = None
         self._handle: int | None = None
 
     def __enter__(self) -> OutputLock:
@@ -247,7 +240,6 @@ class OutputLock:
             raise UserError(f"output: {self.folder} is on a file system without locks ({error})") from error
         self._handle = handle
         os.register_at_fork(after_in_child=self._forget)  # or a child would hold the lock after our death
-        self.stale = int(text) if text.isdecimal() else None
         os.ftruncate(handle, 0)
         os.pwrite(handle, str(os.getpid()).encode(), 0)
 

@@ -1,6 +1,7 @@
 """The tensor cache: whole files only, several processes, damaged files made again."""
 
 import multiprocessing
+import warnings
 from pathlib import Path
 
 import pytest
@@ -27,14 +28,12 @@ def _assert_equal(found: dict[str, torch.Tensor] | None, expected: dict[str, tor
 
 def test_round_trip_and_misses(tmp_path: Path) -> None:
     cache = TensorCache(tmp_path / "cache")
-    assert cache.get("a") is None and not cache.contains("a")
+    assert cache.get("a") is None
     cache.put("a", RECORD)
-    assert cache.contains("a")
     _assert_equal(cache.get("a"), RECORD)
     assert cache.get("b") is None
     cache.put("a", {"x": torch.ones(2)[::1].expand(2)})
     _assert_equal(TensorCache(tmp_path / "cache").get("a"), {"x": torch.ones(2)})
-    assert cache.corrupt == 0
 
 
 def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -61,7 +60,6 @@ def test_damaged_files_are_misses_that_are_made_again(damage: str, tmp_path: Pat
     path.write_bytes(data)
     with pytest.warns(UserWarning, match=f"{path.name} is damaged and will be made again"):
         assert cache.get("a") is None
-    assert cache.corrupt == 1
     cache.put("a", RECORD)
     _assert_equal(cache.get("a"), RECORD)
 
@@ -85,23 +83,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         TensorCache(tmp_path / "file" / "cache")
 
 
-def test_estimate_is_what_the_disk_takes(tmp_path: Path) -> None:
-    cache = TensorCache(tmp_path)
-    for number in range(3):
-        cache.put(str(number), RECORD)
-    blocks = [-(-path.stat().st_size // 4096) * 4096 for path in tmp_path.rglob("*.safetensors")]
-    assert cache.estimate(RECORD, 3) == sum(blocks)
-
-
 def _hammer(folder: Path, worker: int, failed: "multiprocessing.Queue[int]") -> None:
     cache = TensorCache(folder)
     bad = 0
-    for turn in range(60):
-        key = str(turn % 3)
-        cache.put(key, {"x": torch.full((5000,), float(turn % 3))})
-        found = cache.get(key)
-        bad += found is None or not bool((found["x"] == turn % 3).all())
-    failed.put(bad + cache.corrupt)
+    with warnings.catch_warnings(record=True) as damaged:
+        warnings.simplefilter("always")
+        for turn in range(60):
+            key = str(turn % 3)
+            cache.put(key, {"x": torch.full((5000,), float(turn % 3))})
+            found = cache.get(key)
+            bad += found is None or not bool((found["x"] == turn % 3).all())
+    failed.put(bad + len(damaged))
 
 
 @pytest.mark.multiprocess
