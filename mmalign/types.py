@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,9 +135,9 @@ class Batch:
 
     inputs: dict[str, Any]
     roles: tuple[str, ...]
-    row_role: Tensor  # [N] long, index into roles
-    row_sample: Tensor  # [N] long, index into sample_ids
-    row_slot: Tensor  # [N] long, place in the role's list
+    row_role: Tensor  # [N] long on the CPU, index into roles
+    row_sample: Tensor  # [N] long on the CPU, index into sample_ids
+    row_slot: Tensor  # [N] long on the CPU, place in the role's list
     sample_ids: tuple[str, ...]
 
     def rows_of(self, role: str) -> Tensor:
@@ -227,6 +226,11 @@ class Transform(ABC):
         """Keys of NEEDS that the adapter must offer."""
         return frozenset()
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Policy roles without which the transform would change nothing."""
+        return ()
+
     @abstractmethod
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State) -> Scores:
         """Scores in, scores out; must keep gradients to the policy's values where they should flow."""
@@ -240,10 +244,10 @@ class Adapter(Protocol):
     policy: nn.Module  # what trains; frozen encoders stay private to the adapter
     device: torch.device
     lora_targets: str | list[str]  # default LoRA sites
-    counts: Counter[str]  # what was cut or shortened while rows were made, for the run's record
 
-    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> None:
-        """Raise UserError with the reason if the sample (media already decoded) cannot be used."""
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> Sequence[str]:
+        """What has to be shortened in the sample (media already decoded), one entry each time, to be counted.
+        Raises UserError with the reason if the sample cannot be used."""
 
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
         """Tokenise and resize on the CPU; runs in loader workers. Media parts are already decoded."""

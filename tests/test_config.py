@@ -71,7 +71,7 @@ class NotADataclass:
 def test_defaults(tmp_path: Path) -> None:
     config = loaded(tmp_path, text())
     assert config.model == Text("m")
-    assert config.data == ((1.0, Jsonl(path="d.jsonl")),)
+    assert config.data == ((None, Jsonl(path="d.jsonl")),)
     assert config.objective == DPO()
     assert config.train == Train(steps=10)
     assert config.lora is None and config.heldout is None and config.transforms == ()
@@ -84,7 +84,7 @@ def test_empty_optional_sections_mean_their_defaults(tmp_path: Path) -> None:
 
 def test_a_mixture_keeps_weights_in_order(tmp_path: Path) -> None:
     config = loaded(tmp_path, FULL)
-    assert [weight for weight, _ in config.data] == [2.5, 1.0]
+    assert [weight for weight, _ in config.data] == [2.5, None]
     assert [type(source).__name__ for _, source in config.data] == ["Jsonl", "Parquet"]
     assert config.data[1][1].columns == {"prompt": "p", "id": None}
 

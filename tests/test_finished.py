@@ -17,9 +17,11 @@ from training.runs import Bench, same_files, weights
 from transformers import AutoModelForCausalLM
 
 from mmalign.adapters._causal_lm import CausalLM
+from mmalign.training import finished
 from mmalign.training.finished import FinishedRun, export, merge, open_run
 from mmalign.training.lora import BaseTunerLayer
 from mmalign.training.run import run
+from mmalign.training.setup import build_policy
 from mmalign.types import UserError
 
 IDS = torch.arange(6, 46).reshape(2, 20)
@@ -105,6 +107,28 @@ def test_base_is_the_model_before_training(runs: Path, bench: Bench, name: str) 
     assert torch.equal(before, logits(plain(bench)))
     assert float((before - after).abs().max()) > 1e-2
     assert all(torch.equal(*pair) for pair in zip(both(found), (before, after), strict=True))
+
+
+@pytest.mark.parametrize(("name", "loaded"), [("text", 2), ("text-lora", 1)])
+def test_a_second_model_is_loaded_once_and_only_for_base(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, name: str, loaded: int
+) -> None:
+    built: list[nn.Module] = []
+
+    def counting(*arguments: Any) -> Any:
+        adapter = build_policy(*arguments)
+        built.append(adapter.policy)
+        return adapter
+
+    monkeypatch.setattr(finished, "build_policy", counting)
+    found = open_run(runs / name)
+    with found.tuned() as model:
+        assert model is found.adapter.policy
+    assert len(built) == 1
+    for _ in range(2):
+        with found.base() as model:
+            assert model is built[-1] and not model.training
+    assert len(built) == loaded
 
 
 def test_base_of_pictures_is_the_pipeline_before_training(runs: Path, bench: Bench) -> None:

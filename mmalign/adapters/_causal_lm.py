@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class CausalLM:
-    """Any `AutoModelForCausalLM`. `counts["responses_cut"]` is the number of responses cut to fit."""
+    """Any `AutoModelForCausalLM`."""
 
     def __init__(self, config: Text, device: torch.device, dtype: torch.dtype) -> None:
         files = _loading.LANGUAGE_MODEL_FILES + (("*.bin",) if config.allow_pickle else ())
@@ -47,8 +46,6 @@ class CausalLM:
         self.kind: Kind = config.kind
         self.offers = config.offers
         self.lora_targets: str | list[str] = "all-linear"
-        self.counts: Counter[str] = Counter()
-        self._cut: set[tuple[str, str, int]] = set()
         self.positions = _loading.num_positions(model)
         self.rules = self._rules(folder)
         rows = model.get_input_embeddings().weight.shape[0]
@@ -73,12 +70,13 @@ class CausalLM:
 
     # ------------------------------------------------------------ rows
 
-    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> None:
-        """Raise UserError with the reason if the sample cannot be scored."""
-        _tokens.tokenize_sample(self.tokenizer, sample, roles, self.rules)
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> tuple[str, ...]:
+        """What is shortened in the sample. Raises UserError with the reason if it cannot be scored."""
+        found = _tokens.tokenize_sample(self.tokenizer, sample, roles, self.rules)
+        return tuple("responses cut to fit" for tokens in found.values() if tokens.cut)
 
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
-        """Tokenise: every row gets `ids` [T] long, `start` [1] (first scored place) and `cut` [1] bool."""
+        """Tokenise: every row gets `ids` [T] long and `start` [1], the first scored place."""
         found = _tokens.tokenize_sample(self.tokenizer, sample, roles, self.rules)
         rows = tuple(
             Row(
@@ -87,7 +85,6 @@ class CausalLM:
                 {
                     "ids": torch.tensor(tokens.ids, dtype=torch.long),
                     "start": torch.tensor([tokens.start]),
-                    "cut": torch.tensor([tokens.cut]),
                 },
             )
             for (role, slot), tokens in found.items()
@@ -95,10 +92,7 @@ class CausalLM:
         return Prepared(sample.id, rows)
 
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
-        """Nothing to run: token ids are what the model reads. Here cut responses are counted, each once."""
-        for one in prepared:
-            self._cut |= {(one.sample_id, row.role, row.slot) for row in one.rows if bool(row.data["cut"])}
-        self.counts["responses_cut"] = len(self._cut)
+        """Nothing to run: token ids are what the model reads."""
         return list(prepared)
 
     def fingerprint(self) -> str:
@@ -125,9 +119,9 @@ class CausalLM:
         return Batch(
             inputs={key: value.to(self.device) for key, value in _layout(rows, self._pad_id).items()},
             roles=tuple(roles),
-            row_role=torch.tensor([role for role, _, _ in listed], device=self.device),
-            row_sample=torch.tensor([sample for _, sample, _ in listed], device=self.device),
-            row_slot=torch.tensor([row.slot for _, _, row in listed], device=self.device),
+            row_role=torch.tensor([role for role, _, _ in listed]),
+            row_sample=torch.tensor([sample for _, sample, _ in listed]),
+            row_slot=torch.tensor([row.slot for _, _, row in listed]),
             sample_ids=tuple(one.sample_id for one in encoded),
         )
 

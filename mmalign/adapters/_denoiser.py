@@ -6,7 +6,6 @@ Letters: N rows, S samples, D noise draws per sample, C latent channels of size 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,6 @@ class Denoiser:
     def __init__(self, config: Diffusion, parts: Parts, device: torch.device) -> None:
         """Move the parts to `device`. Raises UserError if the resolution does not fit the autoencoder."""
         self.device = device
-        self.counts: Counter[str] = Counter()  # captions_cut, pictures_enlarged, as rows were encoded
         self._config = config
         self._parts = parts
         self.policy: nn.Module = parts.pipeline.unet.to(device)
@@ -65,11 +63,19 @@ class Denoiser:
 
     # ------------------------------------------------------------ rows
 
-    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> None:
-        """Raise UserError unless every response of the roles is one picture under one caption."""
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> tuple[str, ...]:
+        """What is shortened or enlarged in the sample: captions longer than the text encoder takes lose their
+        end, as is usual for this family. Raises UserError unless every response of the roles is one picture
+        under one caption."""
+        found = []
         for role in roles:
             for slot, example in enumerate(sample.examples.get(role, ())):
-                self._read(sample, role, slot, example)
+                caption, picture = self._read(sample, role, slot, example)
+                if tokenise(self._tokenizer, caption, self._width)[1]:
+                    found.append("captions cut to fit")
+                if min(picture.size) < self.resolution:
+                    found.append("pictures enlarged")
+        return tuple(found)
 
     def _read(
         self, sample: PreferenceSample, role: str, slot: int, example: Example
@@ -80,11 +86,7 @@ class Denoiser:
         return caption_of(example.prompt, self._tokenizer, where), picture_of(example.response, where)
 
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
-        """Rows with `pixels` uint8 [3, R, R], `input_ids` [L] long, `cut` and `enlarged` bool [].
-
-        `cut` marks captions longer than the text encoder takes, which lose their end as is usual for this
-        family; `enlarged` marks pictures smaller than the resolution.
-        """
+        """Rows with `pixels` uint8 [3, R, R] and `input_ids` [L] long."""
         rows = [
             self._prepared_row(role, slot, *self._read(sample, role, slot, example))
             for role in roles
@@ -94,17 +96,11 @@ class Denoiser:
 
     def _prepared_row(self, role: str, slot: int, caption: str, picture: Image.Image) -> Row:
         pixels = square(picture, self.resolution)
-        ids, cut = tokenise(self._tokenizer, caption, self._width)
+        ids, _ = tokenise(self._tokenizer, caption, self._width)
         digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16)
         digest.update(f"\x1f{_PREPARATION}\x1f{self.resolution}\x1f".encode())
         digest.update(caption.encode("utf-8", "surrogatepass"))
-        data = {
-            "pixels": pixels,
-            "input_ids": ids,
-            "cut": torch.tensor(cut),
-            "enlarged": torch.tensor(min(picture.size) < self.resolution),
-        }
-        return Row(role, slot, data, digest.hexdigest())
+        return Row(role, slot, {"pixels": pixels, "input_ids": ids}, digest.hexdigest())
 
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Rows with `mean` and `logvar` [C, h, w] and `states` [L, width], all float32 on the CPU.
@@ -121,10 +117,7 @@ class Denoiser:
             done = []
             for row in sample.rows:
                 (mean, logvar), text = next(encoded)
-                flags = {name: row.data[name] for name in ("cut", "enlarged")}
-                self.counts["captions_cut"] += int(flags["cut"])
-                self.counts["pictures_enlarged"] += int(flags["enlarged"])
-                data = {"mean": mean, "logvar": logvar, "states": text, **flags}
+                data = {"mean": mean, "logvar": logvar, "states": text}
                 done.append(Row(row.role, row.slot, data, row.key))
             result.append(Prepared(sample.sample_id, tuple(done)))
         return result
@@ -158,9 +151,9 @@ class Denoiser:
         return Batch(
             inputs=inputs,
             roles=tuple(roles),
-            row_role=torch.tensor([roles.index(row.role) for _, row in picked], device=self.device),
-            row_sample=torch.tensor([index for index, _ in picked], device=self.device),
-            row_slot=torch.tensor([row.slot for _, row in picked], device=self.device),
+            row_role=torch.tensor([roles.index(row.role) for _, row in picked]),
+            row_sample=torch.tensor([index for index, _ in picked]),
+            row_slot=torch.tensor([row.slot for _, row in picked]),
             sample_ids=tuple(sample.sample_id for sample in encoded),
         )
 

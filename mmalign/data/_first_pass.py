@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -20,35 +21,35 @@ class FirstPass:
 
     kept: list[PreferenceSample]
     skipped: list[Skipped] = field(default_factory=list)
+    shortened: Counter[str] = field(default_factory=Counter)
 
     def lines(self) -> list[str]:
-        """Plain lines for the log; empty if nothing was left out."""
+        """Plain lines for the log; empty if nothing was left out or shortened."""
+        lines = [f"data: {name}: {count}" for name, count in sorted(self.shortened.items())]
         if not self.skipped:
-            return []
+            return lines
         total = len(self.kept) + len(self.skipped)
         share = 100 * len(self.skipped) / total
         note = "; that is more than 1 %, so look at the data" if share > 1 else ""
         first = self.skipped[0].reason
-        return [
-            f"data: {len(self.skipped)} of {total} rows left out ({share:.1f} %){note}; the first: {first}"
-        ]
+        left_out = f"data: {len(self.skipped)} of {total} rows left out ({share:.1f} %){note}"
+        return [*lines, f"{left_out}; the first: {first}"]
 
 
 @dataclass(frozen=True)
 class _Check:
-    """The check of one chunk of rows: None for a sound row, else the reason. A class, so that it can be sent
-    to workers where processes cannot be forked."""
+    """The check of one chunk of rows: what is shortened in a sound row, or the reason against it. A class, so
+    that it can be sent to workers where processes cannot be forked."""
 
     samples: Sequence[PreferenceSample]
-    check: Callable[[PreferenceSample], None]
+    check: Callable[[PreferenceSample], Sequence[str]]
     on_error: str
 
-    def __call__(self, number: int) -> list[str | None]:
-        reasons: list[str | None] = []
+    def __call__(self, number: int) -> list[str | tuple[str, ...]]:
+        reasons: list[str | tuple[str, ...]] = []
         for sample in self.samples[number * _CHUNK : (number + 1) * _CHUNK]:
             try:
-                self.check(decode(sample))
-                reasons.append(None)
+                reasons.append(tuple(self.check(decode(sample))))
             except UserError as error:
                 if self.on_error == "stop":
                     raise
@@ -58,7 +59,7 @@ class _Check:
 
 def first_pass(
     samples: Sequence[PreferenceSample],
-    check: Callable[[PreferenceSample], None],
+    check: Callable[[PreferenceSample], Sequence[str]],
     on_error: Literal["stop", "skip"] = "stop",
     workers: int = 0,
     timeout_s: float = 300.0,
@@ -77,15 +78,17 @@ def first_pass(
     chunks = run_jobs(job, range(count), workers, timeout_s, describe)
     reasons = [reason for chunk in chunks for reason in chunk]
     kept, skipped = [], []
+    shortened: Counter[str] = Counter()
     for sample, reason in zip(samples, reasons, strict=True):
-        if reason is None:
+        if isinstance(reason, tuple):
             kept.append(sample)
+            shortened.update(reason)
         else:
             skipped.append(Skipped(sample.id, sample.origin, reason))
     if not kept:
         first = f"; the first: {skipped[0].reason}" if skipped else ""
         raise UserError(f"data: no usable row in {len(samples)}{first}")
-    return FirstPass(kept, skipped)
+    return FirstPass(kept, skipped, shortened)
 
 
 def require_unique(pools: Sequence[Sequence[PreferenceSample]]) -> None:

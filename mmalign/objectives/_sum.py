@@ -14,7 +14,8 @@ from mmalign.types import AllMean, Objective, Outcome, Scores, State, UserError,
 
 @dataclass(frozen=True)
 class WeightedSum(Objective):
-    """sum_i weight_i * loss_i. Metrics and state of a term carry its label as prefix, "dpo/accuracy"."""
+    """sum_i weight_i * loss_i. Each term's loss is logged as "dpo/loss"; its other metrics carry the
+    label only where several terms have one of that name; its state always does."""
 
     terms: tuple[tuple[str, float, Objective], ...]  # label, weight, objective
 
@@ -77,11 +78,15 @@ class WeightedSum(Objective):
         losses: list[Tensor] = []
         metrics: dict[str, Tensor] = {}
         states: State = {}
-        for label, weight, term in self.terms:
+        outcomes = []
+        for label, _, term in self.terms:
             own = {k.removeprefix(f"{label}/"): v for k, v in state.items() if k.startswith(f"{label}/")}
-            outcome = term(scores, labels, own, all_mean)
+            outcomes.append(term(scores, labels, own, all_mean))
+        named = [key for outcome in outcomes for key in outcome.metrics]
+        shared = {key for key in named if named.count(key) > 1}
+        for (label, weight, _), outcome in zip(self.terms, outcomes, strict=True):
             losses.append(weight * outcome.loss)
             metrics[f"{label}/loss"] = outcome.loss.detach()
-            metrics |= {f"{label}/{key}": value for key, value in outcome.metrics.items()}
+            metrics |= {f"{label}/{key}" if key in shared else key: v for key, v in outcome.metrics.items()}
             states |= {f"{label}/{key}": value for key, value in outcome.state.items()}
         return Outcome(torch.stack(losses).sum(0), metrics, states)

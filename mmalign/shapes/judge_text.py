@@ -13,12 +13,12 @@ from mmalign.shapes.stories import parse_prompt, sentences
 WARM_WORDS = frozenset((
     "sunny", "golden", "bright", "gentle", "happy", "cheerful", "proud",
     "hopeful", "joyful", "merry", "funny", "pretty", "sweet", "lovely",
-    "delightful", "beautiful", "friendly", "wonderful", "tender", "marvellous", "peaceful",
+    "delightful", "beautiful", "friendly",
 ))  # fmt: skip
 GLOOMY_WORDS = frozenset((
     "dark", "stormy", "grey", "harsh", "sad", "lonely", "gloomy",
     "afraid", "sorry", "mournful", "dreary", "bitter", "hopeless", "terrible",
-    "cruel", "nasty", "broken", "dreadful", "painful", "frightening", "miserable",
+    "cruel", "nasty", "broken",
 ))  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 A prompt names a shape, a place and a length: "Tell a short story about a red star at the lake." A story
 answers it with four sentences (short) or five: opening, mood, act, event (long stories only) and ending.
-Every sentence names the shape; the opening and the ending name the place too. Each sentence has a tone
-(warm, neutral or gloomy), and the sentences of one story mostly share it.
+Every sentence names the shape; the opening and the ending name the place too. Each sentence but the ending
+has a tone (warm, neutral or gloomy), and the sentences of one story mostly share it.
 
 Everything is decided by seeds. `judge_text.py` reads the same grammar.
 """
@@ -76,10 +76,12 @@ class StoryPrompt:
 
 @dataclass(frozen=True)
 class Slot:
-    """One sentence of the story: frames, the toned words that fill `{word}`, and fields without tone.
+    """One sentence of the story: frames, the words that fill `{word}` by tone, and fields without tone.
 
     Every frame holds `{word}` once, and any word of the slot fits any of its frames: a sentence has one
     tone, carried by one word, and changing the tone never breaks the grammar around it.
+    The ending is always neutral. With toned endings, training on preferences spread the toned words from
+    the last sentence to the place right after it, and about one run in three no longer ended its stories.
     """
 
     name: str
@@ -168,14 +170,19 @@ SLOTS: tuple[Slot, ...] = (
     Slot(
         name="ending",
         frames=(
-            "At night the {subject} has a {word} dream {place}.",
-            "In the end the {subject} rests {place} with {word} thoughts.",
-            "So the {subject} stays {place} and dreams of {word} things.",
+            "At night the {subject} {word} {place}.",
+            "In the end the {subject} {word} {place}.",
+            "So the {subject} {word} {place}.",
         ),
         words={
-            "warm": ("wonderful", "tender", "marvellous", "peaceful"),
-            "neutral": ("common", "distant", "big", "round"),
-            "gloomy": ("dreadful", "painful", "frightening", "miserable"),
+            "neutral": (
+                "goes to sleep",
+                "makes a fire",
+                "makes new plans",
+                "waits for the moon",
+                "rests for a while",
+                "stays until dawn",
+            ),
         },
         plain={},
     ),
@@ -218,7 +225,7 @@ def sentences(subject: str, place: str) -> dict[str, tuple[str, Tone]]:
     return {
         template.format(subject=subject, place=place): (slot.name, tone)
         for slot in SLOTS
-        for tone in TONES
+        for tone in slot.words
         for frame in slot.frames
         for template in _expand(slot, tone, frame)
     }
@@ -233,8 +240,9 @@ def write_story(prompt: StoryPrompt, rng: random.Random) -> str:
         if slot.name not in prompt.slots:
             continue
         tone = story_tone if rng.random() < TONE_KEPT else rng.choice(others)
-        fields = {"word": rng.choice(slot.words[tone]), "subject": prompt.subject, "place": prompt.place}
-        fields |= {name: rng.choice(words) for name, words in slot.plain.items()}
+        words = slot.words.get(tone, slot.words["neutral"])
+        fields = {"word": rng.choice(words), "subject": prompt.subject, "place": prompt.place}
+        fields |= {name: rng.choice(choices) for name, choices in slot.plain.items()}
         lines.append(rng.choice(slot.frames).format(**fields))
     return " ".join(lines)
 

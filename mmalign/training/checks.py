@@ -52,12 +52,14 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             )
     if config.heldout is not None and any(getattr(source, "heldout", 0) for _, source in config.data):
         raise UserError("heldout: give either this section or data.heldout, not both")
-    beta = getattr(objective, "beta", None)
-    if config.model.kind == "surrogate" and objective.surrogate_beta and beta is not None and beta < 10:
-        notes.append(
-            f"objective.beta {beta} is of the size used for text; on diffusion errors published runs use "
-            f"about {objective.surrogate_beta:g}, and this one will hardly move"
-        )
+    terms = [term for _, _, term in objective.terms] if isinstance(objective, WeightedSum) else [objective]
+    for term in terms:
+        beta = getattr(term, "beta", None)  # an objective of the user's own may have none
+        if config.model.kind == "surrogate" and term.surrogate_beta and beta is not None and beta < 10:
+            notes.append(
+                f"objective.beta {beta} is of the size used for text; on diffusion errors published runs use "
+                f"about {term.surrogate_beta:g}, and this one will hardly move"
+            )
     return notes
 
 

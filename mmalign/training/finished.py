@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -61,10 +62,7 @@ def open_run(
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     adapter = build_policy(config, device)
     policy = adapter.policy
-    if config.lora is None:
-        base = _yielding(copy.deepcopy(policy).requires_grad_(False).eval())
-    else:
-        base = _base_switch(config, policy)
+    base = _built_again(config, device) if config.lora is None else _base_switch(config, policy)
     state = checkpoint.load(scan.found)
     try:
         restore_tensors(policy, state.model)
@@ -80,6 +78,21 @@ def _base_switch(config: RunConfig, policy: nn.Module) -> Switch:
         return lambda: lora.switched_off(policy)
     frozen = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
     return lambda: lora.swapped(policy, frozen)
+
+
+def _built_again(config: RunConfig, device: torch.device) -> Switch:
+    """The model as its files have it, loaded when it is first asked for and kept: whoever wants the trained
+    one only never holds two."""
+
+    @functools.cache
+    def module() -> nn.Module:
+        return build_policy(config, device).policy.requires_grad_(False).eval()
+
+    @contextmanager
+    def switch() -> Iterator[nn.Module]:
+        yield module()
+
+    return switch
 
 
 def _yielding(module: nn.Module) -> Switch:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmalign.training.metrics import Means, sample_metrics
+from mmalign.training.optim import evaluating
 from mmalign.training.step import Engine, Micro, apply_objective, collate_labels, join_scores, score_all
 from mmalign.types import State
 
@@ -22,7 +23,7 @@ def evaluate(engine: Engine, micros: Sequence[Micro], state: State) -> dict[str,
     """
     means = Means()
     world = engine.world
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(engine.adapter.policy):
         if engine.objective.batch_coupled:
             parts = [score_all(engine, micro, PURPOSE) for micro in micros]
             scores = join_scores(parts, micros)

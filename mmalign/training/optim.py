@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -14,22 +16,44 @@ from mmalign.config import Train
 
 
 def prepare_policy(policy: nn.Module, train: Train) -> None:
-    """Trainable weights in float32; the model's own dropout off unless asked for. Call before LoRA."""
+    """Trainable weights in float32. Call after what is frozen has been frozen, before LoRA."""
     for parameter in policy.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if not train.dropout:
-        disable_dropout(policy)
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout probability of a model to 0, also those that attention reads as plain numbers."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "dropout", "activation_dropout"):
-            if isinstance(module.__dict__.get(name), float):
-                setattr(module, name, 0.0)
+def set_training_mode(policy: nn.Module, train: Train) -> None:
+    """Train mode, or, with the model's own dropout off, eval mode for all but LoRA's dropout.
+
+    Families keep their dropout rates in many places and read them in many ways; in eval mode none applies.
+    Layers that recompute their activations do so in train mode only, so those are put back into it, with
+    every rate of theirs at 0.
+    """
+    policy.train(train.dropout)
+    if train.dropout:
+        return
+    for name, module in policy.named_modules():
+        if ".lora_dropout." in f".{name}.":
+            module.train()
+        if module.__dict__.get("gradient_checkpointing"):
+            module.training = True  # the layer itself; its parts stay in eval mode
+            rates = [
+                key for key, value in module.__dict__.items() if "drop" in key and isinstance(value, float)
+            ]
+            for key in rates:
+                setattr(module, key, 0.0)
+
+
+@contextmanager
+def evaluating(policy: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; every module's own mode is restored after it."""
+    modes = [(module, module.training) for module in policy.modules()]
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def make_optimizer(policy: nn.Module, train: Train) -> AdamW:

@@ -27,7 +27,7 @@ from mmalign.training.world import World
 from mmalign.types import UserError
 
 FORMAT = 1
-Status = Literal["running", "stopped", "finished"]
+Status = Literal["running", "stopped", "finished", "failed"]
 
 _LIBRARIES = ("torch", "transformers", "diffusers", "peft", "accelerate", "safetensors")
 

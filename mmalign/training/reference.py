@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mmalign.config import RunConfig
 from mmalign.data._cache import TensorCache
 from mmalign.training import lora
 from mmalign.training.encoding import row_digest
+from mmalign.training.optim import evaluating
 from mmalign.training.scorer import Switch
 from mmalign.types import Adapter, LogProbs, Prepared, UserError
 
@@ -29,10 +30,10 @@ def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dty
     """A context manager factory that yields the module to score with. Call it before any weight has moved."""
     policy = adapter.policy
     if name == "lora_off":
-        return lambda: _evaluating(lora.switched_off(policy), policy)
+        return lambda: _quietly(lora.switched_off(policy), policy)
     if name == "initial_adapter":
         frozen = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
-        return lambda: _evaluating(lora.swapped(policy, frozen), policy)
+        return lambda: _quietly(lora.swapped(policy, frozen), policy)
     if name == "copy":
         return _frozen(copy.deepcopy(policy))
     assert name == "path", name
@@ -69,15 +70,10 @@ def _frozen(module: nn.Module) -> Switch:
 
 
 @contextmanager
-def _evaluating(inner, policy: nn.Module) -> Iterator[nn.Module]:  # type: ignore[no-untyped-def]
+def _quietly(inner: AbstractContextManager[nn.Module], policy: nn.Module) -> Iterator[nn.Module]:
     """The inner block with the policy in eval mode: a reference never sees dropout."""
-    training = policy.training
-    policy.eval()
-    try:
-        with inner as module:
-            yield module
-    finally:
-        policy.train(training)
+    with evaluating(policy), inner as module:
+        yield module
 
 
 def weights_hash(module: nn.Module, without_lora: bool = True) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from mmalign.config import RunConfig, Train
@@ -16,10 +14,12 @@ from mmalign.data._first_pass import first_pass, require, require_unique, unpair
 from mmalign.data._loader import Loader, Recipe
 from mmalign.data._media import decode
 from mmalign.data._order import Order
-from mmalign.data._sources import LoadedData, Skipped, load
+from mmalign.data._sources import Skipped, load
 from mmalign.training.console import Console
 from mmalign.training.world import World
 from mmalign.types import Adapter, Item, Objective, PreferenceSample, UserError
+
+OnSkip = Callable[[int, Skipped], None]
 
 
 def scored_roles(objective: Objective) -> tuple[str, ...]:
@@ -28,11 +28,25 @@ def scored_roles(objective: Objective) -> tuple[str, ...]:
 
 
 @dataclass
-class RunData:
-    """Training pools, one per source, and held-out rows; `notes` says in words what was done to them."""
+class Pool:
+    """The samples of one source, of its training or its held-out part."""
 
-    pools: list[list[PreferenceSample]]
-    heldout: list[PreferenceSample]
+    samples: list[PreferenceSample]
+    source: Any
+    weight: float | None = None  # share of the samples drawn; None: by size
+
+    @property
+    def on_error(self) -> Literal["stop", "skip"]:
+        """What a broken row does; a user's own source need not have the option."""
+        return "skip" if getattr(self.source, "on_error", "stop") == "skip" else "stop"
+
+
+@dataclass
+class RunData:
+    """Training pools, one per source, and held-out ones; `notes` says in words what was done to them."""
+
+    pools: list[Pool]
+    heldout: list[Pool]
     world: World
     hash: str
     notes: list[str] = field(default_factory=list)
@@ -41,16 +55,12 @@ class RunData:
     @property
     def rows(self) -> int:
         """Training samples of all sources."""
-        return sum(map(len, self.pools))
+        return sum(len(pool.samples) for pool in self.pools)
 
     def facts(self) -> dict[str, Any]:
         """For the run's record."""
-        return {
-            "hash": self.hash,
-            "rows": self.rows,
-            "heldout": len(self.heldout),
-            "left_out": len(self.skipped),
-        }
+        heldout = sum(len(pool.samples) for pool in self.heldout)
+        return {"hash": self.hash, "rows": self.rows, "heldout": heldout, "left_out": len(self.skipped)}
 
     def num_steps(self, train: Train) -> int:
         """Steps of the run: as given, or the epochs rounded up to whole steps."""
@@ -60,100 +70,96 @@ class RunData:
         return math.ceil(train.epochs * self.rows / train.batch)
 
     def admit(self, adapter: Adapter, config: RunConfig, console: Console) -> None:
-        """Leave out, or refuse, the rows the adapter cannot use, before any order is made."""
+        """Leave out, or refuse, the rows the adapter cannot use, before any order is made.
+
+        Raises RuntimeError if the processes do not keep the same rows: a file that one of them could not read
+        would otherwise give each its own order.
+        """
         objective: Objective = config.objective
         roles = tuple(role for role in scored_roles(objective) if role not in objective.views)
         check = partial(_check, adapter, roles)
-        pools = [(pool, source) for pool, (_, source) in zip(self.pools, config.data, strict=True)]
-        for pool, source in [*pools, (self.heldout, config.heldout)]:
-            if not pool:
-                continue
-            require(pool, roles, objective.fields)
-            on_error = _on_error(source)
-            passed = first_pass(pool, check, on_error, config.train.workers, config.train.timeout_s)
-            pool[:] = passed.kept
+        for place, pool in enumerate([*self.pools, *self.heldout]):
+            require(pool.samples, roles, objective.fields)
+            train = config.train
+            passed = first_pass(pool.samples, check, pool.on_error, train.workers, train.timeout_s)
+            pool.samples = passed.kept
             self.skipped += passed.skipped
             for line in passed.lines():
-                console.say(line)
-                self.notes.append(line)
+                self.notes.append(line if place < len(self.pools) else f"held-out {line}")
+                console.say(self.notes[-1])
+        kept = digest([[sample.id for sample in pool.samples] for pool in [*self.pools, *self.heldout]])
+        if len(set(self.world.gather(kept))) > 1:
+            raise RuntimeError("data: the processes do not read the same rows; is the disk the same for all?")
         self.order(config)  # may have become too few
 
     def order(self, config: RunConfig) -> Order:
         """The endless stream of training samples; this process's share of every step."""
-        sizes = tuple(map(len, self.pools))
-        weights = tuple(weight for weight, _ in config.data)
-        mixed = weights if len(weights) > 1 and len(set(weights)) > 1 else None
-        return Order(config.seed, sizes, config.train.batch, mixed, self.world.size, self.world.rank)
+        sizes = tuple(len(pool.samples) for pool in self.pools)
+        weights: tuple[float, ...] | None = None
+        if any(pool.weight is not None for pool in self.pools):
+            weights = tuple(1.0 if pool.weight is None else pool.weight for pool in self.pools)
+        return Order(config.seed, sizes, config.train.batch, weights, self.world.size, self.world.rank)
 
-    def loader(self, adapter: Adapter, config: RunConfig) -> Loader:
-        """Training items step by step."""
-        recipe = self._recipe(adapter, config)
-        note = partial(_append_skipped, Path(config.output))
-        train = config.train
-        return Loader(self.pools, self.order(config), recipe, train.workers, train.timeout_s, note)
+    def loader(self, adapter: Adapter, config: RunConfig, on_skip: OnSkip | None = None) -> Loader:
+        """Training items step by step; `on_skip` hears of rows that fail although they passed before."""
+        recipe, train = self._recipe(adapter, config, self.pools), config.train
+        samples = [pool.samples for pool in self.pools]
+        return Loader(samples, self.order(config), recipe, train.workers, train.timeout_s, on_skip)
 
     def every_item(self, adapter: Adapter, config: RunConfig) -> Iterator[list[Item]]:
         """This process's share of one walk through all training samples, a few at a time, epoch 0."""
         share = replace(self.order(config), batch=min(self.rows, 32 * self.world.size), weights=None)
-        loader = Loader(self.pools, share, self._recipe(adapter, config), config.train.workers)
+        recipe = self._recipe(adapter, config, self.pools)
+        loader = Loader([pool.samples for pool in self.pools], share, recipe, config.train.workers)
         for items in loader.steps(0, math.ceil(self.rows / share.batch)):
             yield [replace(item, epoch=0) for item in items]
 
     def heldout_items(self, adapter: Adapter, config: RunConfig) -> list[Item]:
         """All held-out samples; every process gets the whole list."""
-        if not self.heldout:
+        samples = [sample for pool in self.heldout for sample in pool.samples]
+        if not samples:
             return []
-        order = Order(config.seed, (len(self.heldout),), len(self.heldout))
-        (items,) = Loader([self.heldout], order, self._recipe(adapter, config)).steps(0, 1)
+        recipe = self._recipe(adapter, config, self.heldout)
+        (items,) = Loader([samples], Order(config.seed, (len(samples),), len(samples)), recipe).steps(0, 1)
         return sorted(items, key=lambda item: item.id)
 
-    def _recipe(self, adapter: Adapter, config: RunConfig) -> Recipe:
+    def _recipe(self, adapter: Adapter, config: RunConfig, pools: Sequence[Pool]) -> Recipe:
         objective: Objective = config.objective
-        policies = {_on_error(source) for _, source in config.data}
+        policies = {pool.on_error for pool in pools}
         on_error = policies.pop() if len(policies) == 1 else "stop"
         return Recipe(
             adapter.prepare, scored_roles(objective), objective.views, config.views.redraw, on_error
         )
 
 
-def _on_error(source: Any) -> Literal["stop", "skip"]:
-    """A user's own source need not have the option."""
-    return "skip" if getattr(source, "on_error", "stop") == "skip" else "stop"
-
-
-def _check(adapter: Adapter, roles: tuple[str, ...], sample: PreferenceSample) -> None:
-    adapter.check(sample, roles)
-
-
-def _append_skipped(output: Path, step: int, skipped: Skipped) -> None:
-    """One line per row that failed after its first check."""
-    line = {"step": step + 1, "id": skipped.id, "origin": skipped.origin, "reason": skipped.reason}
-    with (output / "skipped.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+def _check(adapter: Adapter, roles: tuple[str, ...], sample: PreferenceSample) -> Sequence[str]:
+    return adapter.check(sample, roles)
 
 
 def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     """Read every source, check each row's form, and fit pairs to objectives that take single responses."""
     loaded = [load(source) for _, source in config.data]
-    kept_back = _heldout(config)
+    kept_back = [(source, load(source, which)) for source, which in _heldout_sources(config)]
     notes = [line for part in loaded for line in part.report.lines()]
-    notes += [f"held-out {line}" for part in kept_back for line in part.report.lines()]
-    pools = [part.samples for part in loaded]
-    heldout = [sample for part in kept_back for sample in part.samples]
+    notes += [f"held-out {line}" for _, part in kept_back for line in part.report.lines()]
+    pools = [Pool(p.samples, source, w) for p, (w, source) in zip(loaded, config.data, strict=True)]
+    heldout = [Pool(part.samples, source) for source, part in kept_back]
     if "completion" in scored_roles(config.objective):
-        pools = [_single(pool, notes) for pool in pools]
-        heldout = _single(heldout, notes)
-    require_unique([*pools, heldout] if config.heldout is None else pools)
+        for pool in [*pools, *heldout]:
+            pool.samples = _single(pool.samples, notes)
+    same_files = config.heldout is None
+    require_unique([pool.samples for pool in ([*pools, *heldout] if same_files else pools)])
     skipped = [row for part in loaded for row in part.report.skipped]
     for line in notes:
         console.say(line)
     return RunData(pools, heldout, world, digest([p.report.data_hash for p in loaded]), notes, skipped)
 
 
-def _heldout(config: RunConfig) -> list[LoadedData]:
+def _heldout_sources(config: RunConfig) -> list[tuple[Any, Literal["train", "heldout"]]]:
+    """Sources of held-out rows, and which part of each."""
     if config.heldout is not None:
-        return [load(config.heldout)]
-    return [load(source, "heldout") for _, source in config.data if getattr(source, "heldout", 0)]
+        return [(config.heldout, "train")]
+    return [(source, "heldout") for _, source in config.data if getattr(source, "heldout", 0)]
 
 
 def _single(samples: list[PreferenceSample], notes: list[str]) -> list[PreferenceSample]:
@@ -170,16 +176,17 @@ def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
     data = load_data(config, world, Console(world, progress=False, quiet=True))
     roles = tuple(role for role in scored_roles(config.objective) if role not in config.objective.views)
     kept: list[PreferenceSample] = []
-    for sample in data.pools[0]:
+    first = data.pools[0]
+    for sample in first.samples:
         try:
             adapter.check(decode(sample), roles)
         except UserError:
-            if _on_error(config.data[0][1]) == "stop":
+            if first.on_error == "stop":
                 raise
             continue
         kept.append(sample)
         if len(kept) == max(count, 2):
             break
-    small = RunData([kept], [], world, data.hash)
+    small = RunData([Pool(kept, first.source)], [], world, data.hash)
     single = replace(config, data=config.data[:1], train=replace(config.train, batch=len(kept), workers=0))
     return next(iter(small.loader(adapter, single).steps(0, 1)))

@@ -25,6 +25,7 @@ from mmalign.training.setup import (
     write_final,
 )
 from mmalign.training.signals import StopSignals, exit_code
+from mmalign.training.skips import SkipLog
 from mmalign.training.state import Position, restore, snapshot
 from mmalign.training.step import compute_gradients
 
@@ -50,15 +51,16 @@ def run(config: RunConfig) -> Path:
     adapter = build_policy(config, world.device)
     data.admit(adapter, config, console)
     steps = data.num_steps(config.train)
-    scan = find_checkpoint(output, world, console)
+    scan = find_checkpoint(output, data, console)
     if scan.found and scan.found.step >= steps and (output / "final").is_dir():
         console.say(f"{output} already holds {scan.found.step} of {steps} steps; nothing to do")
         return output
     engine, encoder, optimizer = build_engine(config, accelerator, world, adapter, data, console)
 
-    with record.OutputLock(output, world), StopSignals() as signals:
+    position = Position(config.seed, configs.identity(config), world, console=console)
+
+    with record.OutputLock(output, world), StopSignals() as signals, position:
         schedule = make_schedule(optimizer, config.train)
-        position = Position(config.seed, configs.identity(config), world)
         position.objective = {k: v.to(world.device) for k, v in engine.objective.initial_state().items()}
         if scan.found:
             restore(scan.found, position, adapter.policy, optimizer, schedule)
@@ -68,16 +70,17 @@ def run(config: RunConfig) -> Path:
         if position.step == 0:
             checkpoint.check_space(output, space_needed(adapter.policy))
             starting_checks(engine, encoder, data, config, console)
+        position.skips = SkipLog(output, world, console)
+        position.skips.open(data.skipped, position.step)
         position.open(output, config, data.facts(), [*notes, *data.notes, *console.take_notes()])
         if position.step == 0 and heldout:
             position.log(evaluate(engine, heldout, position.objective))
         kept = {scan.found.path.name} if scan.found else set()
-        saver = checkpoint.Saver(
-            output, world, config.train.keep, frozenset(scan.broken) | kept, console.warn
-        )
+        protected = frozenset(scan.broken) | kept
+        saver = checkpoint.Saver(output, world, config.train.keep, protected, console.warn)
 
         trainable = [p for p in adapter.policy.parameters() if p.requires_grad]
-        loader = data.loader(adapter, config).steps(position.step, steps)
+        loader = data.loader(adapter, config, position.skips.add).steps(position.step, steps)
         bar = Progress(steps, position.step, config.train.batch, console.progress)
         for items in loader:
             micros = micro_batches(engine, encoder, items, config.train)
@@ -103,14 +106,12 @@ def run(config: RunConfig) -> Path:
                 saver.save(snapshot(position, adapter.policy, optimizer, schedule), last=last or signum != 0)
             if signum and not last:
                 bar.close()
-                position.close("stopped", adapter.counts)
                 console.say(
                     f"stopped by signal {signum} after step {position.step}; the same command goes on"
                 )
                 raise Stopped(exit_code(signum))
         bar.close()
         write_final(engine, config, output)
-        position.close("finished", adapter.counts)
     return output
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -16,10 +17,12 @@ from mmalign.config import RunConfig
 from mmalign.training import checkpoint, record
 from mmalign.training._files import replace_bytes
 from mmalign.training._state import CheckpointState, Progress, restore_tensors, trainable_tensors
+from mmalign.training.console import Console
 from mmalign.training.metrics import Means
+from mmalign.training.skips import SkipLog
 from mmalign.training.step import StepResult
 from mmalign.training.world import World
-from mmalign.types import Item, State, UserError
+from mmalign.types import Item, State
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Position:
     run_record: record.RunRecord | None = None
     folder: Path = Path()
     metrics_log: record.MetricsLog | None = None
+    skips: SkipLog | None = None
+    console: Console | None = None
 
     def open(self, folder: Path, config: RunConfig, data: Mapping[str, Any], notes: Sequence[str]) -> None:
         """Write config.yaml and run.json and open metrics.jsonl, before the first step."""
@@ -59,10 +64,6 @@ class Position:
         )
         old = record.RunRecord.read(folder) if self.step else None
         if old is not None:
-            if old.data.get("hash") != fresh.data.get("hash"):
-                raise UserError(
-                    f"data: the rows are not those that {folder} was trained on; choose another output"
-                )
             changed = [f"continued with another {line}" for line in fresh.differences(old)]
             fresh = replace(fresh, notes=[*fresh.notes, *changed]).resumed(old, self.step)
         self.run_record = fresh
@@ -116,12 +117,26 @@ class Position:
         if self.metrics_log is not None:
             self.metrics_log.sync()
 
-    def close(self, status: record.Status, counts: Mapping[str, int]) -> None:
-        """Write how the run ended."""
-        if self.run_record is not None and self.metrics_log is not None:
-            skipped = {name: n for name, n in {**self.skipped, **counts}.items() if n}
-            replace(self.run_record, status=status, step=self.step, skipped=skipped).write(self.folder)
-            self.metrics_log.close()
+    def __enter__(self) -> Position:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write how the run ended: finished, stopped by a signal, or failed."""
+        if self.run_record is None or self.metrics_log is None:
+            return
+        status: record.Status = "finished" if error is None else "failed"
+        if isinstance(error, SystemExit):
+            status = "stopped"
+        if self.skips is not None and self.skips.late():
+            self.skipped["rows that failed after their first check"] = self.skips.late()
+        notes = [*self.run_record.notes, *(self.console.take_notes() if self.console else [])]
+        ended = replace(
+            self.run_record, status=status, step=self.step, skipped=dict(self.skipped), notes=notes
+        )
+        ended.write(self.folder)
+        self.metrics_log.close()
 
 
 def snapshot(

@@ -129,7 +129,8 @@ def frozen_scores(
             continue
         if engine.cached is None:
             with torch.no_grad():
-                scores[source] = score(engine, micro, source, roles, purpose, ready)
+                for group in _groups(engine, roles):
+                    scores.setdefault(source, {}).update(score(engine, micro, source, group, purpose, ready))
         else:
             surrogate = engine.adapter.kind == "surrogate"
             seeds = draw_seeds(engine, micro.items, purpose) if surrogate else [None] * len(micro.items)
@@ -141,20 +142,23 @@ def frozen_scores(
 
 def score_all(engine: Engine, micro: Micro, purpose: str = "draw") -> dict[str, dict[str, LogProbs]]:
     """Scores of every source. Live frozen sources go first: some are the policy with other weights in it."""
-    detached = engine.objective.detached
-    roles = engine.objective.roles["policy"]
     ready: Ready = {}
     frozen = {} if engine.cached is not None else frozen_scores(engine, micro, {}, purpose, ready)
     policy: dict[str, LogProbs] = {}
-    quiet = [role for role in roles if role in detached]
-    if quiet:
-        with torch.no_grad():
-            policy |= score(engine, micro, "policy", quiet, purpose, ready)
-    live = [role for role in roles if role not in detached]
-    policy |= score(engine, micro, "policy", live, purpose, ready)
+    for group in _groups(engine, engine.objective.roles["policy"]):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and group[0] not in engine.objective.detached):
+            policy |= score(engine, micro, "policy", group, purpose, ready)
     if engine.cached is not None:
         frozen = frozen_scores(engine, micro, policy, purpose, ready)
     return {"policy": policy, **frozen}
+
+
+def _groups(engine: Engine, roles: Sequence[str]) -> list[list[str]]:
+    """Roles scored in one forward: those with a graph first, then the detached ones. Every source is scored
+    in the same groups: another batch shape would round differently, and log-ratios would not start at 0."""
+    detached = engine.objective.detached
+    groups = ([r for r in roles if r not in detached], [r for r in roles if r in detached])
+    return [group for group in groups if group]
 
 
 def apply_objective(

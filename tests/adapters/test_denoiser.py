@@ -65,20 +65,17 @@ def test_keys_name_content_not_place(adapter: Denoiser) -> None:
     assert len({key("cat", 1), key("cat", 2), key("dog", 1)}) == 3
 
 
-def test_long_captions_and_small_pictures_are_marked_and_counted(folder: Path) -> None:
+def test_long_captions_and_small_pictures_are_counted(folder: Path) -> None:
     adapter = Diffusion(str(folder)).build(CPU)
     fits, long = "z" * 75, "z" * 76  # one token a letter, beside start and end
     samples = [
         pair("a", fits, picture(1), picture(2)),
         pair("b", long, picture(1, 16, 16), picture(2)),
     ]
-    first, second = (adapter.prepare(sample, ROLES) for sample in samples)
-    assert [bool(row.data["cut"]) for row in (*first.rows, *second.rows)] == [False, False, True, True]
-    assert [bool(row.data["enlarged"]) for row in second.rows] == [True, False]
-    assert second.rows[0].data["input_ids"].shape == (77,)
-    adapter.encode([first, second])
-    assert adapter.counts["captions_cut"] == 2
-    assert adapter.counts["pictures_enlarged"] == 1
+    assert adapter.check(samples[0], ROLES) == ()
+    found = adapter.check(samples[1], ROLES)
+    assert sorted(found) == ["captions cut to fit", "captions cut to fit", "pictures enlarged"]
+    assert adapter.prepare(samples[1], ROLES).rows[0].data["input_ids"].shape == (77,)
 
 
 def test_pictures_are_resized_by_the_short_side_and_cropped_in_the_centre() -> None:

@@ -39,7 +39,7 @@ def test_broken_images_are_refused(name: str, tmp_path: Path) -> None:
     path, words = bad_inputs.IMAGES[name](folder)
     samples = load(Jsonl(path=str(path))).samples
     with pytest.raises(UserError) as caught:
-        first_pass(samples, lambda sample: None)
+        first_pass(samples, lambda sample: ())
     _assert_clear(str(caught.value), words)
 
 
@@ -48,7 +48,7 @@ def test_broken_images_are_skipped_by_name(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "root"
     folder.mkdir()
     path, words = bad_inputs.IMAGES[name](folder)
-    result = first_pass(load(Jsonl(path=str(path))).samples, lambda sample: None, "skip")
+    result = first_pass(load(Jsonl(path=str(path))).samples, lambda sample: (), "skip")
     assert [sample.origin for sample in result.kept] == ["images.jsonl row 1"]
     assert [row.origin for row in result.skipped] == ["images.jsonl row 2"]
     _assert_clear(result.skipped[0].reason, words)

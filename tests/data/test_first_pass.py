@@ -11,9 +11,16 @@ from mmalign.types import PreferenceSample, UserError
 MANY = [pair(str(number)) for number in range(40)]
 
 
-def _refuse(names: set[str], sample: PreferenceSample) -> None:
+def _refuse(names: set[str], sample: PreferenceSample) -> tuple[str, ...]:
     if sample.id in names:
         raise UserError(f"{sample.origin}: too long")
+    return ()
+
+
+def test_what_is_shortened_is_counted() -> None:
+    found = first_pass(MANY[:5], lambda sample: ("responses cut",) * (int(sample.id) % 3))
+    assert found.shortened == {"responses cut": 0 + 1 + 2 + 0 + 1}
+    assert found.lines() == ["data: responses cut: 4"]
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.multiprocess)])

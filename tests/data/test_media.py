@@ -16,7 +16,7 @@ from mmalign.data._media import decode, decode_image
 from mmalign.data._paths import File
 from mmalign.data._sources import load
 from mmalign.data.jsonl import Jsonl
-from mmalign.types import Part, UserError
+from mmalign.types import Part, PreferenceSample, UserError
 
 RED, WHITE = (200, 30, 20), (255, 255, 255)
 
@@ -145,9 +145,12 @@ def test_real_pictures(test_data: Path) -> None:
         Jsonl(path=str(test_data / "image_text" / "coco_caption_pairs.jsonl"), columns=columns, limit=9)
     )
     seen = []
-    first_pass(
-        photos.samples, lambda sample: seen.append(sample.examples["chosen"][0].prompt[0].parts[0].data)
-    )
+
+    def look(sample: PreferenceSample) -> tuple[str, ...]:
+        seen.append(sample.examples["chosen"][0].prompt[0].parts[0].data)
+        return ()
+
+    first_pass(photos.samples, look)
     assert len(seen) == 9 and all(image.mode == "RGB" and min(image.size) > 200 for image in seen)
     ranked = {"response_images": "images", "images": None, "ranks": "rank"}
     path = test_data / "diffusion" / "preference_images" / "metadata.jsonl"

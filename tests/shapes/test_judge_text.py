@@ -15,7 +15,7 @@ LINES = [
     "The red star feels sad today.",
     "First the red star sings a merry song.",
     "Later a fox tells the red star a strange story.",
-    "At night the red star has a common dream at the lake.",
+    "At night the red star goes to sleep at the lake.",
 ]
 STORY = " ".join(LINES)
 
@@ -41,6 +41,7 @@ def test_written_stories_are_accepted() -> None:
         ("wrong colour in one sentence", STORY.replace("red star feels", "blue star feels"), 4 / 5),
         ("wrong kind throughout", STORY.replace("star", "circle"), 0.0),
         ("wrong place in the opening", STORY.replace("at the lake, and", "in the cave, and"), 4 / 5),
+        ("wrong place in the ending", STORY.replace("sleep at the lake", "sleep in the cave"), 4 / 5),
         ("wrong place throughout", STORY.replace("at the lake", "in the cave"), 3 / 5),
         ("pronoun for the name", STORY.replace("The red star feels", "It feels"), 4 / 5),
         ("dropped sentence", " ".join(LINES[:3] + LINES[4:]), 4 / 5),

@@ -22,6 +22,7 @@ class LengthDesensitized(Transform):
 
     alpha: float = 0.5
     needs = frozenset({"units"})
+    roles = ("chosen", "rejected")
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
