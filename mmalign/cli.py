@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,6 +28,7 @@ app = typer.Typer(
 )
 # faults of a place on the disk, whichever file met them: the user can choose another
 _PLACES = (errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
+_FAILURE = "MMALIGN_FAILURE_FILE"  # set by launch for its processes: where the first to fail says why
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value, applied in order")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run, the config's output")]
 AllowCode = Annotated[
@@ -65,13 +68,21 @@ def launch(
 
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     command = ["--standalone", "--nproc-per-node", str(processes), "-m", "mmalign", *args]
-    try:
-        run(get_args_parser().parse_args(command))
-    except ChildFailedError as error:
-        code = error.get_first_failure()[1].exitcode  # negative: the number of the signal that ended it
-        raise SystemExit(code if code > 0 else 128 - code) from error
-    except SignalException as stop:
-        raise SystemExit(128 + int(stop.sigval)) from stop
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[_FAILURE] = str(Path(folder) / "failure")
+        try:
+            run(get_args_parser().parse_args(command))
+        except ChildFailedError as error:
+            said = _read_failure(os.environ[_FAILURE])
+            if said is not None:
+                print(f"mmalign: {said[1]}", file=sys.stderr)
+                raise SystemExit(said[0]) from error
+            code = error.get_first_failure()[1].exitcode  # negative: the number of the signal that ended it
+            raise SystemExit(code if code > 0 else 128 - code) from error
+        except SignalException as stop:
+            raise SystemExit(128 + int(stop.sigval)) from stop
+        finally:
+            del os.environ[_FAILURE]
 
 
 @app.command()
@@ -234,8 +245,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(code: int, line: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    print(f"mmalign: {line}", file=sys.stderr)
+    if _FAILURE in os.environ:
+        # the first to fail is heard; the others fail alike, or because of it
+        with contextlib.suppress(FileExistsError), open(os.environ[_FAILURE], "x", encoding="utf-8") as file:
+            file.write(f"{code} {line}")
+    else:
+        print(f"mmalign: {line}", file=sys.stderr)
     return code
+
+
+def _read_failure(path: str) -> tuple[int, str] | None:
+    """Exit code and line of the process that failed first; None if it was ended before it could say why."""
+    text = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
+    code, _, line = text.partition(" ")
+    return (int(code), line) if line else None
 
 
 def entry() -> None:
