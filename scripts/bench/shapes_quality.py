@@ -28,6 +28,7 @@ RESULT = Path(__file__).parent / "results" / "shapes_quality.md"
 MODALITIES: dict[str, tuple[str, str]] = {"text": ("grammar", "valid"), "image": ("faithfulness", "strict")}
 ARMS = {"dpo": [], "sft": ["objective.name=sft"], "shuffled": ["data.flip=0.5"]}
 Cell = dict[str, Any]
+Scores = dict[str, list[float]]
 
 
 def prompts(modality: str, count: int) -> list[tuple[Message, ...]]:
@@ -37,8 +38,11 @@ def prompts(modality: str, count: int) -> list[tuple[Message, ...]]:
     return [(Message("text", (Part("text", p),)),) for p in preferences.heldout_prompts(count, 0)]
 
 
-def run_cell(modality: str, arm: str, seed: int, count: int, folder: Path, steps: int | None) -> Cell:
-    """Train one run and score base and tuned model; the base's scores are those of the same noise."""
+def run_cell(
+    modality: str, arm: str, seed: int, count: int, folder: Path, steps: int | None, base: Scores | None
+) -> Cell:
+    """Train one run and score base and tuned model on the same noise; `base` holds the base's scores if
+    another run of this seed has them already."""
     output = folder / f"{modality}-{arm}-{seed}"
     overrides = [*ARMS[arm], f"seed={seed}", f"output={output}", "log.progress=false", "heldout=null"]
     overrides += [f"train.steps={steps}"] if steps else []
@@ -55,6 +59,9 @@ def run_cell(modality: str, arm: str, seed: int, count: int, folder: Path, steps
         "steps": config.train.steps,
     }
     for name, switch in (("base", run.base), ("tuned", run.tuned)):
+        if name == "base" and base is not None:
+            cell[name] = base
+            continue
         with switch() as model:
             answers = run.adapter.generate(model, asked, seeds)
         judged = [config.evaluation.judge.score(p, a) for p, a in zip(asked, answers, strict=True)]
@@ -132,7 +139,9 @@ def cells_of(options: argparse.Namespace, run: Callable[..., Cell]) -> list[Cell
         for modality in options.modality or MODALITIES:
             for arm in ARMS:
                 if (modality, arm, seed) not in done:
-                    cell = run(modality, arm, seed, 64 if options.quick else 200, folder, options.steps)
+                    same = [c["base"] for c in cells if (c["modality"], c["seed"]) == (modality, seed)]
+                    count = 64 if options.quick else 200
+                    cell = run(modality, arm, seed, count, folder, options.steps, same[0] if same else None)
                     cells.append(cell)
                     with file.open("a") as out:
                         out.write(json.dumps(cell) + "\n")
