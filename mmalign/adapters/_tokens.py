@@ -214,7 +214,7 @@ def _join(
         own[prompt] = encode_text(tokenizer, prompt, plain)
     full, open_ended = answered_text(tokenizer, example, prompt, where, rules.banned)
     ids = encode_text(tokenizer, full, plain)
-    if open_ended and rules.eos_id is not None and ids[-1] != rules.eos_id:
+    if open_ended and rules.eos_id is not None and ids[-1:] != [rules.eos_id]:
         ids.append(rules.eos_id)
     return prompt, own[prompt], ids
 

@@ -216,3 +216,16 @@ def test_a_tokenizer_wider_than_the_embedding() -> None:
     refuse_wide_tokenizer({"a": 0, "b": 1}, 2, "folder")
     with pytest.raises(UserError, match="token 'b' has id 1, but the model's embedding has only 1 rows"):
         refuse_wide_tokenizer({"a": 0, "b": 1}, 1, "folder")
+
+
+def test_a_tokenizer_that_gives_no_ids_is_refused_by_row() -> None:
+    class Mute:
+        chat_template = None
+        bos_token_id = None
+
+        def __call__(self, text: str, **settings: object) -> dict[str, list[int]]:
+            return {"input_ids": []}
+
+    one = sample("7", plain("the fox"), chosen=" ran")
+    with pytest.raises(UserError, match="rows.jsonl row 7: chosen: the response begins at the first token"):
+        tokenize_sample(Mute(), one, ("chosen",), Rules(eos_id=5))
