@@ -175,7 +175,7 @@ def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"]
         raise UserError(_nothing_left(options, report))
     samples = _part_of(samples, options, which, report)
     if which == "train":
-        samples = [_flipped(one, options.flip, report) for one in samples]
+        samples = _flipped(samples, options.flip, report)
     for sample in samples:
         report.roles.update(list(sample.examples))
         digests.append(digest(sample.id, sample_digest(sample)))
@@ -272,11 +272,17 @@ def _is_identical(sample: PreferenceSample) -> bool:
     return digest(sides[0]) == digest(sides[1])
 
 
-def _flipped(sample: PreferenceSample, share: float, report: LoadReport) -> PreferenceSample:
-    pair = {"chosen", "rejected"} <= set(sample.examples)
-    if not pair or derive_seed(0, 0, sample.id, "flip") >= share * 2**63:
-        return sample
-    report.flipped += 1
+def _flipped(samples: list[PreferenceSample], share: float, report: LoadReport) -> list[PreferenceSample]:
+    """Exactly the share of the pairs, rounded, with their sides swapped: those whose ids hash lowest. A count
+    left to chance would leave a shuffled-label control with a preference of its own."""
+    pairs = [sample.id for sample in samples if {"chosen", "rejected"} <= set(sample.examples)]
+    ordered = sorted(pairs, key=lambda name: (derive_seed(0, 0, name, "flip"), name))
+    chosen = set(ordered[: round(share * len(ordered))])
+    report.flipped = len(chosen)
+    return [_swapped(sample) if sample.id in chosen else sample for sample in samples]
+
+
+def _swapped(sample: PreferenceSample) -> PreferenceSample:
     chosen, rejected = sample.examples["chosen"], sample.examples["rejected"]
     return replace(sample, examples={**sample.examples, "chosen": rejected, "rejected": chosen})
 

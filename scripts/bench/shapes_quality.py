@@ -70,12 +70,18 @@ def run_cell(
 
 
 def interval(rows: Sequence[Sequence[float]]) -> tuple[float, float, float]:
-    """Mean over prompts and seeds, with a 95 % bootstrap interval over prompts (seeds of one prompt stay
-    together: they are not independent)."""
-    per_prompt = [statistics.fmean(values) for values in zip(*rows, strict=True)]
+    """Mean over seeds and prompts, with a 95 % bootstrap interval over both: rows are seeds, columns prompts.
+
+    A seed's runs share their chance drift on every prompt, so prompts alone would give too narrow a range.
+    """
     rng = random.Random(0)
-    means = sorted(statistics.fmean(rng.choices(per_prompt, k=len(per_prompt))) for _ in range(2000))
-    return statistics.fmean(per_prompt), means[50], means[1949]
+    means = []
+    for _ in range(2000):
+        chosen = rng.choices(range(len(rows[0])), k=len(rows[0]))
+        seeds = rng.choices(rows, k=len(rows))
+        means.append(statistics.fmean(row[column] for row in seeds for column in chosen))
+    means.sort()
+    return statistics.fmean(v for row in rows for v in row), means[50], means[1949]
 
 
 def wins(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
@@ -96,7 +102,9 @@ def table(cells: Sequence[Cell]) -> str:
             runs = sorted((c for c in own if c["arm"] == arm), key=lambda c: c["seed"])
             if not runs:
                 continue
-            rate = _percent(interval([wins(c["tuned"]["score"], c["base"]["score"]) for c in runs]))
+            won = [wins(c["tuned"]["score"], c["base"]["score"]) for c in runs]
+            seeds = "/".join(f"{100 * statistics.fmean(row):.0f}" for row in won)
+            rate = f"{_percent(interval(won))} ({seeds})"
             ties = statistics.fmean(win_rate(c["base"]["score"], c["tuned"]["score"]).ties for c in runs)
             before, after = (_mean(runs, side, "score") for side in ("base", "tuned"))
             kept = "; ".join(f"{g} {_points(runs, g)}" for g in guards)
@@ -161,7 +169,8 @@ def main() -> None:
         RESULT.write_text(
             "# Built-in world: aligned against base, with controls\n\n"
             "200 held-out prompts, three training seeds, the same noise for base and tuned; brackets are\n"
-            "95 % bootstrap intervals over prompts; ties count one half. Made by\n"
+            "95 % bootstrap intervals over seeds and prompts, in parentheses the single seeds; ties count one\n"
+            "half. Made by\n"
             f"`scripts/bench/shapes_quality.py` on CPU with {used}.\n\n{found}\n"
         )
 
