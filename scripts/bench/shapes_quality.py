@@ -169,7 +169,7 @@ def main() -> None:
         RESULT.write_text(
             "# Built-in world: aligned against base, with controls\n\n"
             "200 held-out prompts, three training seeds, the same noise for base and tuned; brackets are\n"
-            "95 % bootstrap intervals over seeds and prompts, in parentheses the single seeds; ties count one\n"
+            "95 % bootstrap intervals over seeds and prompts, in parentheses single seeds; ties count one\n"
             "half. Made by\n"
             f"`scripts/bench/shapes_quality.py` on CPU with {used}.\n\n{found}\n"
         )
