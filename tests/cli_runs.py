@@ -15,7 +15,7 @@ from mmalign.cli import main
 from mmalign.types import Example, Message, Part, PreferenceSample
 
 if TYPE_CHECKING:
-    from training.runs import Bench
+    from training.tiny_runs import Bench
 
 PREFIX = "mmalign: "
 SHORT = {"generation": {"max_new_tokens": 8}}

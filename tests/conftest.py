@@ -9,7 +9,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
-    from training.runs import Bench
+    from training.tiny_runs import Bench
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +24,7 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> "Bench":
     """Two tiny models and their data, for the tests of the command line; no test writes into them."""
-    from training.runs import Bench
+    from training.tiny_runs import Bench
 
     return Bench(tmp_path_factory.mktemp("bench"))
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from bad_inputs import FILES, GOOD, IMAGES, png, write_rows
 from cli_runs import Call, assert_refused, call, listing, refused, write_config
-from training.runs import Bench
+from training.tiny_runs import Bench
 
 from mmalign.training.record import OutputLock
 from mmalign.training.world import World

@@ -10,7 +10,7 @@ import torch
 from cli_runs import RUNS, assert_refused, call, listing
 from diffusers import StableDiffusionPipeline
 from peft import PeftModel
-from training.runs import Bench
+from training.tiny_runs import Bench
 from transformers import AutoModelForCausalLM
 
 from mmalign.training.finished import open_run

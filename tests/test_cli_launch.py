@@ -14,7 +14,7 @@ import yaml
 from mmalign.cli import main
 
 if TYPE_CHECKING:
-    from training.runs import Bench
+    from training.tiny_runs import Bench
 
 SOURCE = '''
 import os

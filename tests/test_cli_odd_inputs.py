@@ -10,7 +10,7 @@ import torch
 from bad_inputs import GOOD, png, write_rows
 from cli_runs import call, refused, write_config
 from PIL import Image
-from training.runs import Bench
+from training.tiny_runs import Bench
 
 Capture = pytest.CaptureFixture[str]
 ODD = "\u202etfel ot\u202c \u200fעברית\u200e e\u0301 \x07 a\u2028b \U0001f98a\t?"

@@ -13,7 +13,7 @@ from bad_models import halve
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from training.runs import Bench, same_files, weights
+from training.tiny_runs import Bench, same_files, weights
 from transformers import AutoModelForCausalLM
 
 from mmalign.adapters._causal_lm import CausalLM

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import Bench, largest_gap, losses, metrics, same_files, weights
 
 from mmalign.training import run as module
 from mmalign.training.run import Stopped, run
 from mmalign.types import UserError
-from runs import Bench, largest_gap, losses, metrics, same_files, weights
 
 
 @pytest.fixture(scope="module")

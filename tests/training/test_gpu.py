@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from runs import Bench, losses
+from tiny_runs import Bench, losses
 
 from mmalign.training import setup
 from mmalign.training.run import run

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_lm
+from tiny_runs import Bench, largest_gap, losses, metrics, weights
 
 from mmalign.training import step
 from mmalign.training.run import run
 from mmalign.types import LogProbs, UserError
-from runs import Bench, largest_gap, losses, metrics, weights
 
 LORA = {"rank": 4, "dropout": 0.5}
 KTO = {"name": "kto"}

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import Bench, losses, metrics
 
 from mmalign.training.run import run
 from mmalign.types import UserError
-from runs import Bench, losses, metrics
 
 
 @pytest.fixture(scope="module")

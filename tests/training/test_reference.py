@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_lm
+from tiny_runs import Bench
 
 from mmalign.training.reference import make_switch
 from mmalign.training.setup import build_policy
 from mmalign.types import Adapter, UserError
-from runs import Bench
 
 
 @pytest.fixture(scope="module")

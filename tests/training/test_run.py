@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_runs import Bench, largest_gap, losses, metrics, same_files, weights
 
 from mmalign.config import RunConfig
 from mmalign.training.run import run
 from mmalign.training.setup import build_policy
 from mmalign.types import UserError
-from runs import Bench, largest_gap, losses, metrics, same_files, weights
 
 LORA = {"rank": 4}
 IMAGE_LORA = {"rank": 4, "init": "gaussian"}

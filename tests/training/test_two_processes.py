@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tiny_runs import Bench, largest_gap, losses, weights
 
 from mmalign.config import from_tree
 from mmalign.training.run import run
-from runs import Bench, largest_gap, losses, weights
 
 TRAIN = {"steps": 3, "lr": 1e-4, "eps": 1e-3}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
