@@ -136,9 +136,9 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         value = parse(text, f"override {key}")
         kind = KINDS.get(path[0])
         current = result.get(path[0])
-        if kind and path[1:] == [kind.key] and not isinstance(current, list):
+        if kind and path[1:] == [kind.key]:
             if not isinstance(current, dict) or current.get(kind.key) != value:
-                if isinstance(current, dict) and len(current) > 1:
+                if isinstance(current, dict | list) and len(current) > 1:
                     note = f"{path[0]}: {value} replaces the whole section, its other fields are defaults"
                     print(note, file=sys.stderr)  # stdout may be a config that is being written
                 result[path[0]] = {kind.key: value}

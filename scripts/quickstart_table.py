@@ -16,7 +16,9 @@ def main() -> None:
         config, record, comparison = read_config(folder), RunRecord.read(folder), read(folder)
         if record is None or comparison is None or comparison.win_rate is None:
             raise SystemExit(f"{folder}: train and evaluate it first")
-        objective = name_of(KINDS["objective"], type(config.objective))
+        terms = getattr(config.objective, "terms", None)
+        single = name_of(KINDS["objective"], type(config.objective))
+        objective = single if terms is None else " + ".join(label for label, _, _ in terms)
         score, rate = comparison.means["score"], comparison.win_rate
         row = f"{folder.name:10}{objective:11}{record.step:6d}{score.base:10.3f}{score.tuned:10.3f}"
         print(f"{row}   {rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}] on {rate.num} prompts")

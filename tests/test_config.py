@@ -15,7 +15,7 @@ import mmalign
 from mmalign._names import KINDS, class_of, name_of, names
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.adapters.text import Text
-from mmalign.config import Evaluation, RunConfig, Train, dump, from_tree, identity, to_tree
+from mmalign.config import Evaluation, RunConfig, Train, dump, from_tree, identity, load, to_tree
 from mmalign.data.jsonl import Jsonl
 from mmalign.objectives._sum import WeightedSum
 from mmalign.objectives.dpo import DPO
@@ -279,3 +279,11 @@ def test_every_field_of_every_config_class_is_read_somewhere() -> None:
     assert {RunConfig, Train, DPO, Text, Diffusion, Jsonl} <= set(classes)
     silent = [f"{c.__name__}.{f.name}" for c in classes for f in dataclasses.fields(c) if f.name not in read]
     assert silent == []
+
+
+def test_naming_an_objective_replaces_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sum.yaml"
+    path.write_text(text(objective="[{name: dpo, beta: 0.2}, {name: sft, weight: 2}]"))
+    assert load(path, ["objective.name=dpo"]).objective == DPO()
+    assert "replaces the whole section" in capsys.readouterr().err
+    assert load(path, ["objective.0.beta=0.3"]).objective.terms[0][2] == DPO(beta=0.3)
