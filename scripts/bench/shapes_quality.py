@@ -170,7 +170,7 @@ def main() -> None:
             "# Built-in world: aligned against base, with controls\n\n"
             "200 held-out prompts, three training seeds, the same noise for base and tuned; brackets are\n"
             "95 % bootstrap intervals over seeds and prompts, in parentheses single seeds; ties count one\n"
-            "half. Rows called dpo are the quickstart's runs; that of text has a supervised anchor (20 sft). Made by\n"
+            "half. Rows called dpo are the quickstart's runs; that of text is dpo + 20 sft. Made by\n"
             f"`scripts/bench/shapes_quality.py` on CPU with {used}.\n\n{found}\n"
         )
 
