@@ -63,5 +63,5 @@ def _entry(topic: str, name: str, cls: Any, adapters: dict[str, Any]) -> Entry:
     for adapter_name, adapter in adapters.items():
         missing = sorted(part.needs - adapter.offers)
         works[adapter_name] = f"lacks {', '.join(missing)}" if missing else True
-    sources = tuple(s for s in getattr(part, "roles", {}) if s != "policy")
+    sources = tuple(s for s in part.roles if s != "policy") if topic == "objectives" else ()
     return Entry(topic, name, summary, tuple(sorted(part.needs)), sources=sources, adapters=works)
