@@ -11,7 +11,7 @@ from typing import TypedDict
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from mmalign.shapes.judge_text import judge_text
-from mmalign.shapes.stories import training_prompts, validation_prompts
+from mmalign.shapes.stories import heldout_prompts, training_prompts
 from mmalign.shapes.tiny_llama import sample_stories
 
 PAIRS_FILE = Path(__file__).parent / "data" / "story_pairs.jsonl"
@@ -81,11 +81,11 @@ def sample_pairs(
 def write_pair_files(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, train: Path, heldout: Path, seed: int
 ) -> str:
-    """Write the pairs of 400 training prompts and 64 pairs of validation prompts; returns a summary line."""
+    """Write the pairs of 400 training prompts and 64 pairs of held-out prompts; returns a summary line."""
     summary = []
     jobs = (
         (train, training_prompts(NUM_PROMPTS, seed), "story", NUM_PROMPTS),
-        (heldout, validation_prompts(NUM_HELDOUT_PAIRS + 32, seed), "story-heldout", NUM_HELDOUT_PAIRS),
+        (heldout, heldout_prompts(NUM_HELDOUT_PAIRS + 32, seed), "story-heldout", NUM_HELDOUT_PAIRS),
     )
     for path, prompts, name, most in jobs:
         pairs = list(sample_pairs(model, tokenizer, prompts, name, seed))[:most]

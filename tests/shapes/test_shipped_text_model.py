@@ -87,7 +87,7 @@ def read(path: Path) -> list[StoryPair]:
 
 
 @pytest.mark.parametrize(
-    ("path", "split", "least"), [(PAIRS_FILE, "train", 330), (PAIRS_HELDOUT_FILE, "validation", 64)]
+    ("path", "split", "least"), [(PAIRS_FILE, "train", 330), (PAIRS_HELDOUT_FILE, "heldout", 64)]
 )
 def test_shipped_pairs_hold_what_they_state(path: Path, split: str, least: int) -> None:
     pairs = read(path)
