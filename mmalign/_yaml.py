@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,10 +121,19 @@ def parse_file(path: Path) -> dict[str, Any]:
     return tree
 
 
-def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _lost(section: Any, key: str) -> str:
+    """What a section held besides its name, in a few words."""
+    if isinstance(section, list):
+        return f"a list of {len(section)}"
+    fields = section.items() if isinstance(section, dict) else ()
+    return ", ".join(f"{name} {value}" for name, value in fields if name != key)
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str], notes: list[str]) -> dict[str, Any]:
     """A copy of the tree with `section.field=value` assignments applied in order.
 
-    Naming another class for a named section drops the section's other keys: they belonged to the old class.
+    Naming another class for a named section drops the section's other keys, since they belonged to the old
+    class; a line that says so is added to `notes`.
     """
     result = _copy(tree)
     for override in overrides:
@@ -138,9 +146,9 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
         current = result.get(path[0])
         if kind and path[1:] == [kind.key]:
             if not isinstance(current, dict) or current.get(kind.key) != value:
-                if isinstance(current, dict | list) and len(current) > 1:
-                    note = f"{path[0]}: {value} replaces the whole section, its other fields are defaults"
-                    print(note, file=sys.stderr)  # stdout may be a config that is being written
+                lost = _lost(current, kind.key)
+                if lost:
+                    notes.append(f"{path[0]}: {value} replaces the whole section; dropped: {lost}")
                 result[path[0]] = {kind.key: value}
             continue
         _assign(result, path, value, override)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,24 +20,36 @@ if TYPE_CHECKING:
 
 def load_config(path: str | Path, *overrides: str) -> RunConfig:
     """A config file with `section.field=value` overrides; it may name your own package.module:Class."""
-    return configs.load(path, overrides, allow_code=True)
+    return configs.load(path, _checked(overrides), allow_code=True)
+
+
+def _checked(overrides: Sequence[object]) -> list[str]:
+    if not all(isinstance(one, str) for one in overrides):
+        raise UserError(
+            "overrides: give each as a string of its own, load_config(path, 'train.steps=5', ...)"
+        )
+    return [str(one) for one in overrides]
 
 
 def train(config: str | Path | RunConfig, *overrides: str) -> Path:
     """Train as a config says and write the report; returns the run folder. Goes on where it once stopped."""
     if isinstance(config, RunConfig) and overrides:
         raise UserError("overrides apply to a config file; use dataclasses.replace on a RunConfig")
-    resolved = config if isinstance(config, RunConfig) else load_config(config, *overrides)
+    notes: list[str] = []
+    if isinstance(config, RunConfig):
+        resolved = config
+    else:
+        resolved = configs.load(config, _checked(overrides), allow_code=True, notes=notes)
     from mmalign.training.checks import check_config, check_output
 
     check_config(resolved, int(os.environ.get("WORLD_SIZE", "1")))  # before anything heavy is imported
     check_output(resolved)
+    for line in notes:  # only now: a refusal is one line
+        print(line, file=sys.stderr)
     from mmalign.training.run import run
 
     folder = run(resolved)
     if _is_main():
-        from mmalign.report.write import write_report
-
         write_report(folder)
     return folder
 
@@ -76,7 +89,6 @@ def evaluate(
     """Base against trained model on held-out prompts and equal seeds, scored by the judge of the config or by
     the one given; writes evaluation/ and the report into the run folder."""
     from mmalign.evaluation.compare import compare
-    from mmalign.report.write import write_report
 
     if num_prompts is not None and num_prompts < 1:
         raise UserError(f"evaluate: the number of prompts must be 1 or more, got {num_prompts}")
@@ -140,11 +152,11 @@ def export(
     return export_run(_open(run), Path(folder), merge, getattr(torch, dtype))
 
 
-def report(run: str | Path) -> Path:
+def write_report(run: str | Path) -> Path:
     """Write report.html of a run folder anew; returns its path."""
-    from mmalign.report.write import write_report
+    from mmalign.report import write
 
-    return write_report(Path(run))
+    return write.write_report(Path(run))
 
 
 def _open(run: str | Path | FinishedRun) -> FinishedRun:

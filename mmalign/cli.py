@@ -20,7 +20,7 @@ from mmalign.types import UserError
 
 app = typer.Typer(
     name="mmalign",
-    help="Preference alignment for text, vision-language, video and diffusion models.",
+    help="Preference alignment for text and diffusion models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -212,7 +212,7 @@ def report(run: RunFolder) -> None:
     """Write report.html of a run anew."""
     from mmalign import api
 
-    print(api.report(run))
+    print(api.write_report(run))
 
 
 @app.command(name="show-config")

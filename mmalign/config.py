@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,14 +181,22 @@ _SCALARS: dict[str, Any] = {"cache": str | None, "output": str, "seed": int}
 _SECTIONS = [f.name for f in dataclasses.fields(RunConfig)]
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), allow_code: bool = False) -> RunConfig:
+def load(
+    path: str | Path, overrides: Sequence[str] = (), allow_code: bool = False, notes: list[str] | None = None
+) -> RunConfig:
     """Read a config file and apply `section.field=value` overrides in order.
 
     Raises UserError with one line naming the file or override, the key and the rule. Dotted names outside
-    mmalign are imported only with `allow_code`.
+    mmalign are imported only with `allow_code`. What an override dropped is said on stderr, or added to
+    `notes` for the caller to say later.
     """
-    tree = apply_overrides(parse_file(Path(path)), overrides)
-    return from_tree(tree, str(path), allow_code)
+    said: list[str] = [] if notes is None else notes
+    tree = apply_overrides(parse_file(Path(path)), overrides, said)
+    config = from_tree(tree, str(path), allow_code)
+    if notes is None:
+        for line in said:
+            print(line, file=sys.stderr)  # stdout may be a config that is being written
+    return config
 
 
 def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> RunConfig:

@@ -3,6 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh
+# threads that wait asleep: spinning ones make a run several times slower where another program holds a core
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 rm -rf runs/quickstart
 for modality in text image; do
     echo "== $modality"

@@ -300,3 +300,15 @@ def test_launch_trains_in_two_processes(runs: Path, tmp_path: Path) -> None:
     code, output = _process(*argv[:-1], f"output={tmp_path / 'no'}", "data.path=gone.jsonl", timeout=180)
     assert code == 2 and "mmalign: data.path 'gone.jsonl': no such file" in output
     assert "Traceback" not in output and not (tmp_path / "no").exists()
+
+
+def test_functions_survive_their_own_use(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing a subpackage must not replace a public function of the same name."""
+    import mmalign
+
+    page = mmalign.write_report(runs / "text")
+    assert page.name == "report.html"
+    for name in mmalign.__all__:
+        assert callable(getattr(mmalign, name)), name
+    with pytest.raises(mmalign.UserError, match="as a string of its own"):
+        mmalign.load_config("x.yaml", ["train.steps=5"])  # type: ignore[arg-type]

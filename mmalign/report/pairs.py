@@ -22,7 +22,8 @@ def pairs(comparison: Comparison | None) -> Html:
         return section("Before and after", element("p", {"class": "hint"}, hint))
     shown, every = comparison.rows[:MAX_PAIRS], len(comparison.rows)
     count = f"All {every} prompts" if len(shown) == every else f"The first {len(shown)} of {every} prompts"
-    hint = f"{count}, not picked. Both models start from the same seeds (evaluation seed {comparison.seed})."
+    hint = f"{count}, repeats left out, not picked. "
+    hint += f"Both models start from the same seeds (evaluation seed {comparison.seed})."
     kind = "texts" if any(row.base.kind == "text" for row in shown) else "pictures"
     cards = [_pair(row) for row in shown]
     return section(

@@ -119,6 +119,8 @@ class RunData:
         samples = [sample for pool in self.heldout for sample in pool.samples]
         if not samples:
             return []
+        if len(samples) == 1 and config.objective.views:
+            raise UserError("held-out data: a mismatched response needs two rows, only one is kept back")
         recipe = self._recipe(adapter, config, self.heldout)
         (items,) = Loader([samples], Order(config.seed, (len(samples),), len(samples)), recipe).steps(0, 1)
         return sorted(items, key=lambda item: item.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -38,6 +39,8 @@ def start() -> tuple[Accelerator, World]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # newer releases of torch call the option forward_sync_buffers; accelerate passes the older name
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers.*deprecated")
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",  # autocast is the Scorer's, by the config and not by a launcher's variables
