@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 # every record has one address: the names below are part of this module
+from mmalign.clips import Clip as Clip
+from mmalign.clips import Frames as Frames
 from mmalign.likelihoods import Distribution as Distribution
 from mmalign.likelihoods import Kind as Kind
 from mmalign.likelihoods import LogProbs as LogProbs
@@ -60,7 +62,7 @@ def derive_seed(run_seed: int, epoch: int, sample_id: str, purpose: str) -> int:
 @dataclass(frozen=True)
 class Part:
     """One piece of a prompt or response. `data` is a str for text; for an image or video it is whatever the
-    source gave (path, bytes or PIL image) until the loader decodes it to a PIL image or a list of them."""
+    source gave (path, bytes or PIL image) until the loader decodes it to a PIL image or a `Clip`."""
 
     kind: Literal["text", "image", "video"]
     data: Any
@@ -244,6 +246,7 @@ class Adapter(Protocol):
     policy: nn.Module  # what trains; frozen encoders stay private to the adapter
     device: torch.device
     lora_targets: str | list[str]  # default LoRA sites
+    frames: Frames | None  # how clips are cut from videos; None reads none
 
     def check(self, sample: PreferenceSample, roles: Sequence[str]) -> Sequence[str]:
         """What has to be shortened in the sample (media already decoded), one entry each time, to be counted.

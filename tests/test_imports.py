@@ -15,7 +15,7 @@ from mmalign._names import KINDS, names
 PACKAGE = Path(mmalign.__file__).parent
 # a unit imports only units of lower rank; units of one rank never import each other
 RANKS = {
-    "likelihoods": 0,
+    "likelihoods": 0, "clips": 0,
     "types": 1,  # gives the names of likelihoods too
     "objectives": 2,
     "config": 3,  # with the private modules beside it

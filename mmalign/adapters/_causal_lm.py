@@ -43,6 +43,7 @@ class CausalLM:
         self.device = device
         self.policy: nn.Module = model.to(device)
         self.tokenizer = tokenizer
+        self.frames = None  # reads no videos
         self.kind: Kind = config.kind
         self.offers = config.offers
         self.lora_targets: str | list[str] = "all-linear"

@@ -40,6 +40,7 @@ class Denoiser:
     """Scores and samples pictures with a text-conditioned UNet over a frozen autoencoder's latents."""
 
     kind: Kind = Diffusion.kind
+    frames = None  # reads no videos
     offers: frozenset[str] = Diffusion.offers
     lora_targets: str | list[str] = ["to_q", "to_k", "to_v", "to_out.0"]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from mmalign.clips import Frames
 from mmalign.data._media import decode
 from mmalign.data._sources import Skipped
 from mmalign.data._workers import run_jobs
@@ -44,12 +45,13 @@ class _Check:
     samples: Sequence[PreferenceSample]
     check: Callable[[PreferenceSample], Sequence[str]]
     on_error: str
+    frames: Frames | None
 
     def __call__(self, number: int) -> list[str | tuple[str, ...]]:
         reasons: list[str | tuple[str, ...]] = []
         for sample in self.samples[number * _CHUNK : (number + 1) * _CHUNK]:
             try:
-                reasons.append(tuple(self.check(decode(sample))))
+                reasons.append(tuple(self.check(decode(sample, self.frames))))
             except UserError as error:
                 if self.on_error == "stop":
                     raise
@@ -63,18 +65,20 @@ def first_pass(
     on_error: Literal["stop", "skip"] = "stop",
     workers: int = 0,
     timeout_s: float = 300.0,
+    frames: Frames | None = None,
 ) -> FirstPass:
     """Decode every sample once and hand it to `check`, which raises UserError if it cannot be used.
 
-    Under "stop" the first error in file order is raised; under "skip" broken rows are left out and listed,
-    and only data without a usable row is an error. The decoded pictures are not kept.
+    `frames` says how clips are cut from videos (None: videos are refused). Under "stop" the first error in
+    file order is raised; under "skip" broken rows are left out and listed, and only data without a usable row
+    is an error. The decoded media are not kept.
     """
 
     def describe(number: int) -> str:
         return f"{samples[number * _CHUNK].origin} and the rows after it"
 
     count = -(-len(samples) // _CHUNK)
-    job = _Check(samples, check, on_error)
+    job = _Check(samples, check, on_error, frames)
     chunks = run_jobs(job, range(count), workers, timeout_s, describe)
     reasons = [reason for chunk in chunks for reason in chunk]
     kept, skipped = [], []

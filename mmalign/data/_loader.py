@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mmalign.clips import Frames
 from mmalign.data._digest import digest
 from mmalign.data._media import decode
 from mmalign.data._order import Order, Place
@@ -23,7 +24,8 @@ class Recipe:
     """What is done to every sample: `roles` (views included) are handed to `prepare`, an adapter's method.
 
     `redraw`: draw the partners of views anew every "epoch" or "once". `on_error`: what happens to a row that
-    fails although it passed the first check: "stop" the run, or "skip" it.
+    fails although it passed the first check: "stop" the run, or "skip" it. `frames`: how clips are cut from
+    videos; None refuses them.
     """
 
     prepare: Prepare
@@ -31,6 +33,7 @@ class Recipe:
     views: Mapping[str, View] = field(default_factory=dict)
     redraw: Literal["once", "epoch"] = "epoch"
     on_error: Literal["stop", "skip"] = "stop"
+    frames: Frames | None = None
 
     def __post_init__(self) -> None:
         for role, view in self.views.items():
@@ -99,11 +102,11 @@ class Loader:
         return _Step(items, skipped)
 
     def _item(self, sample: PreferenceSample, place: Place) -> Item:
-        ready, partner = decode(sample), None
+        ready, partner = decode(sample, self.recipe.frames), None
         if self._partner_of is not None:
             redraw = self.recipe.redraw == "epoch"
             index = self.order.partner(place, self._groups[place.source], redraw)
-            partner = decode(self.pools[place.source][index])
+            partner = decode(self.pools[place.source][index], self.recipe.frames)
         ready = add_views(ready, partner, self.recipe.views)
         roles = self.recipe.roles
         missing = [role for role in roles if role not in ready.examples]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from mmalign.clips import Frames
 from mmalign.data._paths import File, read_file
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
@@ -27,8 +28,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error)
 
 
-def decode(sample: PreferenceSample) -> PreferenceSample:
-    """The same sample with a PIL RGB image in every image part.
+def decode(sample: PreferenceSample, frames: Frames | None = None) -> PreferenceSample:
+    """The same sample with a PIL RGB image in every image part and a Clip in every video part.
+
+    `frames` says how clips are cut from videos; None refuses them.
 
     Raises UserError naming the row, the role, the picture and the rule. A picture that several roles share is
     decoded once and shared.
@@ -43,10 +46,10 @@ def decode(sample: PreferenceSample) -> PreferenceSample:
             replace(
                 example,
                 prompt=tuple(
-                    Message(turn.speaker, tuple(_part(part, where, done) for part in turn.parts))
+                    Message(turn.speaker, tuple(_part(part, where, done, frames) for part in turn.parts))
                     for turn in example.prompt
                 ),
-                response=tuple(_part(part, where, done) for part in example.response),
+                response=tuple(_part(part, where, done, frames) for part in example.response),
             )
             for example in group
         )
@@ -58,22 +61,22 @@ def _is_text(example: Example) -> bool:
     return all(part.kind == "text" for parts in turns for part in parts)
 
 
-def _part(part: Part, where: str, done: dict[Any, Part]) -> Part:
+def _part(part: Part, where: str, done: dict[Any, Part], frames: Frames | None) -> Part:
     if part.kind == "text":
         return part
     key = part.data if isinstance(part.data, File) else id(part.data)
     if key not in done:
-        if part.kind == "video":
-            raise UserError(f"{where}: video parts need a video adapter; this one reads text and images")
+        if part.kind == "video" and frames is None:
+            raise UserError(f"{where}: holds a video; videos need model.adapter: video_lm")
         try:
-            done[key] = Part("image", decode_image(part.data))
+            done[key] = Part(part.kind, decode_image(part.data))
         except UserError as error:
-            raise UserError(f"{where}, {_name(part.data)}: {error}") from None
+            raise UserError(f"{where}, {_name(part)}: {error}") from None
     return done[key]
 
 
-def _name(data: Any) -> str:
-    return f"image {data.name[:120]!r}" if isinstance(data, File) else "image"
+def _name(part: Part) -> str:
+    return f"{part.kind} {part.data.name[:120]!r}" if isinstance(part.data, File) else part.kind
 
 
 def decode_image(data: Any) -> Image.Image:

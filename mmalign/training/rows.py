@@ -81,7 +81,9 @@ class RunData:
         for place, pool in enumerate([*self.pools, *self.heldout]):
             require(pool.samples, roles, objective.fields)
             train = config.train
-            passed = first_pass(pool.samples, check, pool.on_error, train.workers, train.timeout_s)
+            passed = first_pass(
+                pool.samples, check, pool.on_error, train.workers, train.timeout_s, adapter.frames
+            )
             pool.samples = passed.kept
             self.skipped += passed.skipped
             for line in passed.lines():
@@ -130,7 +132,12 @@ class RunData:
         policies = {pool.on_error for pool in pools}
         on_error = policies.pop() if len(policies) == 1 else "stop"
         return Recipe(
-            adapter.prepare, scored_roles(objective), objective.views, config.views.redraw, on_error
+            adapter.prepare,
+            scored_roles(objective),
+            objective.views,
+            config.views.redraw,
+            on_error,
+            adapter.frames,
         )
 
 
@@ -181,7 +188,7 @@ def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
     first = data.pools[0]
     for sample in first.samples:
         try:
-            adapter.check(decode(sample), roles)
+            adapter.check(decode(sample, adapter.frames), roles)
         except UserError:
             if first.on_error == "stop":
                 raise

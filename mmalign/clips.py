@@ -1,0 +1,75 @@
+"""Clips: the frames a model sees of a video, and the rule by which they are chosen.
+
+One rule holds for every source, role and process, so that both sides of a pair see the same frames. The
+resolved places and time stamps travel with the frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of one video, uint8 RGB [T, 3, H, W], upright.
+
+    `indices` are their places among the source's frames in display order, `seconds` their time stamps,
+    `rate` the source's mean frames per second, `total` how many frames it has, `reader` who decoded it.
+    """
+
+    frames: Tensor
+    indices: tuple[int, ...]
+    seconds: tuple[float, ...]
+    rate: float
+    total: int
+    reader: str
+
+    @property
+    def sampled_rate(self) -> float:
+        """Frames per second of what was kept: 1 / mean step; the source's own rate for a single frame."""
+        span = self.seconds[-1] - self.seconds[0]
+        return (len(self.seconds) - 1) / span if span > 0 else self.rate
+
+
+@dataclass(frozen=True)
+class Frames:
+    """How frames are chosen from a video of N frames, and who decodes them.
+
+    uniform: `count` frames from the first to the last, int(linspace(0, N - 1, count)); segment: the middles
+    of `count` equal segments, int((i + 1/2) N / count); fps: about `fps` frames per second, and uniform where
+    that would be more than `count`. A video with fewer frames than `count` gives each of its frames once.
+    """
+
+    sampling: Literal["uniform", "fps", "segment"] = "uniform"
+    count: int = 8
+    fps: float = 2.0
+    reader: Literal["auto", "pyav", "decord"] = "auto"  # auto: pyav
+    max_pixels: int = 4096 * 2304  # of one frame as stored
+    max_seconds: float = 14400.0
+    timeout_s: float = 120.0  # for reading one video
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count: must be 1 or more, got {self.count}")
+        for name in ("fps", "max_pixels", "max_seconds", "timeout_s"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
+
+    def choose(self, total: int, rate: float) -> tuple[int, ...]:
+        """Places of the chosen frames among `total` frames at `rate` per second, ascending."""
+        if total < 1:
+            raise ValueError(f"a video has at least one frame, got {total}")
+        if self.sampling == "fps":
+            step = max(1, round(rate / self.fps))
+            if len(places := tuple(range(0, total, step))) <= self.count:
+                return places
+        if total <= self.count:
+            return tuple(range(total))
+        if self.sampling == "segment":
+            return tuple(int((i + 0.5) * total / self.count) for i in range(self.count))
+        if self.count == 1:
+            return (0,)
+        return tuple(i * (total - 1) // (self.count - 1) for i in range(self.count))
