@@ -12,6 +12,7 @@ STROKE, STROKE_SHARE = 2.0, 0.25
 _SMALLEST_HOLE = 0.5
 """The hole of an outline is at least this share of the shape: small stars get thinner lines, or it closes."""
 _SQUARE, _TRIANGLE, _STAR, _STAR_WAIST = 0.9, 1.25, 1.2, 0.5
+_CROSS, _CROSS_HALF = 1.1, 0.38
 
 Point = tuple[float, float]
 
@@ -25,6 +26,11 @@ def outline_points(kind: str, radius: float) -> list[Point]:
         return [(-half, -half), (half, -half), (half, half), (-half, half)]
     if kind == "triangle":
         return _ring(_TRIANGLE * radius, 3, -math.pi / 2)
+    if kind == "cross":
+        arm, half = _CROSS * radius, _CROSS_HALF * radius
+        quarter = [(half, -arm), (half, -half), (arm, -half)]
+        turns = ((1, 0), (0, 1), (-1, 0), (0, -1))
+        return [(x * c - y * s, x * s + y * c) for c, s in turns for x, y in quarter]
     assert kind == "star", kind
     tips = _ring(_STAR * radius, 5, -math.pi / 2)
     waists = _ring(_STAR * _STAR_WAIST * radius, 5, -math.pi / 2 + math.pi / 5)
