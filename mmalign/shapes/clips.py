@@ -43,8 +43,8 @@ _DIRECTIONS: dict[str, Point] = {
     "still": (0.0, 0.0),
 }
 SPEED = (5.5, 8.0)
-STILL, LATECOMER = 0.2, 0.5
-"""The share of shapes that stay where they are, and of clips with several shapes in which one comes late."""
+STILL, LATECOMER = 0.15, 0.5
+"""The shares of shapes drawn to stay where they are, and of clips of several shapes with a late one."""
 USUAL_MOTION = {"circle": "right", "square": "left", "triangle": "up", "star": "down", "cross": "right"}
 """Which way each kind moves by habit."""
 _TRIES = 25  # places tried for a set of motions; some sets hardly fit into the picture

@@ -1,4 +1,4 @@
-"""The world of described scenes: pictures of one to four coloured shapes that a model looks at and talks about.
+"""The world of described scenes: pictures of one to four coloured shapes that a model looks at and names.
 
 `scenes.py` holds the world of pictures drawn from captions; this one goes the other way. A picture is 48 x 48
 pixels, x grows to the right and y downwards, and every shape is solid. Moving scenes are in `clips.py`,
@@ -10,9 +10,9 @@ Stable, to be built upon: `Thing`, `Item`, `Sight`, `Split`, `sample_sight`, `re
 
 The four streams of scenes are disjoint. In "training" some pairs of things never occur together and three
 combinations of colour and kind are never drawn; there, a first thing often brings its companion. Scenes of
-two or more things in "validation" and "heldout" hold a pair kept for that stream alone; every scene of "novel"
-holds one of the three combinations. These three streams hold no thing together with its companion. A scene of
-one thing can occur in several streams, but never with the same place, tint and ground.
+two or more things in "validation" and "heldout" hold a pair kept for that stream alone; every scene of
+"novel" holds one of the three combinations. These three streams hold no thing together with its companion. A
+scene of one thing can occur in several streams, but never with the same place, tint and ground.
 """
 
 import random
