@@ -36,16 +36,22 @@ def ratios(scores: Scores) -> Ratios:
 
 
 def pair_metrics(h: Ratios, beta: float) -> dict[str, Tensor]:
-    """Implicit rewards beta * h, their margin, accuracy (a tie counts as wrong), `implicit_acc` (a tie counts
-    one half) and whether the chosen side lost likelihood. Each [S], detached."""
-    chosen, rejected = h.chosen.detach(), h.rejected.detach()
+    """`reward_metrics` of the implicit rewards beta * h, and whether the chosen side lost likelihood. Each
+    [S], detached."""
+    falling = (h.chosen.detach() < 0).to(h.chosen.dtype)
+    return {**reward_metrics(h.chosen, h.rejected, beta), "chosen_falling": falling}
+
+
+def reward_metrics(chosen: Tensor, rejected: Tensor, beta: float) -> dict[str, Tensor]:
+    """Rewards beta * score of both sides, their margin, accuracy (a tie counts as wrong) and `implicit_acc`
+    (a tie counts one half). Each [S], detached."""
+    chosen, rejected = chosen.detach(), rejected.detach()
     return {
         "reward/chosen": beta * chosen,
         "reward/rejected": beta * rejected,
         "reward/margin": beta * (chosen - rejected),
         "accuracy": (chosen > rejected).to(chosen.dtype),
         "implicit_acc": 0.5 * (1.0 + torch.sign(chosen - rejected)),
-        "chosen_falling": (chosen < 0).to(chosen.dtype),
     }
 
 
