@@ -6,14 +6,15 @@ prompts are sampled with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t [B, C, h, w], timestep [], states [B, L, D])
+Condition = Mapping[str, Tensor]  # all that the denoiser is told of B pictures beside noise level, by name
+Denoise = Callable[[Tensor, Tensor, Condition], Tensor]  # (x_t [B, C, h, w], timestep [], condition)
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,30 @@ class Generation:
 def sample_latents(
     denoise: Denoise,
     scheduler: Any,
-    states: Tensor,
-    empty: Tensor,
+    condition: Condition,
+    empty: Condition,
     shape: tuple[int, ...],
     seeds: Sequence[int],
     settings: Generation,
 ) -> Tensor:
-    """Clean latents [B, *shape] in float32 for text states [B, L, D] and the empty caption's [L, D].
+    """Clean latents [B, *shape] in float32 under a condition, guided away from `empty`, both of B pictures.
 
     `scheduler` is a DDIMScheduler; it is set to `settings.steps` here.
     """
+    device = condition["states"].device
     streams = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def noise() -> Tensor:
-        return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(states.device)
+        return torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(device)
 
     guided = settings.guidance > 1
     if guided:
-        states = torch.cat([empty.expand_as(states), states])
-    scheduler.set_timesteps(settings.steps, device=states.device)
+        condition = {name: torch.cat([empty[name], condition[name]]) for name in condition}
+    scheduler.set_timesteps(settings.steps, device=device)
     latents = noise() * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        prediction = denoise(torch.cat([latents, latents]) if guided else latents, timestep, states).float()
+        noised = torch.cat([latents, latents]) if guided else latents
+        prediction = denoise(noised, timestep, condition).float()
         if guided:
             without, under = prediction.chunk(2)
             prediction = without + settings.guidance * (under - without)

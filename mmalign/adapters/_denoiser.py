@@ -1,6 +1,7 @@
 """The latent-diffusion adapter: pictures under captions as surrogate log-likelihoods, and back to pictures.
 
-Letters: N rows, S samples, D noise draws per sample, C latent channels of size h x w, L text positions.
+Letters: N rows, S samples, D noise draws per sample, C latent channels of size h x w, L text positions of
+T text towers.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmalign.adapters._captions import CaptionStates, caption_of, tokenise
-from mmalign.adapters._ddim import sample_latents
+from mmalign.adapters._captions import Captions
+from mmalign.adapters._ddim import Condition, sample_latents
 from mmalign.adapters._noise import Schedule, draw_one, mean_error
-from mmalign.adapters._pictures import encode_pictures, picture_of, square, to_picture
-from mmalign.adapters._pipeline import Parts, fingerprint_of, fitting_resolution, save_lora, save_pipeline
+from mmalign.adapters._pictures import encode_pictures, picture_of, square, time_ids, to_picture
+from mmalign.adapters._pipeline import Parts, fitting_resolution
+from mmalign.adapters._pipeline_saving import fingerprint_of, save_lora, save_pipeline
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import (
     Batch,
@@ -49,17 +51,17 @@ class Denoiser:
         self.device = device
         self._config = config
         self._parts = parts
+        self._family = parts.family
         self.policy: nn.Module = parts.pipeline.unet.to(device)
         self._vae = parts.pipeline.vae.to(device)
-        self._text_encoder = parts.pipeline.text_encoder.to(device)
-        self._tokenizer = parts.pipeline.tokenizer
-        self._width = min(self._tokenizer.model_max_length, self._text_encoder.config.max_position_embeddings)
+        self._towers = nn.ModuleList([encoder.to(device) for encoder in parts.encoders])
         self._schedule = Schedule.of(
             parts.trained.alphas_cumprod, parts.trained.config.prediction_type, device
         )
         self.resolution = fitting_resolution(parts, config.resolution)
-        self._states = CaptionStates(self._text_encoder, device)
-        self._empty = self._states.of([tokenise(self._tokenizer, "", self._width)[0]])[0]
+        self._captions = Captions(
+            parts.family.towers, parts.tokenizers, parts.encoders, device, parts.zeros_for_empty
+        )
         self._fingerprint: str | None = None
 
     # ------------------------------------------------------------ rows
@@ -72,7 +74,7 @@ class Denoiser:
         for role in roles:
             for slot, example in enumerate(sample.examples.get(role, ())):
                 caption, picture = self._read(sample, role, slot, example)
-                if tokenise(self._tokenizer, caption, self._width)[1]:
+                if self._captions.ids(caption)[1]:
                     found.append("captions cut to fit")
                 if min(picture.size) < self.resolution:
                     found.append("pictures enlarged")
@@ -84,10 +86,11 @@ class Denoiser:
         where = f"{sample.origin or sample.id}: {role}"
         if len(sample.examples[role]) > 1:
             where += f"[{slot}]"
-        return caption_of(example.prompt, self._tokenizer, where), picture_of(example.response, where)
+        return self._captions.read(example.prompt, where), picture_of(example.response, where)
 
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
-        """Rows with `pixels` uint8 [3, R, R] and `input_ids` [L] long."""
+        """Rows with `pixels` uint8 [3, R, R], `input_ids` [T, L] long and, where the denoiser is told sizes,
+        `time_ids` [6] float32 of this very picture."""
         rows = [
             self._prepared_row(role, slot, *self._read(sample, role, slot, example))
             for role in roles
@@ -97,28 +100,33 @@ class Denoiser:
 
     def _prepared_row(self, role: str, slot: int, caption: str, picture: Image.Image) -> Row:
         pixels = square(picture, self.resolution)
-        ids, _ = tokenise(self._tokenizer, caption, self._width)
+        data = {"pixels": pixels, "input_ids": self._captions.ids(caption)[0]}
         digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16)
         digest.update(f"\x1f{_PREPARATION}\x1f{self.resolution}\x1f".encode())
+        if self._family.sized:
+            data["time_ids"] = time_ids(picture, self.resolution)
+            digest.update(f"{data['time_ids'].tolist()}\x1f".encode())
         digest.update(caption.encode("utf-8", "surrogatepass"))
-        return Row(role, slot, {"pixels": pixels, "input_ids": ids}, digest.hexdigest())
+        return Row(role, slot, data, digest.hexdigest())
 
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
-        """Rows with `mean` and `logvar` [C, h, w] and `states` [L, width], all float32 on the CPU.
+        """Rows with `mean` and `logvar` [C, h, w] and the family's condition, `states` [L, width] first, all
+        float32 on the CPU.
 
         Every distinct picture and every distinct caption runs once.
         """
         rows = [row for sample in prepared for row in sample.rows]
-        states = self._states.of([row.data["input_ids"] for row in rows])
+        texts = self._captions.conditions([row.data["input_ids"] for row in rows])
         pictures = [row.data["pixels"] for row in rows]
         moments = encode_pictures(self._vae, pictures, self.device)
-        encoded = iter(zip(moments, states, strict=True))
+        encoded = iter(zip(moments, texts, strict=True))
         result = []
         for sample in prepared:
             done = []
             for row in sample.rows:
                 (mean, logvar), text = next(encoded)
-                data = {"mean": mean, "logvar": logvar, "states": text}
+                sizes = {"time_ids": row.data["time_ids"]} if self._family.sized else {}
+                data = {"mean": mean, "logvar": logvar, **text, **sizes}
                 done.append(Row(row.role, row.slot, data, row.key))
             result.append(Prepared(sample.sample_id, tuple(done)))
         return result
@@ -126,7 +134,7 @@ class Denoiser:
     def fingerprint(self) -> str:
         """Hash of the frozen encoders, the tokenizer and how pictures and captions are prepared."""
         if self._fingerprint is None:
-            settings = f"{_PREPARATION}/{self.resolution}/{self._width}"
+            settings = f"{_PREPARATION}/{self.resolution}/{self._captions.width}"
             text = f"{fingerprint_of(self._parts)}/{settings}"
             self._fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return self._fingerprint
@@ -146,9 +154,9 @@ class Denoiser:
             raise ValueError(f"no rows of the roles {', '.join(roles)} in these samples")
         inputs = {
             name: torch.stack([row.data[name] for _, row in picked]).to(self.device, non_blocking=True)
-            for name in ("mean", "logvar", "states")
+            for name in ("mean", "logvar", *self._family.condition)
         }
-        inputs["empty"] = self._empty.to(self.device)
+        inputs |= {f"empty_{name}": value.to(self.device) for name, value in self._captions.empty.items()}
         return Batch(
             inputs=inputs,
             roles=tuple(roles),
@@ -179,13 +187,13 @@ class Denoiser:
 
         `needs` changes nothing here: the error comes with every score.
         """
-        x0, states = self._latents(batch, draw), self._row_states(batch, draw)
+        x0, condition = self._latents(batch, draw), self._row_conditions(batch, draw)
         timestep, noise = draw["timestep"][batch.row_sample], draw["noise"][batch.row_sample]
         num_rows, num_draws = timestep.shape
         x0 = x0.unsqueeze(1).expand_as(noise).flatten(0, 1)
         eps, t = noise.flatten(0, 1), timestep.flatten()
-        states = states.repeat_interleave(num_draws, 0)
-        prediction = self._denoise(model, self._schedule.noised(x0, eps, t), t, states)
+        condition = {name: value.repeat_interleave(num_draws, 0) for name, value in condition.items()}
+        prediction = self._denoise(model, self._schedule.noised(x0, eps, t), t, condition)
         error = mean_error(prediction, self._schedule.target(x0, eps, t))
         weight = self._schedule.weight(t, self._config.weighting, self._config.gamma or 5.0)
         return LogProbs(
@@ -207,16 +215,19 @@ class Denoiser:
             latents = latents + deviation * draw["latent_noise"][batch.row_sample]
         return latents * self._vae.config.scaling_factor
 
-    @staticmethod
-    def _row_states(batch: Batch, draw: Draw) -> Tensor:
-        dropped = draw["drop"][batch.row_sample].reshape(-1, 1, 1)
-        return torch.where(dropped, batch.inputs["empty"], batch.inputs["states"])
+    def _row_conditions(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """What the denoiser is told of every row; a dropped caption leaves its picture's sizes in place."""
+        condition = {name: batch.inputs[name] for name in self._family.condition}
+        dropped = draw["drop"][batch.row_sample]
+        for name in self._captions.empty:
+            shaped = dropped.reshape(-1, *[1] * (condition[name].ndim - 1))
+            condition[name] = torch.where(shaped, batch.inputs[f"empty_{name}"], condition[name])
+        return condition
 
-    @staticmethod
-    def _denoise(model: Any, noised: Tensor, timestep: Tensor, states: Tensor) -> Tensor:
+    def _denoise(self, model: Any, noised: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The model's prediction; inputs take its weights' type, timesteps stay integers."""
         dtype = model.conv_in.weight.dtype
-        output: Tensor = model(noised.to(dtype), timestep, encoder_hidden_states=states.to(dtype)).sample
+        output: Tensor = model(noised.to(dtype), timestep, **self._family.arguments(condition, dtype)).sample
         return output
 
     @torch.no_grad()
@@ -227,13 +238,15 @@ class Denoiser:
         assert ours is not None
         sample, scheduler = int(batch.row_sample[0]), self._parts.trained
         x0 = self._latents(batch, drawn)[:1]
-        states = batch.inputs["empty"] if drawn["drop"][sample] else batch.inputs["states"][0]
+        condition = {name: batch.inputs[name][:1] for name in self._family.condition}
+        if drawn["drop"][sample]:
+            condition |= {name: batch.inputs[f"empty_{name}"][None] for name in self._captions.empty}
         gap = 0.0
         for index, timestep in enumerate(drawn["timestep"][sample]):
             t, eps = timestep.reshape(1), drawn["noise"][sample, index][None]
             known = scheduler.config.prediction_type == "epsilon"
             target = eps if known else scheduler.get_velocity(x0, eps, t)
-            prediction = self._denoise(model, scheduler.add_noise(x0, eps, t), t, states[None])
+            prediction = self._denoise(model, scheduler.add_noise(x0, eps, t), t, condition)
             theirs = torch.nn.functional.mse_loss(prediction.float(), target)
             gap = max(gap, abs(float(theirs - ours[0, index])))
         return gap
@@ -254,16 +267,16 @@ class Denoiser:
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
         settings, done = self._config.generation, [torch.empty(0, 3, self.resolution, self.resolution)]
-        captions = [caption_of(prompt, self._tokenizer, f"prompt {i}") for i, prompt in enumerate(prompts)]
-        ids = [tokenise(self._tokenizer, caption, self._width)[0] for caption in captions]
+        read = [self._captions.read(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        ids = [self._captions.ids(caption)[0] for caption in read]
         side = self.resolution // self._parts.pipeline.vae_scale_factor
         for start in range(0, len(prompts), settings.batch):
             part = slice(start, start + settings.batch)
             latents = sample_latents(
-                lambda x, t, states: self._denoise(model, x, t, states),
+                lambda x, t, condition: self._denoise(model, x, t, condition),
                 self._parts.pipeline.scheduler,
-                torch.stack(self._states.of(ids[part])).to(self.device),
-                self._empty.to(self.device),
+                self._new_pictures(self._captions.conditions(ids[part])),
+                self._new_pictures([self._captions.empty] * len(ids[part])),
                 (self._vae.config.latent_channels, side, side),
                 seeds[part],
                 settings,
@@ -272,6 +285,15 @@ class Denoiser:
             done.append((pixels / 2 + 0.5).clamp(0, 1).float().cpu())
         return torch.cat(done)
 
+    def _new_pictures(self, texts: Sequence[Condition]) -> dict[str, Tensor]:
+        """Conditions of pictures that are yet to be: of the full size, and uncropped."""
+        condition = {name: torch.stack([text[name] for text in texts]).to(self.device) for name in texts[0]}
+        if self._family.sized:
+            side = self.resolution
+            sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32, device=self.device)
+            condition["time_ids"] = sizes.expand(len(texts), -1)
+        return condition
+
     # ------------------------------------------------------------ the trained model
 
     def enable_checkpointing(self) -> None:
@@ -279,8 +301,8 @@ class Denoiser:
         self._parts.pipeline.unet.enable_gradient_checkpointing()
 
     def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
-        """A whole StableDiffusionPipeline, or the LoRA adapter `lora` for its `load_lora_weights`."""
+        """A whole pipeline of the family, or the LoRA adapter `lora` for its `load_lora_weights`."""
         if lora is None:
             save_pipeline(self._parts, model, folder)
         else:
-            save_lora(model, folder, lora)
+            save_lora(self._parts, model, folder, lora)

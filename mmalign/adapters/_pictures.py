@@ -38,13 +38,25 @@ def picture_of(response: Sequence[Part], where: str) -> Image.Image:
 
 def square(picture: Image.Image, side: int) -> Tensor:
     """Shortest side resized to `side` (Lanczos), then the centre: uint8 [3, side, side]."""
-    scale = side / min(picture.size)
-    width, height = (max(side, round(length * scale)) for length in picture.size)
-    if (width, height) != picture.size:
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    left, top = (width - side) // 2, (height - side) // 2
+    size, left, top = _placed(picture, side)
+    if size != picture.size:
+        picture = picture.resize(size, Image.Resampling.LANCZOS)
     picture = picture.crop((left, top, left + side, top + side))
     return torch.from_numpy(np.array(picture, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def time_ids(picture: Image.Image, side: int) -> Tensor:
+    """Height and width before resizing, top and left of the crop `square` takes after it, height and width
+    of the result, [6] float32: what a UNet conditioned on size is told (arXiv 2307.01952, section 2.2)."""
+    _, left, top = _placed(picture, side)
+    return torch.tensor([picture.height, picture.width, top, left, side, side], dtype=torch.float32)
+
+
+def _placed(picture: Image.Image, side: int) -> tuple[tuple[int, int], int, int]:
+    """Size after resizing, and left and top of the centre crop."""
+    scale = side / min(picture.size)
+    width, height = (max(side, round(length * scale)) for length in picture.size)
+    return (width, height), (width - side) // 2, (height - side) // 2
 
 
 def to_unit(pixels: Tensor) -> Tensor:

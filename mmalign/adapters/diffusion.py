@@ -1,4 +1,4 @@
-"""Configuration of the Stable Diffusion 1.x / 2.x adapter: latent diffusion with a text-conditioned UNet.
+"""Configuration of the Stable Diffusion adapter, 1.x, 2.x and XL: latents under a text-conditioned UNet.
 
 The likelihood of a picture is the surrogate -w(t) * e / 2 of its denoising error e at noise levels drawn per
 sample, as in Diffusion-DPO (arXiv 2311.12908). Importing this file loads no model library.
@@ -23,7 +23,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Diffusion:
-    """A StableDiffusionPipeline with a plain UNet2DConditionModel that predicts noise or velocity."""
+    """A StableDiffusionPipeline or StableDiffusionXLPipeline whose UNet2DConditionModel predicts noise or
+    velocity. XL is told every picture's own size and crop; its dropped captions are zeros where its
+    model_index.json says `force_zeros_for_empty_prompt`, as in its own sampling."""
 
     path: str  # pipeline folder or hub id
     revision: str | None = None  # of a hub id
@@ -59,7 +61,8 @@ class Diffusion:
             raise ValueError(f"noise_offset: must be 0 or more, got {self.noise_offset}")
 
     def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Denoiser:
-        """Load the pipeline, its encoders in float32; `dtype` holds where the field of that name is null.
+        """Load the pipeline, its encoders and autoencoder in float32; `dtype` holds where the field of that
+        name is null.
 
         Raises UserError naming the component that is missing, broken or of another family.
         """
