@@ -1,7 +1,9 @@
 """The canonical record: one mapping of a file -> one PreferenceSample, every field checked.
 
 Three shapes of rows: a pair (`chosen`, `rejected`), one response (`completion`, with a `label` or without),
-a list (`responses` with `scores` or `ranks`). Fields that belong to none of them are not read; the caller
+a list (`responses` with `scores` or `ranks`). `images` and `videos` belong to the prompt; `chosen_images`,
+`rejected_images`, `chosen_videos` and `rejected_videos` stand in their place for one side of a pair, while
+`chosen_image` and `rejected_image` are answers. Fields that belong to none of them are not read; the caller
 counts and names them.
 """
 
@@ -12,18 +14,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmalign.data._digest import digest, sample_digest
-from mmalign.data._turns import Answer, Reader, common_turns, insert_images
+from mmalign.data._turns import Answer, MediaKind, Reader, common_turns, insert_media
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
 Shape = Literal["pair", "single", "list"]
 
 _COMMON = frozenset(
-    {"id", "prompt", "system", "images", "weight", "margin", "tie", "group", "user", "split", "spans"}
+    {"id", "prompt", "system", "images", "videos", "weight", "margin", "tie", "group", "user", "split"}
+    | {"spans"}
 )
 _FIELDS: dict[Shape, frozenset[str]] = {
     "pair": frozenset(
         {"chosen", "rejected", "chosen_image", "rejected_image", "chosen_score", "rejected_score"}
         | {"prompt_chosen", "prompt_rejected"}
+        | {"chosen_images", "rejected_images", "chosen_videos", "rejected_videos"}
     ),
     "single": frozenset({"completion", "completion_image", "label", "score"}),
     "list": frozenset({"responses", "response_images", "scores", "ranks"}),
@@ -34,6 +38,8 @@ _MARKS: dict[Shape, tuple[str, ...]] = {
     "list": ("responses", "response_images"),
 }
 CANONICAL = _COMMON.union(*_FIELDS.values())
+MARKS = frozenset(mark for marks in _MARKS.values() for mark in marks)
+LABELS = frozenset({"id", "weight", "margin", "tie", "group", "user", "split", "spans"})
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,15 @@ class Record:
     unused: tuple[str, ...]
 
 
-def read_record(row: Mapping[str, Any], origin: str, number: int, root: str) -> Record:
+def read_record(
+    row: Mapping[str, Any], origin: str, number: int, root: str, names: Mapping[str, str] | None = None
+) -> Record:
     """Check one row and turn it into a sample; `number` is its place in the source (for the default id).
 
-    Raises UserError naming the origin, the field, the value and the rule.
+    `names` gives the columns that fields came from. Raises UserError naming the origin, the field, the value
+    and the rule.
     """
-    reader = Reader(origin, root)
+    reader = Reader(origin, root, names or {})
     if not isinstance(row, Mapping):
         raise UserError(f"{origin}: a row must be a mapping of fields, got {type(row).__name__}")
     shape = _shape(row, origin)
@@ -113,10 +122,17 @@ def _value(row: Mapping[str, Any], name: str, reader: Reader) -> Any:
     return value
 
 
-def _images(row: Mapping[str, Any], reader: Reader) -> list[Part]:
-    given = row.get("images")
-    values = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
-    return [reader.media(value, "image", f"images[{place}]") for place, value in enumerate(values)]
+def _media(row: Mapping[str, Any], role: str, reader: Reader) -> dict[MediaKind, tuple[str, list[Part]]]:
+    """Images and videos of one role's prompt: {kind: (field, values)}."""
+    found: dict[MediaKind, tuple[str, list[Part]]] = {}
+    kinds: tuple[MediaKind, ...] = ("image", "video")
+    for kind in kinds:
+        own = f"{role}_{kind}s"
+        name = own if role and row.get(own) is not None else f"{kind}s"
+        given = row.get(name)
+        values = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
+        found[kind] = name, [reader.media(one, kind, f"{name}[{place}]") for place, one in enumerate(values)]
+    return found
 
 
 def _prompt(row: Mapping[str, Any], name: str, reader: Reader) -> tuple[Message, ...] | None:
@@ -126,8 +142,10 @@ def _prompt(row: Mapping[str, Any], name: str, reader: Reader) -> tuple[Message,
     return reader.prompt(row[name], name)
 
 
-def _finish(prompt: tuple[Message, ...], row: Mapping[str, Any], reader: Reader) -> tuple[Message, ...]:
-    """The system turn in front and the images in their places."""
+def _finish(
+    prompt: tuple[Message, ...], row: Mapping[str, Any], reader: Reader, role: str = ""
+) -> tuple[Message, ...]:
+    """The system turn in front and the media in their places; `role`: the side whose own media count."""
     if row.get("system") is not None:
         system = reader.text(row["system"], "system")
         if prompt[0].speaker == "text":
@@ -135,8 +153,7 @@ def _finish(prompt: tuple[Message, ...], row: Mapping[str, Any], reader: Reader)
         if prompt[0].speaker == "system":
             raise reader.fail("system", "given beside a system turn in the prompt; keep one")
         prompt = (Message("system", (Part("text", system),)), *prompt)
-    prompt = insert_images(reader, prompt, _images(row, reader), "images")
-    return prompt
+    return insert_media(reader, prompt, _media(row, role, reader))
 
 
 def _join(
@@ -179,7 +196,7 @@ def _pair(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ..
         prompt, response = _join(own[role], answer, role, reader)
         score = row.get(f"{role}_score")
         labels = {} if score is None else {"score": reader.number(score, f"{role}_score")}
-        examples[role] = (Example(_finish(prompt, row, reader), response, labels),)
+        examples[role] = (Example(_finish(prompt, row, reader, role), response, labels),)
     speakers = {examples[role][0].prompt[-1].speaker for role in examples}
     if len(speakers) > 1:
         raise reader.fail("rejected", "chosen and rejected must both be plain text or both be chat")

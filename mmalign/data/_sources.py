@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmalign.data._digest import digest, sample_digest
+from mmalign.data._formats import Format, LeftOut, columns_of, known_formats, read_row
+from mmalign.data._load_report import LoadReport as LoadReport
+from mmalign.data._load_report import Skipped as Skipped
+from mmalign.data._load_report import counts_of
 from mmalign.data._paths import File
-from mmalign.data._records import CANONICAL, Record, read_record
-from mmalign.types import Example, Message, Part, PreferenceSample, UserError, derive_seed
+from mmalign.data._sides import flipped, is_identical, part_of
+from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
 Row = tuple[str, Mapping[str, Any] | UserError]  # origin, and the row or what is wrong with it
 
@@ -25,16 +29,19 @@ Row = tuple[str, Mapping[str, Any] | UserError]  # origin, and the row or what i
 class SourceOptions:
     """Options common to all sources.
 
+    `format`: the form of the rows, a file of `data/formats/`; "auto" recognises every row by its columns.
     `root`: folder that media names are relative to and must stay inside (default: the data's own folder).
     `split`: keep only rows whose `split` column has this value. `limit`: keep only the first rows.
     `heldout`: rows kept back for evaluation, a count or a share below 1, chosen by a hash of the row's id.
-    `on_error`: "stop" at the first broken row, or "skip" and list it. `columns`: {canonical field: column
-    of the file}, with null to leave a canonical field out. `drop_identical`: leave out pairs whose two
-    sides are equal (they carry no gradient) instead of only counting them. `flip`: share of training pairs
+    `on_error`: "stop" at the first broken row, or "skip" and list it. `columns`: {canonical field, or
+    column of the format: column of the file}, with null to leave it out. `drop_identical`: leave out pairs
+    whose two sides are equal (they carry no gradient) instead of only counting them. `ties`: "drop" leaves
+    out pairs labelled as ties, which have no better side. `flip`: share of training pairs
     whose sides are swapped, chosen by a hash of the id, for studies of label noise; 0.5 is the shuffled-label
     control. Rows kept back by `heldout` keep their sides, so that they measure the true preference.
     """
 
+    format: str = "auto"
     root: str | None = None
     split: str | None = None
     limit: int | None = None
@@ -42,6 +49,7 @@ class SourceOptions:
     on_error: Literal["stop", "skip"] = "stop"
     columns: dict[str, str | None] = field(default_factory=dict)
     drop_identical: bool = False
+    ties: Literal["drop", "keep"] = "drop"
     flip: float = 0.0
 
     def __post_init__(self) -> None:
@@ -53,9 +61,12 @@ class SourceOptions:
             raise ValueError(f"flip: must lie in [0, 1], got {self.flip}")
         if self.on_error not in ("stop", "skip"):
             raise ValueError(f"on_error: must be stop or skip, got {self.on_error!r}")
+        if self.ties not in ("drop", "keep"):
+            raise ValueError(f"ties: must be drop or keep, got {self.ties!r}")
+        fields = columns_of(known_formats(self.format))
         for name in self.columns:
-            if name not in CANONICAL:
-                known = ", ".join(sorted(CANONICAL))
+            if name not in fields:
+                known = ", ".join(sorted(fields))
                 raise ValueError(f"columns: {name!r} is no canonical field; known: {known}")
 
     @property
@@ -86,56 +97,6 @@ class SampleSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A row that was left out."""
-
-    id: str
-    origin: str
-    reason: str
-
-
-@dataclass
-class LoadReport:
-    """What became of a source's rows; nothing is left out without a count here."""
-
-    rows: int = 0
-    kept: int = 0
-    heldout: int = 0
-    other_splits: Counter[str] = field(default_factory=Counter)
-    splits: Counter[str] = field(default_factory=Counter)
-    identical: int = 0
-    identical_dropped: int = 0
-    flipped: int = 0
-    unknown_columns: Counter[str] = field(default_factory=Counter)
-    roles: Counter[str] = field(default_factory=Counter)
-    skipped: list[Skipped] = field(default_factory=list)
-    data_hash: str = ""
-
-    def lines(self) -> list[str]:
-        """One plain line per fact worth saying."""
-        roles = ", ".join(f"{role} {count}" for role, count in sorted(self.roles.items()))
-        lines = [f"data: {self.kept} of {self.rows} rows used ({roles})"]
-        if self.heldout:
-            lines.append(f"data: {self.heldout} rows belong to the other side of the held-out split")
-        if self.other_splits:
-            lines.append(f"data: rows of other splits left out: {_counts(self.other_splits)}")
-        if len(self.splits) > 1:
-            lines.append(f"data: no split chosen, rows of all splits are used: {_counts(self.splits)}")
-        if self.identical:
-            fate = "left out" if self.identical_dropped else "kept; they carry no gradient"
-            lines.append(f"data: {self.identical} pairs whose two sides are equal ({fate})")
-        if self.flipped:
-            lines.append(f"data: {self.flipped} pairs have their sides swapped (flip)")
-        if self.unknown_columns:
-            lines.append(f"data: columns not used: {_counts(self.unknown_columns)}")
-        if self.skipped:
-            share = 100 * len(self.skipped) / max(1, self.rows)
-            first = self.skipped[0]
-            lines.append(f"data: {len(self.skipped)} broken rows left out ({share:.1f} %); {first.reason}")
-        return lines
-
-
-@dataclass(frozen=True)
 class LoadedData:
     """Checked samples, media not yet decoded, and the report on how they came about."""
 
@@ -155,7 +116,7 @@ def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"]
     a held-out part that is empty or leaves nothing, and a source without rows.
     """
     options = options_of(source)
-    report = LoadReport()
+    report = LoadReport(options.title)
     samples: list[PreferenceSample] = []
     digests: list[str] = []
     origins: dict[str, str] = {}
@@ -163,7 +124,12 @@ def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"]
         if sample.id in origins:
             raise UserError(f"{sample.origin}: id {sample.id!r} is also that of {origins[sample.id]}")
         origins[sample.id] = sample.origin
-        if _is_identical(sample):
+        if sample.labels.get("tie"):
+            report.ties += 1
+            if options.ties == "drop":
+                report.ties_dropped += 1
+                continue
+        if is_identical(sample):
             report.identical += 1
             if options.drop_identical:
                 report.identical_dropped += 1
@@ -173,9 +139,11 @@ def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"]
             break
     if not samples:
         raise UserError(_nothing_left(options, report))
-    samples = _part_of(samples, options, which, report)
+    total = len(samples)
+    samples = part_of(samples, options.heldout, which)
+    report.heldout = total - len(samples)
     if which == "train":
-        samples = _flipped(samples, options.flip, report)
+        samples, report.flipped = flipped(samples, options.flip)
     for sample in samples:
         report.roles.update(list(sample.examples))
         digests.append(digest(sample.id, sample_digest(sample)))
@@ -192,26 +160,51 @@ def _checked(
     if options.root is not None and not Path(root).is_dir():
         raise UserError(f"data.root {root!r}: no such folder")
     if isinstance(source, SampleSource):
+        if options.format != "auto":
+            raise UserError(f"data.format {options.format!r}: this source yields ready samples, not rows")
         for sample in source.samples():
             report.rows += 1
             yield _bind(_ready(sample), root)
         return
+    formats = known_formats(options.format)
     for number, (origin, row) in enumerate(source.records()):
         report.rows += 1
         try:
-            if isinstance(row, UserError):
-                raise row
-            row = _renamed(row, options.columns, origin)
-            if not _in_split(row, options.split, origin, report):
-                continue
-            record: Record = read_record(row, origin, number, root)
+            found = _sample(row, origin, number, options, formats, report)
         except UserError as error:
             if options.on_error == "stop":
                 raise
             report.skipped.append(Skipped("", origin, str(error)))
             continue
-        report.unknown_columns.update(record.unused)
-        yield record.sample
+        if found is not None:
+            yield found
+
+
+def _sample(
+    row: Mapping[str, Any] | UserError,
+    origin: str,
+    number: int,
+    options: SourceOptions,
+    formats: Mapping[str, Format],
+    report: LoadReport,
+) -> PreferenceSample | None:
+    """One checked row; None if it is of another split or holds no preference."""
+    if isinstance(row, UserError):
+        raise row
+    if not isinstance(row, Mapping):
+        raise UserError(f"{origin}: a row must be a mapping of fields, got {type(row).__name__}")
+    row = _renamed(row, options.columns, origin)
+    if not _in_split(row, options.split, origin, report):
+        return None
+    found = read_row(row, origin, number, options.folder, formats)
+    if found.signs:
+        report.formats[found.format] += 1
+        report.signs.setdefault(found.format, found.signs)
+    if isinstance(found.result, LeftOut):
+        report.left_out[found.result.reason] += 1
+        return None
+    report.unknown_columns.update(found.result.unused)
+    return found.result.sample
 
 
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str | None], origin: str) -> Mapping[str, Any]:
@@ -265,59 +258,14 @@ def _bind(sample: PreferenceSample, root: str) -> PreferenceSample:
     return replace(sample, examples={role: tuple(map(one, group)) for role, group in sample.examples.items()})
 
 
-def _is_identical(sample: PreferenceSample) -> bool:
-    if not {"chosen", "rejected"} <= set(sample.examples):
-        return False
-    sides = [[(one.prompt, one.response) for one in sample.examples[role]] for role in ("chosen", "rejected")]
-    return digest(sides[0]) == digest(sides[1])
-
-
-def _flipped(samples: list[PreferenceSample], share: float, report: LoadReport) -> list[PreferenceSample]:
-    """Exactly the share of the pairs, rounded, with their sides swapped: those whose ids hash lowest. A count
-    left to chance would leave a shuffled-label control with a preference of its own."""
-    pairs = [sample.id for sample in samples if {"chosen", "rejected"} <= set(sample.examples)]
-    ordered = sorted(pairs, key=lambda name: (derive_seed(0, 0, name, "flip"), name))
-    chosen = set(ordered[: round(share * len(ordered))])
-    report.flipped = len(chosen)
-    return [_swapped(sample) if sample.id in chosen else sample for sample in samples]
-
-
-def _swapped(sample: PreferenceSample) -> PreferenceSample:
-    chosen, rejected = sample.examples["chosen"], sample.examples["rejected"]
-    return replace(sample, examples={**sample.examples, "chosen": rejected, "rejected": chosen})
-
-
-def _part_of(
-    samples: list[PreferenceSample], options: SourceOptions, which: str, report: LoadReport
-) -> list[PreferenceSample]:
-    """The training rows or the held-out ones. The hash of an id does not depend on the other rows, so with a
-    share a row never changes sides when the file grows."""
-    if not options.heldout:
-        if which == "heldout":
-            raise UserError("data.heldout is 0: no rows are kept back for evaluation")
-        return samples
-    marks = {sample.id: derive_seed(0, 0, sample.id, "heldout") for sample in samples}
-    if isinstance(options.heldout, float):
-        away = {name for name, mark in marks.items() if mark < options.heldout * 2**63}
-    else:
-        away = set(sorted(marks, key=lambda name: (marks[name], name))[: int(options.heldout)])
-    if not away or len(away) == len(samples):
-        rule = "keeps back none" if not away else "keeps back all"
-        raise UserError(f"data.heldout {options.heldout} {rule} of the {len(samples)} rows")
-    chosen = [sample for sample in samples if (sample.id in away) == (which == "heldout")]
-    report.heldout = len(samples) - len(chosen)
-    return chosen
-
-
 def _nothing_left(options: SourceOptions, report: LoadReport) -> str:
     if not report.rows:
         return f"data: {options.title} holds no rows"
     if report.other_splits:
-        return f"data.split {options.split!r}: no such rows; splits are {_counts(report.other_splits)}"
+        return f"data.split {options.split!r}: no such rows; splits are {counts_of(report.other_splits)}"
     if report.skipped:
         return f"data: all {len(report.skipped)} rows are broken; the first: {report.skipped[0].reason}"
+    if report.left_out or report.ties_dropped:
+        reasons = counts_of(report.left_out + Counter({"ties": report.ties_dropped}))
+        return f"data: {options.title}: no row holds a preference ({reasons})"
     return "data: all rows have two equal sides (drop_identical)"
-
-
-def _counts(counter: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in sorted(counter.items()))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +16,7 @@ from mmalign.data._digest import digest
 from mmalign.data._paths import File
 from mmalign.types import Message, Part, UserError
 
+MediaKind = Literal["image", "video"]
 MAX_TEXT = 1_000_000  # characters: far above any context window, far below what stalls a tokenizer
 MAX_MEDIA = 64  # images and videos of one prompt
 
@@ -39,15 +42,19 @@ class Answer:
 class Reader:
     """Reads values of one row; every error starts with the row's `origin` and names the field.
 
-    Media paths are bound to `root`, so that a sample knows its files wherever it is decoded.
+    Media paths are bound to `root`, so that a sample knows its files wherever it is decoded. `names` gives
+    the columns that canonical fields came from, so that messages speak of what the file holds.
     """
 
     origin: str
     root: str
+    names: Mapping[str, str] = field(default_factory=dict)
 
     def fail(self, field: str, rule: str) -> UserError:
         """The error for one field of this row."""
-        return UserError(f"{self.origin}, field {field!r}: {rule}")
+        head = re.split(r"[\[.]", field, maxsplit=1)[0]
+        own = self.names.get(head, head) + field[len(head) :]
+        return UserError(f"{self.origin}, field {own!r}: {rule}")
 
     def text(self, value: Any, field: str) -> str:
         """A str that can be encoded and is not absurdly long."""
@@ -72,7 +79,7 @@ class Reader:
             raise self.fail(field, f"must be finite, got {value}")
         return float(value)
 
-    def media(self, value: Any, kind: Literal["image", "video"], field: str) -> Part:
+    def media(self, value: Any, kind: MediaKind, field: str) -> Part:
         """An image or video: a path inside the root, bytes, {"bytes", "path"}, a PIL image or an array."""
         if isinstance(value, dict) and kind in value:
             value = value[kind]
@@ -92,8 +99,8 @@ class Reader:
         raise self.fail(field, f"must be a path, bytes or a picture, got {_kind(value)}")
 
     def parts(self, value: Any, field: str) -> tuple[Part, ...]:
-        """A text, or a list of {type: text | image | video, ...}; an image without a value is a gap that
-        the row's `images` fill."""
+        """A text, or a list of {type: text | image | video, ...}; an image or video without a value is a
+        place that the row's `images` or `videos` fill."""
         if not isinstance(value, (list, tuple)):
             return (Part("text", self.text(value, field)),)
         return tuple(self._part(item, f"{field}[{place}]") for place, item in enumerate(value))
@@ -109,9 +116,9 @@ class Reader:
             return Part("text", self.text(given["text"], field))
         if kind == "image" or kind == "video":
             if not set(given) <= {kind, "bytes", "path"}:
-                raise self.fail(field, f"an {kind} part takes the key {kind!r}, got {sorted(given)}")
-            if not given and kind == "image":
-                return Part("image", None)
+                raise self.fail(field, f"the {kind} part takes the key {kind!r}, got {sorted(given)}")
+            if not given:
+                return Part(kind, None)
             return self.media(given.get(kind, given), kind, field)
         raise self.fail(field, f"part type must be text, image or video, got {kind!r}")
 
@@ -178,32 +185,46 @@ class Reader:
 
     def filled(self, parts: Sequence[Part], field: str) -> tuple[Part, ...]:
         """The parts of a response, which must hold something to score."""
-        if any(part.data is None for part in parts):
-            raise self.fail(field, "holds an image part without an image")
+        for part in parts:
+            if part.data is None:
+                raise self.fail(field, f"holds the part {part.kind!r} without a value")
         if not any(part.kind != "text" or part.data.strip() for part in parts):
             raise self.fail(field, "is empty; a response needs something to score")
         return tuple(parts)
 
 
-def insert_images(
-    reader: Reader, prompt: tuple[Message, ...], images: Sequence[Part], field: str
+def insert_media(
+    reader: Reader, prompt: tuple[Message, ...], media: Mapping[MediaKind, tuple[str, Sequence[Part]]]
 ) -> tuple[Message, ...]:
-    """Put the row's `images` into the gaps of the prompt; without gaps, in front of its first user turn."""
-    gaps = sum(part.data is None for message in prompt for part in message.parts)
-    if gaps and gaps != len(images):
-        raise reader.fail(field, f"{len(images)} images for {gaps} image places in the prompt")
-    rest = list(images)
+    """Put `media`, {kind: (field, values)}, into the places of the prompt, in order. A prompt without places
+    takes them in front of its first turn that is not the system's.
+
+    Raises UserError if places and values differ in number, or if the prompt already holds that kind.
+    """
+    parts = [part for message in prompt for part in message.parts]
+    places = Counter(part.kind for part in parts if part.data is None)
+    own = Counter(part.kind for part in parts if part.data is not None)
+    for kind, (name, values) in media.items():
+        if places and places[kind] != len(values):
+            rule = f"{len(values)} {kind}s for {places[kind]} {kind} places in the prompt"
+            raise reader.fail(name, rule)
+        if values and own[kind] and not places:
+            raise reader.fail(
+                name, f"{len(values)} {kind}s beside {own[kind]} in the prompt itself; keep one"
+            )
+    rest: dict[str, list[Part]] = {kind: list(values) for kind, (_, values) in media.items()}
     messages = []
     for message in prompt:
-        if not gaps and rest and message.speaker != "system":
-            messages.append(Message(message.speaker, (*rest, *message.parts)))
-            rest = []
-        else:
-            parts = tuple(rest.pop(0) if part.data is None else part for part in message.parts)
-            messages.append(Message(message.speaker, parts))
+        front: list[Part] = []
+        if not places and message.speaker != "system":
+            front = [part for values in rest.values() for part in values]
+            rest = {}
+        filled = [rest[part.kind].pop(0) if part.data is None else part for part in message.parts]
+        messages.append(Message(message.speaker, (*front, *filled)))
     count = sum(part.kind != "text" for message in messages for part in message.parts)
     if count > MAX_MEDIA:
-        raise reader.fail(field, f"{count} images in one prompt; the limit is {MAX_MEDIA}")
+        name = max(media.values(), key=lambda given: len(given[1]))[0]
+        raise reader.fail(name, f"{count} images and videos in one prompt; the limit is {MAX_MEDIA}")
     return tuple(messages)
 
 

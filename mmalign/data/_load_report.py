@@ -1,0 +1,82 @@
+"""What became of the rows of a source: counts of everything that was left out, and plain lines about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that was left out."""
+
+    id: str
+    origin: str
+    reason: str
+
+
+@dataclass
+class LoadReport:
+    """What became of a source's rows; nothing is left out without a count here."""
+
+    title: str = "the source"
+    rows: int = 0
+    kept: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    signs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    ties: int = 0
+    ties_dropped: int = 0
+    heldout: int = 0
+    other_splits: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    identical: int = 0
+    identical_dropped: int = 0
+    flipped: int = 0
+    unknown_columns: Counter[str] = field(default_factory=Counter)
+    roles: Counter[str] = field(default_factory=Counter)
+    skipped: list[Skipped] = field(default_factory=list)
+    data_hash: str = ""
+
+    def lines(self) -> list[str]:
+        """One plain line per fact worth saying."""
+        roles = ", ".join(f"{role} {count}" for role, count in sorted(self.roles.items()))
+        lines = [*self._formats(), f"data: {self.kept} of {self.rows} rows used ({roles})"]
+        lines += [f"data: {count} rows left out: {why}" for why, count in sorted(self.left_out.items())]
+        if self.ties:
+            fate = "left out; ties: keep keeps them" if self.ties_dropped else "kept, in the file's order"
+            lines.append(f"data: {self.ties} ties ({fate})")
+        if self.heldout:
+            lines.append(f"data: {self.heldout} rows belong to the other side of the held-out split")
+        if self.other_splits:
+            lines.append(f"data: rows of other splits left out: {counts_of(self.other_splits)}")
+        if len(self.splits) > 1:
+            lines.append(f"data: no split chosen, rows of all splits are used: {counts_of(self.splits)}")
+        if self.identical:
+            fate = "left out" if self.identical_dropped else "kept; they carry no gradient"
+            lines.append(f"data: {self.identical} pairs whose two sides are equal ({fate})")
+        if self.flipped:
+            lines.append(f"data: {self.flipped} pairs have their sides swapped (flip)")
+        if self.unknown_columns:
+            lines.append(f"data: columns not used: {counts_of(self.unknown_columns)}")
+        if self.skipped:
+            share = 100 * len(self.skipped) / max(1, self.rows)
+            first = self.skipped[0]
+            lines.append(f"data: {len(self.skipped)} broken rows left out ({share:.1f} %); {first.reason}")
+        return lines
+
+    def _formats(self) -> list[str]:
+        """What the rows were recognised as, unless they are the project's own."""
+        if set(self.formats) <= {"canonical"}:
+            return []
+        lines = []
+        for name, count in sorted(self.formats.items()):
+            what = f"read as {name} rows" if len(self.formats) == 1 else f"{count} rows read as {name}"
+            lines.append(f"data: {self.title} {what} ({', '.join(self.signs[name])})")
+        return lines
+
+
+def counts_of(counter: Mapping[str, int]) -> str:
+    """Names with their counts, in the order of the names."""
+    return ", ".join(f"{name} {count}" for name, count in sorted(counter.items()))

@@ -1,0 +1,79 @@
+"""Markers: `<image>` and `<video>` inside a text, in formats where they stand for the row's media in order.
+
+Only formats that define them call this; elsewhere such a text is what somebody typed and stays text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from mmalign.data._turns import Reader
+
+_MARKER = re.compile(r"<(image|video)>")
+
+
+def count_media(row: Mapping[str, Any], **columns: str) -> dict[str, int]:
+    """How many values the columns hold, {kind: count}; null counts as none, a single value as one."""
+    counts = {}
+    for kind, column in columns.items():
+        given = row.get(column)
+        counts[kind] = len(given) if isinstance(given, (list, tuple)) else int(given is not None)
+    return counts
+
+
+def place_markers(
+    turns: Any, field: str, media: Mapping[str, int], reader: Reader, front: bool = False
+) -> Any:
+    """The turns with every marker as a part without a value, for the row's media to fill.
+
+    `media` {kind: count}. With `front`, texts without any marker are left to take the media in front. Raises
+    UserError with both counts if they differ. What are no turns with texts is left to be refused later.
+    """
+    if not isinstance(turns, (list, tuple)):
+        return turns
+    texts = [turn[key] for turn in turns if isinstance(turn, dict) and (key := _text_key(turn))]
+    found = Counter(kind for text in texts for kind in _MARKER.findall(text))
+    if len(texts) < len(turns) or (front and not found):  # parts of their own: counted where they are filled
+        return [_with_places(turn) for turn in turns]
+    for kind in ("image", "video"):
+        count = media.get(kind, 0)
+        if found[kind] != count:
+            rule = f"{found[kind]} <{kind}> markers for {count} {kind}s; every marker stands for one"
+            raise reader.fail(field, rule)
+    return [_with_places(turn) for turn in turns]
+
+
+def split_markers(text: str) -> list[dict[str, str]]:
+    """Text and places as content parts, in order; no character but the markers is lost."""
+    parts: list[dict[str, str]] = []
+    for place, piece in enumerate(_MARKER.split(text)):
+        if place % 2:
+            parts.append({"type": piece})
+        elif piece:
+            parts.append({"type": "text", "text": piece})
+    return parts
+
+
+def refuse_markers(answer: Any, field: str, reader: Reader) -> Any:
+    """The answer (a text or a turn) as it is; UserError if its text holds a marker, for which it has no
+    media."""
+    key = _text_key(answer) if isinstance(answer, dict) else None
+    text = answer if key is None else answer[key]
+    if isinstance(text, str) and (found := _MARKER.findall(text)):
+        rule = f"an answer holds no media, but its text has {len(found)} <{found[0]}> markers; remove them"
+        raise reader.fail(field, rule)
+    return answer
+
+
+def _text_key(turn: Mapping[str, Any]) -> str | None:
+    return next((key for key in ("content", "value") if isinstance(turn.get(key), str)), None)
+
+
+def _with_places(turn: Any) -> Any:
+    key = _text_key(turn) if isinstance(turn, dict) else None
+    if key is None or not _MARKER.search(turn[key]):
+        return turn
+    return {**turn, key: split_markers(turn[key])}
