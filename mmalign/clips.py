@@ -6,18 +6,22 @@ resolved places and time stamps travel with the frames.
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
+
+ASSUMED_RATE = 24.0  # frames per second of a video that does not tell: an array, a header without rate
 
 
 @dataclass(frozen=True)
 class Clip:
     """Frames of one video, uint8 RGB [T, 3, H, W], upright.
 
-    `indices` are their places among the source's frames in display order, `seconds` their time stamps,
-    `rate` the source's mean frames per second, `total` how many frames it has, `reader` who decoded it.
+    `indices` are their places among the source's frames in display order, `seconds` their time stamps counted
+    from the source's first frame, `rate` the source's mean frames per second, `total` how many frames it has,
+    `reader` who decoded it ("pyav", "decord", or "memory" for an array).
     """
 
     frames: Tensor
@@ -39,17 +43,21 @@ class Frames:
     """How frames are chosen from a video of N frames, and who decodes them.
 
     uniform: `count` frames from the first to the last, int(linspace(0, N - 1, count)); segment: the middles
-    of `count` equal segments, int((i + 1/2) N / count); fps: about `fps` frames per second, and uniform where
-    that would be more than `count`. A video with fewer frames than `count` gives each of its frames once.
+    of `count` equal segments, int((i + 1/2) N / count); fps: every max(1, round(rate / fps))-th frame, and
+    uniform where that would be more than `count`. A video with fewer frames than `count` gives each of its
+    frames once.
+
+    Reader pyav decodes every frame in order and is exact for every codec. decord takes H.264 and VP9 only
+    and leaves the rest to pyav. auto is pyav.
     """
 
     sampling: Literal["uniform", "fps", "segment"] = "uniform"
     count: int = 8
     fps: float = 2.0
-    reader: Literal["auto", "pyav", "decord"] = "auto"  # auto: pyav
+    reader: Literal["auto", "pyav", "decord"] = "auto"
     max_pixels: int = 4096 * 2304  # of one frame as stored
     max_seconds: float = 14400.0
-    timeout_s: float = 120.0  # for reading one video
+    timeout_s: float = 120.0  # for reading one video, in a worker process
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -73,3 +81,15 @@ class Frames:
         if self.count == 1:
             return (0,)
         return tuple(i * (total - 1) // (self.count - 1) for i in range(self.count))
+
+    def fingerprint(self) -> str:
+        """Everything the chosen frames depend on: the rule, and the readers with their versions.
+
+        Raises ValueError where a reader is not installed.
+        """
+        rule = f"{self.sampling} {self.count}" + (f" {self.fps:g}/s" if self.sampling == "fps" else "")
+        readers = ("decord", "av") if self.reader == "decord" else ("av",)
+        try:
+            return " ".join([rule, *(f"{name}-{importlib.metadata.version(name)}" for name in readers)])
+        except importlib.metadata.PackageNotFoundError as error:
+            raise ValueError(f"reader: {error.name} is not installed") from None

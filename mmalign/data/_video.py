@@ -1,0 +1,106 @@
+"""Decoding of videos: whatever a row gave as a video -> a `Clip` of the frames that a rule chooses.
+
+Rules, the same for every source and reader: frames are counted and taken in display order; rotation and
+mirroring flags are applied; transparency is laid on white (an alpha channel beside the pictures, as VP9 has
+it, is not read); pixels are taken as square; sound is not decoded. A video that is damaged or cut off is
+refused, never used in part. A frame that a decoder repaired without an error counts as sound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmalign.clips import ASSUMED_RATE, Clip, Frames
+from mmalign.data import _video_decord, _video_pyav
+from mmalign.data._paths import File, read_file
+from mmalign.data._video_container import scan
+from mmalign.types import UserError
+
+_PLAYLISTS = (".m3u8", ".m3u", ".pls", ".ffconcat", ".concat", ".txt", ".sdp", ".mpd", ".xspf", ".asx")
+
+
+def decode_video(data: Any, frames: Frames) -> Clip:
+    """The chosen frames of a video: a File, bytes, a Clip, or a uint8 array or tensor [T, H, W, 3] or
+    [T, 3, H, W], which counts as ASSUMED_RATE frames per second.
+
+    Of a Clip the frames are chosen by the same rule, if it has more than `frames.count`, at the rate it was
+    sampled at; places, time stamps and total stay those of its source. Raises UserError with the rule that
+    was broken.
+    """
+    if isinstance(data, File):
+        if data.name.lower().endswith(_PLAYLISTS):
+            raise UserError("a playlist, which leads to other files; name the video itself")
+        data = read_file(data)
+    if isinstance(data, bytes):
+        return _from_bytes(data, frames)
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(np.ascontiguousarray(data))
+    if isinstance(data, Tensor):
+        data = _from_array(data)
+    if isinstance(data, Clip):
+        _check_clip(data, frames)
+        return _thin(data, frames)
+    kind = type(data).__name__
+    raise UserError(f"a video must be a file, bytes, a Clip or an array [T, H, W, 3], got {kind}")
+
+
+def _from_bytes(data: bytes, frames: Frames) -> Clip:
+    header = scan(data, frames)
+    if frames.reader == "decord":
+        clip = _video_decord.read(data, header, frames)
+        if clip is not None:
+            return clip
+    return _video_pyav.read(data, header, frames)
+
+
+def _from_array(array: Tensor) -> Clip:
+    shape = list(array.shape)
+    if array.ndim != 4 or 3 not in (shape[3], shape[1]):
+        raise UserError(f"an array must be [T, H, W, 3] or [T, 3, H, W], got shape {shape}")
+    if array.dtype != torch.uint8:
+        raise UserError(f"an array must hold 8-bit values, got {str(array.dtype).removeprefix('torch.')}")
+    frames = array.permute(0, 3, 1, 2) if shape[3] == 3 else array
+    places = tuple(range(shape[0]))
+    seconds = tuple(place / ASSUMED_RATE for place in places)
+    return Clip(frames.contiguous(), places, seconds, ASSUMED_RATE, shape[0], "memory")
+
+
+def _check_clip(clip: Clip, frames: Frames) -> None:
+    shape = list(clip.frames.shape)
+    if clip.frames.ndim != 4 or shape[1] != 3 or clip.frames.dtype != torch.uint8:
+        raise UserError(f"a Clip holds uint8 frames [T, 3, H, W], got {clip.frames.dtype} {shape}")
+    if 0 in shape:
+        raise UserError(f"a Clip of shape {shape} holds no frame")
+    if not len(clip.indices) == len(clip.seconds) == shape[0]:
+        raise UserError(
+            f"a Clip of {shape[0]} frames has {len(clip.indices)} places and {len(clip.seconds)} time stamps"
+        )
+    if not (_ascends(clip.indices) and clip.indices[0] >= 0 and clip.indices[-1] < clip.total):
+        raise UserError(f"a Clip's places must ascend within its {clip.total} frames")
+    if not _ascends(clip.seconds) or not clip.rate > 0:
+        raise UserError("a Clip's time stamps must ascend and its rate must be above 0")
+    if shape[2] * shape[3] > frames.max_pixels:
+        raise UserError(f"{shape[3]}x{shape[2]} is more than max_pixels {frames.max_pixels}; make it smaller")
+
+
+def _ascends(values: Sequence[float]) -> bool:
+    return all(earlier < later for earlier, later in zip(values, values[1:], strict=False))
+
+
+def _thin(clip: Clip, frames: Frames) -> Clip:
+    if len(clip.indices) <= frames.count:
+        return clip
+    places = list(frames.choose(len(clip.indices), clip.sampled_rate))
+    return Clip(
+        clip.frames[places],
+        tuple(clip.indices[place] for place in places),
+        tuple(clip.seconds[place] for place in places),
+        clip.rate,
+        clip.total,
+        clip.reader,
+    )

@@ -1,0 +1,101 @@
+"""Frames by PyAV: every frame is decoded, in display order, and the chosen ones are kept.
+
+Seeking is avoided: with B-frames of MPEG-4 and HEVC it lands on neighbours of the wanted frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmalign.clips import Clip, Frames
+from mmalign.data._video_container import Header, clock, open_video, reason
+from mmalign.types import UserError
+
+
+def read(data: bytes, header: Header, frames: Frames) -> Clip:
+    """The chosen frames of a video of which `header` was read.
+
+    Usually decodes once. Where decoding gives another number of frames than the packets promised (hidden
+    frames, several frames in one packet) the choice is made anew from that number, and decoded again if it
+    differs. Raises UserError, with the number of readable frames, if decoding stops early.
+    """
+    total, rate = header.total, header.rate
+    places = frames.choose(total, rate)
+    kept, raw = _walk(data, header, frames, places)
+    stamps = header.stamps
+    if len(raw) != total:
+        stamps, rate = clock(raw, header.rate)
+        total = len(raw)
+        if (anew := frames.choose(total, rate)) != places:
+            places = anew
+            kept, _ = _walk(data, header, frames, places)
+    if len({frame.shape for frame in kept.values()}) > 1:
+        sizes = " and ".join(sorted({f"{frame.shape[1]}x{frame.shape[0]}" for frame in kept.values()}))
+        raise UserError(f"its picture size changes on the way ({sizes}); convert it to one size")
+    pictures = torch.from_numpy(np.stack([kept[place] for place in places]))
+    seconds = tuple(stamps[place] for place in places)
+    return Clip(pictures.permute(0, 3, 1, 2).contiguous(), places, seconds, rate, total, "pyav")
+
+
+def _walk(
+    data: bytes, header: Header, frames: Frames, places: Collection[int]
+) -> tuple[dict[int, np.ndarray], list[float | None]]:
+    """The upright frames [H, W, 3] at `places`, and the time stamps of all frames that were decoded."""
+    import av
+
+    wanted = frozenset(places)
+    kept: dict[int, np.ndarray] = {}
+    stamps: list[float | None] = []
+    container, stream = open_video(data, header.kind, frames)
+    with container:
+        try:
+            for frame in container.decode(stream):
+                if len(stamps) in wanted:
+                    kept[len(stamps)] = upright(_rgb(frame), _matrix(frame))
+                stamps.append(frame.time)
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            raise UserError(
+                f"damaged: {len(stamps)} of {header.total} frames can be read, then {reason(error)!r}; "
+                "fetch it again or leave the row out"
+            ) from None
+    if not stamps:
+        raise UserError(f"none of its {header.total} frames can be decoded: damaged or cut off")
+    return kept, stamps
+
+
+def _rgb(frame: Any) -> np.ndarray:
+    """RGB [H, W, 3] uint8; transparency is laid on white as in pictures."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return frame.to_ndarray(format="rgb24")
+    clear = frame.to_ndarray(format="rgba").astype(np.uint16)
+    share = clear[..., 3:]
+    return ((clear[..., :3] * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
+
+
+def _matrix(frame: Any) -> tuple[int, int, int, int] | None:
+    """How the picture is to be turned for display: a, b, c, d of x' = a x + c y, y' = b x + d y."""
+    from av.sidedata.sidedata import Type
+
+    for side in frame.side_data:
+        if side.type == Type.DISPLAYMATRIX:
+            a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side), np.int32)[:5])
+            return a, b, c, d
+    return None
+
+
+def upright(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
+    """The picture [H, W, 3] as it is shown: quarter turns and mirrorings; other angles go to the nearest."""
+    if matrix is None:
+        return picture
+    a, b, c, d = matrix
+    if abs(a) >= abs(b):
+        across, down = a, d
+    else:
+        picture, across, down = picture.swapaxes(0, 1), c, b
+    picture = picture[:, ::-1] if across < 0 else picture
+    picture = picture[::-1] if down < 0 else picture
+    return np.ascontiguousarray(picture)
