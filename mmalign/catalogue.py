@@ -52,6 +52,15 @@ def catalogue(topic: str | None = None, adapter: str | None = None) -> list[Entr
     return [e for e in entries if e.adapters is None or e.adapters[adapter] is True]
 
 
+def lacking(needs: frozenset[str], offers: frozenset[str]) -> list[str]:
+    """What an adapter lacks for an objective or transform, sorted. One that does not ask for rewards reads
+    likelihoods, even if it needs nothing else, and a reward model has none."""
+    missing = sorted(needs - offers)
+    if not missing and "reward" in offers and not needs & {"reward", "aspects"}:
+        return ["likelihood"]
+    return missing
+
+
 def _entry(topic: str, name: str, cls: Any, adapters: dict[str, Any]) -> Entry:
     summary = (inspect.getdoc(inspect.getmodule(cls)) or inspect.getdoc(cls) or "").split("\n")[0]
     if topic == "adapters":
@@ -61,7 +70,7 @@ def _entry(topic: str, name: str, cls: Any, adapters: dict[str, Any]) -> Entry:
     part = cls()  # objectives and transforms have a default for every field
     works: dict[str, bool | str] = {}
     for adapter_name, adapter in adapters.items():
-        missing = sorted(part.needs - adapter.offers)
+        missing = lacking(part.needs, adapter.offers)
         works[adapter_name] = f"lacks {', '.join(missing)}" if missing else True
     sources = tuple(s for s in part.roles if s != "policy") if topic == "objectives" else ()
     return Entry(topic, name, summary, tuple(sorted(part.needs)), sources=sources, adapters=works)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["exact", "surrogate", "trajectory", "reward"]
-Unit = Literal["token", "draw", "step"]
+Unit = Literal["token", "draw", "step", "aspect"]
 
 
 class Distribution(Protocol):
@@ -45,7 +45,8 @@ class LogProbs:
 
     `values` [N, K] (float32 in training), `mask` [N, K] bool. An exact model gives one value per response
     token. A diffusion model gives one surrogate -w(t) * e / 2 per noise draw, with e the mean squared
-    prediction error: then `error` [N, K] holds e itself.
+    prediction error: then `error` [N, K] holds e itself. A reward model gives no likelihood but one score per
+    aspect of the response.
     """
 
     values: Tensor
@@ -60,16 +61,16 @@ class LogProbs:
     distribution: Distribution | None = None
 
     def _reduce(self, per_unit: Tensor) -> Tensor:
-        """Sum over tokens, mean over draws, weighted sum over steps. [N, K] -> [N]."""
+        """Sum over tokens, mean over draws and aspects, weighted sum over steps. [N, K] -> [N]."""
         kept = torch.where(self.mask, per_unit, torch.zeros_like(per_unit))
-        if self.unit == "draw":
+        if self.unit in ("draw", "aspect"):
             return kept.sum(-1) / self.mask.sum(-1)
         if self.unit == "step" and self.weights is not None:
             return (kept * self.weights).sum(-1)
         return kept.sum(-1)
 
     def total(self) -> Tensor:
-        """Log-likelihood of each response, [N]."""
+        """Log-likelihood of each response, [N]; from a reward model its score, the mean over aspects."""
         return self._reduce(self.values)
 
     def ratio(self, other: LogProbs) -> Tensor:

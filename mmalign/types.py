@@ -42,6 +42,10 @@ NEEDS: dict[str, str] = {
     "units": "a log-likelihood for every unit (token) of a response",
     "distribution": "whole next-token distributions",
     "error": "raw per-sample denoising errors",
+    "likelihood": "log-likelihoods of responses",
+    "hidden": "the hidden state at a response's end, for adapter reward_head to put its head on",
+    "reward": "a score of every response, which adapter reward_head gives",
+    "aspects": "one score for every aspect of a response",
 }
 
 

@@ -43,9 +43,17 @@ def test_adapters_say_what_they_offer() -> None:
     assert adapters["text"].adapters is None
 
 
-def test_every_adapter_offers_ratios() -> None:
+def test_every_adapter_offers_ratios_or_rewards() -> None:
     """What most objectives need; an adapter without them could train almost nothing."""
-    assert all("ratio" in entry.offers for entry in catalogue("adapters"))
+    assert all({"ratio", "reward"} & set(entry.offers) for entry in catalogue("adapters"))
+
+
+def test_a_reward_model_runs_what_reads_rewards_and_nothing_else() -> None:
+    shown = {e.name for e in catalogue("objectives", adapter="reward_head")}
+    assert "bt" in shown and not shown & {"sft", "dpo", "mapo"}
+    objectives = by_name("objectives")
+    assert (objectives["bt"].adapters or {})["text"] == "lacks reward"
+    assert (objectives["sft"].adapters or {})["reward_head"] == "lacks likelihood"
 
 
 def test_listing_for_one_adapter_leaves_out_what_it_cannot_run() -> None:

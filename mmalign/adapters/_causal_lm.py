@@ -32,13 +32,19 @@ if TYPE_CHECKING:
 
 
 class CausalLM:
-    """Any `AutoModelForCausalLM`."""
+    """Any `AutoModelForCausalLM`; with `classifier` also an `AutoModelForSequenceClassification`, which has
+    hidden states but no log-probabilities."""
 
-    def __init__(self, config: Text, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: Text, device: torch.device, dtype: torch.dtype, classifier: bool = False
+    ) -> None:
         files = _loading.LANGUAGE_MODEL_FILES + (("*.bin",) if config.allow_pickle else ())
         folder = _loading.resolve_folder(config.path, config.revision, files)
         wanted = dtype if config.dtype is None else _loading.DTYPES[config.dtype]
-        model, tokenizer = _loading.load_causal_lm(folder, wanted, config.attention, config.allow_pickle)
+        self._classifier = classifier and _loading.holds_classifier(folder)
+        model, tokenizer = _loading.load_causal_lm(
+            folder, wanted, config.attention, config.allow_pickle, self._classifier
+        )
         self.config = config
         self.device = device
         self.policy: nn.Module = model.to(device)
@@ -51,7 +57,7 @@ class CausalLM:
         self.rules = self._rules(folder)
         rows = model.get_input_embeddings().weight.shape[0]
         _tokens.refuse_wide_tokenizer(tokenizer.get_vocab(), rows, str(folder))
-        self.end_ids = _end_ids(model, tokenizer)
+        self.end_ids = () if self._classifier else end_ids(model, tokenizer)
         self._pad_id = tokenizer.pad_token_id or 0  # never attended to: padding stands on the right
         # what the model can place bounds its rows but does not shape those that fit
         self._fingerprint = _tokens.fingerprint(tokenizer, replace(self.rules, limit=config.max_length))
@@ -118,7 +124,7 @@ class CausalLM:
             raise UserError(f"no sample of this batch has a response in the roles {', '.join(roles)}")
         rows = [(row.data["ids"], int(row.data["start"])) for _, _, row in listed]
         return Batch(
-            inputs={key: value.to(self.device) for key, value in _layout(rows, self._pad_id).items()},
+            inputs={key: value.to(self.device) for key, value in layout(rows, self._pad_id).items()},
             roles=tuple(roles),
             row_role=torch.tensor([role for role, _, _ in listed]),
             row_sample=torch.tensor([sample for _, sample, _ in listed]),
@@ -140,9 +146,7 @@ class CausalLM:
         inputs = batch.inputs
         if model is not self.policy:
             _loading.refuse_long(model, inputs["input_ids"].shape[1])
-        decoder = model.get_decoder()  # type: ignore[operator]
-        hidden = decoder(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
-        hidden = hidden.flatten(0, 1).index_select(0, inputs["source"])
+        hidden = self._states(model, batch).flatten(0, 1).index_select(0, inputs["source"])
         head = Head.of(model)
         scored = token_log_probs(hidden, inputs["target"], head)
         index = inputs["index"]
@@ -156,6 +160,24 @@ class CausalLM:
             slot=batch.row_slot,
             distribution=TiledDistribution(hidden, index, head) if "distribution" in needs else None,
         )
+
+    def _states(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Last hidden state at every place, [N, T, H]."""
+        decoder = model.get_decoder()  # type: ignore[operator]
+        states: Tensor = decoder(input_ids=batch.inputs["input_ids"], use_cache=False).last_hidden_state
+        return states
+
+    def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Last hidden state at the last token of every row, [N, H]."""
+        states, last = self._states(model, batch), batch.inputs["length"] - 1
+        return states[torch.arange(len(last), device=last.device), last]
+
+    def hidden_alone(self, model: nn.Module, batch: Batch) -> tuple[int, Tensor]:
+        """The shortest row's index and its state [1, H], by the model's own forward of that row alone."""
+        row = int(batch.inputs["length"].argmin())
+        ids = batch.inputs["input_ids"][row : row + 1, : int(batch.inputs["length"][row])]
+        states: Tensor = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
+        return row, states[:, -1]
 
     @torch.no_grad()
     def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
@@ -254,17 +276,18 @@ class CausalLM:
             model.save_pretrained(folder)  # type: ignore[operator]
             self.tokenizer.save_pretrained(folder)
             return
-        save_lora(model, folder, lora, self.config.path)
+        task = None if self._classifier else "CAUSAL_LM"
+        save_lora(model, folder, lora, self.config.path, task)
 
 
-def _end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every id that ends a generated response."""
     listed = model.generation_config.eos_token_id
     listed = listed if isinstance(listed, list) else [listed]
     return tuple(sorted({i for i in (*listed, tokenizer.eos_token_id) if i is not None}))
 
 
-def _layout(rows: Sequence[tuple[Tensor, int]], pad_id: int) -> dict[str, Tensor]:
+def layout(rows: Sequence[tuple[Tensor, int]], pad_id: int) -> dict[str, Tensor]:
     """Padded ids and the places of the scored tokens, see `CausalLM.collate`."""
     lengths = torch.tensor([len(ids) for ids, _ in rows])
     starts = torch.tensor([start for _, start in rows])

@@ -178,14 +178,34 @@ def _misfit(entry: Any) -> str:
 # ---------------------------------------------------------------- language models
 
 
+def holds_classifier(folder: Path) -> bool:
+    """True if config.json names a sequence classifier: a score layer in place of the vocabulary head."""
+    named = read_json(folder / "config.json").get("architectures")
+    return isinstance(named, list) and any(str(n).endswith("ForSequenceClassification") for n in named)
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file. Raises UserError if it is missing or broken."""
+    from safetensors.torch import load_file
+
+    with readable_errors(f"{file}"):
+        return load_file(file)
+
+
 def load_causal_lm(
-    folder: Path, dtype: torch.dtype | None, attention: str, allow_pickle: bool
+    folder: Path, dtype: torch.dtype | None, attention: str, allow_pickle: bool, classifier: bool = False
 ) -> tuple[Any, Any]:
     """Model (evaluation mode, CPU) and tokenizer of a causal language model from a local folder, strictly.
 
-    `dtype` None keeps the files' own. Raises UserError for anything missing, left over or foreign.
+    `dtype` None keeps the files' own. With `classifier` it is loaded with its score layer. Raises UserError
+    for anything missing, left over or foreign.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
     if (folder / "adapter_config.json").exists():
         raise UserError(
@@ -197,12 +217,18 @@ def load_causal_lm(
         )
     settings = read_json(folder / "config.json")
     _check_architecture(settings, folder)
+    if not classifier and holds_classifier(folder):
+        raise UserError(
+            f"{folder}: holds a sequence classifier ({settings['architectures'][0]}), which gives scores and "
+            "no log-probabilities; use model.adapter: reward_head with this folder as model.backbone.path"
+        )
     check_weights(folder, allow_pickle=allow_pickle)
     safetensors = any(folder.glob("*.safetensors"))
     with readable_errors(f"{folder}/config.json"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with readable_errors(f"{folder}"):
-        model, info = AutoModelForCausalLM.from_pretrained(
+        auto: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+        model, info = auto.from_pretrained(
             folder,
             config=config,
             dtype="auto" if dtype is None else dtype,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def save_lora(model: Any, folder: Path, name: str, base: str) -> None:
+def save_lora(model: Any, folder: Path, name: str, base: str, task: str | None = "CAUSAL_LM") -> None:
     """A PEFT folder with sorted settings, so that equal weights give equal files."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -19,7 +19,7 @@ def save_lora(model: Any, folder: Path, name: str, base: str) -> None:
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     settings = config.to_dict() | {
         "base_model_name_or_path": base,
-        "task_type": "CAUSAL_LM",
+        "task_type": task,
         "inference_mode": True,
     }
     text = json.dumps(settings, indent=2, sort_keys=True, default=sorted)

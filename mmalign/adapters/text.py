@@ -20,7 +20,7 @@ class Text:
 
     kind: ClassVar[Kind] = "exact"
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"ratio", "length", "absolute", "probability", "units", "distribution"}
+        {"ratio", "length", "absolute", "probability", "units", "distribution", "hidden"}
     )
 
     path: str  # folder or hub id
@@ -45,3 +45,9 @@ class Text:
         from mmalign.adapters._causal_lm import CausalLM
 
         return CausalLM(self, device, dtype)
+
+    def build_backbone(self, device: torch.device, dtype: torch.dtype = torch.float32) -> CausalLM:
+        """The same below a reward head, where a sequence classifier will do too."""
+        from mmalign.adapters._causal_lm import CausalLM
+
+        return CausalLM(self, device, dtype, classifier=True)

@@ -16,6 +16,7 @@ from torch import nn
 
 from mmalign.evaluation import _files
 from mmalign.evaluation.win_rate import Z95, WinRate, win_rate
+from mmalign.rewards._batch import BatchJudge
 from mmalign.types import Judge, Message, Part, UserError, derive_seed
 
 Switch = Callable[[], AbstractContextManager[nn.Module]]
@@ -140,8 +141,11 @@ def compare(
         if name in seen:
             raise UserError(f"evaluation: prompt id {name!r} occurs twice; ids must differ")
         seen.add(name)
+    if isinstance(judge, BatchJudge):
+        judge.ready()  # a judge that cannot be had is refused before anything is generated
     befores = _answers(adapter, base, prompts, batch, seed)
     afters = _answers(adapter, tuned, prompts, batch, seed)
+    base_scores, tuned_scores = (_scores(judge, prompts, answers) for answers in (befores, afters))
     rows = [
         Answered(
             id=name,
@@ -149,10 +153,10 @@ def compare(
             media=_pictures(turns),
             base=before,
             tuned=after,
-            base_scores=_score(judge, name, turns, before),
-            tuned_scores=_score(judge, name, turns, after),
+            base_scores=base_scores[i],
+            tuned_scores=tuned_scores[i],
         )
-        for (name, turns), before, after in zip(prompts, befores, afters, strict=True)
+        for i, ((name, turns), before, after) in enumerate(zip(prompts, befores, afters, strict=True))
     ]
     return Comparison(tuple(rows), seed)
 
@@ -190,13 +194,33 @@ def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[Prompt]]:
         yield part
 
 
-def _score(judge: Judge | None, name: str, turns: tuple[Message, ...], answer: Part) -> dict[str, float]:
+def _scores(
+    judge: Judge | None, prompts: Sequence[Prompt], answers: Sequence[Part]
+) -> list[dict[str, float]]:
+    """Checked scores of every answer; empty ones without a judge."""
     if judge is None:
-        return {}
+        return [{} for _ in prompts]
+    if isinstance(judge, BatchJudge):
+        try:
+            listed = judge.score_all([turns for _, turns in prompts], answers)
+        except UserError as error:
+            raise UserError(f"evaluation: {error}") from error
+    else:
+        listed = [
+            _score(judge, name, turns, answer) for (name, turns), answer in zip(prompts, answers, strict=True)
+        ]
+    return [_checked(given, name) for given, (name, _) in zip(listed, prompts, strict=True)]
+
+
+def _score(judge: Judge, name: str, turns: tuple[Message, ...], answer: Part) -> Mapping[str, float]:
     try:
-        scores = {key: float(value) for key, value in judge.score(turns, answer).items()}
+        return judge.score(turns, answer)
     except UserError as error:
         raise UserError(f"evaluation: prompt {name!r}: {error}") from error
+
+
+def _checked(given: Mapping[str, float], name: str) -> dict[str, float]:
+    scores = {key: float(value) for key, value in given.items()}
     if TOTAL not in scores:
         raise UserError(f"evaluation: prompt {name!r}: the judge gives no {TOTAL!r}, only {sorted(scores)}")
     for key, value in scores.items():

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from mmalign._names import KINDS, NamedKind, name_of
+from mmalign.catalogue import lacking
 from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, identity
 from mmalign.objectives._sum import WeightedSum
+from mmalign.training.trackers import check_trackers
 from mmalign.types import NEEDS, Objective, UserError
 
 
 def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     """Raise UserError if the parts of a config do not fit together. Returns notes worth printing."""
     _check_needs(config)
+    check_trackers(config.log.trackers)
     reference = choose(config)
     notes = [] if reference == "none" else [f"reference: {reference}"]
     train, objective = config.train, config.objective
@@ -23,7 +26,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         raise UserError(f"train.batch: {train.batch} samples cannot be shared by {processes} processes")
     if train.micro_batch is not None and train.micro_batch > train.batch:
         raise UserError(f"train.micro_batch: {train.micro_batch} is more than train.batch, {train.batch}")
-    if train.num_draws is not None and config.model.kind == "exact":
+    if train.num_draws is not None and config.model.kind in ("exact", "reward"):
         raise UserError("train.draws=fixed:K: scoring with an exact model draws nothing; remove it")
     if uses_chunks(config, processes) and "distribution" in objective.needs:
         raise UserError(
@@ -96,20 +99,26 @@ def choose(config: RunConfig) -> str:
 
 
 def _check_needs(config: RunConfig) -> None:
-    model = config.model
-    wanted = [(part, part.needs) for part in (config.objective, *config.transforms)]
+    model, objective = config.model, config.objective
+    terms = [term for _, _, term in objective.terms] if isinstance(objective, WeightedSum) else []
+    wanted = [(part, part.needs) for part in (objective, *terms, *config.transforms)]
     for part, needs in wanted:
         unknown = sorted(needs - NEEDS.keys())
         if unknown:
             raise UserError(
                 f"{type(part).__name__}: needs the unknown {unknown[0]!r}; known: {', '.join(NEEDS)}"
             )
-        missing = sorted(needs - model.offers)
+        missing = lacking(needs, model.offers)
         if missing:
-            word = "objective" if part is config.objective else "transforms"
+            word = "objective" if isinstance(part, Objective) else "transforms"
             adapter = name_of(KINDS["model"], type(model))
             reason = refusal(missing, adapter, model.offers)
             raise UserError(f"{word} {_name(KINDS[word], part)} {reason}")
+    if model.kind == "reward" and len(model.aspects) > 1 and "aspects" not in objective.needs:
+        raise UserError(
+            f"model.aspects: {len(model.aspects)} are named, but objective "
+            f"{_name(KINDS['objective'], objective)} trains one score; set aspects: [score]"
+        )
 
 
 def _name(kind: NamedKind, part: object) -> str:

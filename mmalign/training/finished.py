@@ -130,7 +130,8 @@ def export(run: FinishedRun, folder: Path, merged: bool, dtype: torch.dtype) -> 
     before = _probe(run, adapter, policy)
     if config.lora is not None and not merged:
         adapter.save(policy, folder, lora.NAME)
-        again = config.model.build(adapter.device, torch.float32)
+        model = config.model.with_head(str(folder)) if config.model.kind == "reward" else config.model
+        again = model.build(adapter.device, torch.float32)
         section = dataclasses.replace(config.lora, path=str(folder))
         lora.inject(again.policy, section, again.lora_targets, config.seed)
     else:

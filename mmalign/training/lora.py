@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmalign.adapters._score_head import ScoreHead
 from mmalign.config import Lora
 from mmalign.types import UserError, derive_seed
 
@@ -23,7 +24,8 @@ _FILES = {"adapter_model.safetensors": "base_model.model.", "pytorch_lora_weight
 
 
 def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -> None:
-    """Freeze the policy and add trainable float32 adapters; starts as the identity or as `lora.path`.
+    """Freeze the policy and add trainable float32 adapters; starts as the identity or as `lora.path`. A
+    reward model's head goes on training whole.
 
     Raises UserError if no module matches the targets or if the saved adapter does not fit.
     """
@@ -42,8 +44,11 @@ def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -
             inject_adapter_in_model(config, policy, adapter_name=NAME)
         except ValueError as error:
             raise UserError(f"lora.targets: {' '.join(str(error).split())[:200]}") from error
+    for parameter in heads(policy):
+        parameter.requires_grad_(True)
+    own = {id(parameter) for parameter in heads(policy)}
     for name, parameter in policy.named_parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and id(parameter) not in own:
             assert "lora_" in name, f"{name} would train although it is no adapter weight"
             parameter.data = parameter.data.float()
     if lora.path is not None:
@@ -115,6 +120,11 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"lora.path {folder}: adapter_config.json must hold a JSON object")
     return {key.removeprefix("unet."): value for key, value in found.items()}
+
+
+def heads(policy: nn.Module) -> list[nn.Parameter]:
+    """The weights of a reward model's head; none for any other model."""
+    return [p for module in policy.modules() if isinstance(module, ScoreHead) for p in module.parameters()]
 
 
 def layers(policy: nn.Module) -> list[BaseTunerLayer]:

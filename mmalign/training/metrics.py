@@ -18,10 +18,12 @@ def sample_metrics(scores: Scores, outcome: Outcome) -> dict[str, Tensor]:
 
     For every policy role: log-likelihood, its absolute change against the reference, length. For a surrogate:
     the prediction errors of policy and reference instead of a length, and accuracy by quarter of the noise
-    schedule (t1 is the least noisy).
+    schedule (t1 is the least noisy). Scores of a reward model are no likelihoods: its objective logs them.
     """
     metrics = {"loss": outcome.loss.detach(), **outcome.metrics}
     for role, ours in scores["policy"].items():
+        if ours.kind == "reward":
+            continue
         theirs = scores.get("reference", {}).get(role)
         metrics[f"logp/{role}"] = ours.total().detach()
         if theirs is not None:

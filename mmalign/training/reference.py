@@ -51,6 +51,8 @@ def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dty
 
 def model_at(config: RunConfig, path: str, keep_dtype: bool = True) -> Any:
     """The model section pointed at another folder; what belongs to the old place does not come along."""
+    if config.model.kind == "reward":
+        return config.model.at(path)
     reset: dict[str, Any] = {"path": path}
     names = {f.name for f in dataclasses.fields(config.model)}
     reset |= {name: None for name in ("revision", "variant") if name in names}

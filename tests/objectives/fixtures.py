@@ -60,6 +60,13 @@ def surrogate(errors: Tensor, weight: Tensor | None = None) -> LogProbs:
     )
 
 
+def reward(scores: Tensor) -> LogProbs:
+    """Scores [S] of a reward model, as it gives them: one aspect."""
+    values = scores[:, None]
+    mask = torch.ones_like(values, dtype=torch.bool)
+    return LogProbs(values, mask, "reward", "aspect", torch.arange(len(values)), _zeros(values))
+
+
 def _zeros(values: Tensor) -> Tensor:
     return torch.zeros(len(values), dtype=torch.long)
 

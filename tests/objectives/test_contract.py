@@ -6,10 +6,11 @@ from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass, re
 
 import pytest
 import torch
-from fixtures import PADDING, exact, run, surrogate
+from fixtures import PADDING, exact, reward, run, surrogate
 from torch import Tensor
 
 from mmalign._names import KINDS, class_of, names
+from mmalign.catalogue import lacking
 from mmalign.types import NEEDS, LogProbs, Objective, Scores, Transform
 
 NAMES = names(KINDS["objective"])
@@ -23,7 +24,7 @@ CASES = [
     (name, kind)
     for name in NAMES
     for kind, offers in OFFERS.items()
-    if class_of(KINDS["objective"], name)().needs <= offers
+    if not lacking(class_of(KINDS["objective"], name)().needs, offers)
 ]
 
 
@@ -53,7 +54,10 @@ def make(name: str, kind: str, dtype: torch.dtype = torch.float32, size: float |
             leaf = (values * 0.2 if kind == "surrogate" and size is None else values).to(dtype)
             leaf = leaf.clone().requires_grad_(source == "policy")
             leaves |= {role: leaf} if source == "policy" else {}
-            scores[source][role] = surrogate(leaf) if kind == "surrogate" else exact(-leaf, lengths(i))
+            if kind == "reward":
+                scores[source][role] = reward(leaf[:, 0] - leaf[:, 1])
+            else:
+                scores[source][role] = surrogate(leaf) if kind == "surrogate" else exact(-leaf, lengths(i))
     labels = {name: (torch.arange(SAMPLES) % 2).to(dtype) for name in objective.fields}
     return Step(objective, scores, labels, leaves)
 

@@ -1,0 +1,103 @@
+"""Reward model: any adapter that reads sequences, with a head that scores a response at its end."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from mmalign._build import build_named
+from mmalign._names import KINDS, class_of
+from mmalign.adapters._score_head import Head
+from mmalign.types import Kind, UserError
+
+if TYPE_CHECKING:
+    from mmalign.adapters._reward import RewardAdapter
+
+
+@dataclass(frozen=True)
+class RewardHead:
+    """A backbone (the section of another adapter), the head on it, and the names of the head's scores.
+
+    The head reads the last layer's hidden state at the last token of the row, padding left out. The backbone
+    may also be a transformers sequence classifier; its score layer is then the head.
+    """
+
+    kind: ClassVar[Kind] = "reward"
+    offers: ClassVar[frozenset[str]] = frozenset({"reward", "aspects"})
+
+    backbone: dict[str, Any]  # adapter: text, path: ...; every field of that adapter
+    head: Head = field(default_factory=Head)
+    aspects: tuple[str, ...] = ("score",)  # one score each; with several, their mean is the total
+
+    def __post_init__(self) -> None:
+        if not self.aspects or len(set(self.aspects)) != len(self.aspects):
+            raise ValueError(f"aspects: must be one or more different names, got {list(self.aspects)}")
+        if not all(name.strip() for name in self.aspects):
+            raise ValueError("aspects: a name must not be empty")
+        whole = {"adapter": self.backbone.get("adapter"), **dataclasses.asdict(self.part)}
+        object.__setattr__(self, "backbone", whole)  # defaults written out, as in every other section
+
+    @cached_property
+    def part(self) -> Any:
+        """The backbone's own config. Raises UserError for an adapter that no head can sit on."""
+        name = self.backbone.get("adapter")
+        if not isinstance(name, str):
+            raise UserError("backbone.adapter: name the adapter below the head, such as text")
+        if ":" in name:
+            raise UserError(f"backbone.adapter: must be an adapter of this package, got {name!r}")
+        cls: Any = class_of(KINDS["model"], name, "backbone")
+        if "hidden" not in cls.offers:
+            raise UserError(f"backbone.adapter: {name} has no hidden states at a response's end; use text")
+        return build_named(KINDS["model"], self.backbone, "backbone", allow_code=False)
+
+    @property
+    def dtype(self) -> str | None:
+        """The backbone's type where it is frozen; the head is float32."""
+        chosen: str | None = self.part.dtype
+        return chosen
+
+    def at(self, folder: str) -> RewardHead:
+        """The same model with backbone and head as they lie in another folder."""
+        moved = {**self.backbone, "path": folder, "revision": None, "dtype": None}
+        return dataclasses.replace(self.with_head(folder), backbone=moved)
+
+    def with_head(self, folder: str) -> RewardHead:
+        """The same model with the head of another folder."""
+        return dataclasses.replace(self, head=dataclasses.replace(self.head, init="load", path=folder))
+
+    def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> RewardAdapter:
+        """Load backbone and head. Raises UserError, also for a head that is not there."""
+        from mmalign.adapters._reward import RewardAdapter
+
+        with naming_the_backbone():
+            return RewardAdapter(self, self.part.build_backbone(device, dtype))
+
+    @staticmethod
+    def open(folder: Path, device: torch.device) -> RewardAdapter:
+        """A saved reward model: what a run wrote into final/, LoRA merged, or a sequence classifier."""
+        from mmalign.adapters import _reward
+
+        config = build_named(KINDS["model"], _reward.saved_section(folder), str(folder), allow_code=False)
+        adapter: RewardAdapter = config.build(device)
+        if (folder / "adapter_config.json").is_file():
+            adapter.merge_lora(folder)
+        return adapter
+
+
+@contextmanager
+def naming_the_backbone() -> Iterator[None]:
+    """Refusals of the backbone's adapter name its fields as the section has them, one level down."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            re.sub(r"\bmodel\.(?!head|aspects|backbone)", "model.backbone.", str(error))
+        ) from error
