@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from mmalign.clips import Frames
-from mmalign.data._digest import digest
 from mmalign.data._media import decode
 from mmalign.data._order import Order, Place
 from mmalign.data._sources import Skipped
-from mmalign.data._views import add_views, change_of
+from mmalign.data._views import Pairing, add_views, change_of
 from mmalign.data._workers import run_jobs
-from mmalign.types import Item, PreferenceSample, Prepared, UserError, View
+from mmalign.types import Item, PreferenceSample, Prepared, Row, UserError, View, derive_seed
 
 Prepare = Callable[[PreferenceSample, Sequence[str]], Prepared]
 
@@ -23,9 +22,10 @@ Prepare = Callable[[PreferenceSample, Sequence[str]], Prepared]
 class Recipe:
     """What is done to every sample: `roles` (views included) are handed to `prepare`, an adapter's method.
 
-    `redraw`: draw the partners of views anew every "epoch" or "once". `on_error`: what happens to a row that
-    fails although it passed the first check: "stop" the run, or "skip" it. `frames`: how clips are cut from
-    videos; None refuses them.
+    `redraw`: draw views and their partners anew every "epoch" or "once". `on_error`: what happens to a row
+    that fails although it passed the first check: "stop" the run, or "skip" it. `frames`: how clips are cut
+    from videos; None refuses them. `probes`: views without a partner that are only looked at; a row they
+    cannot be made of, or that `prepare` refuses in that form, goes without any of them.
     """
 
     prepare: Prepare
@@ -34,10 +34,12 @@ class Recipe:
     redraw: Literal["once", "epoch"] = "epoch"
     on_error: Literal["stop", "skip"] = "stop"
     frames: Frames | None = None
+    probes: Mapping[str, View] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for role, view in self.views.items():
             change_of(role, view)
+        assert not any(change_of(role, view).pairing for role, view in self.probes.items())
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,7 @@ class Loader:
             raise ValueError(f"pools of {[*map(len, pools)]} samples for an order of {[*order.sizes]}")
         self.pools, self.order, self.recipe = pools, order, recipe
         self.workers, self.timeout_s, self.on_skip = workers, timeout_s, on_skip
-        self._partner_of = next(
-            (view.of for role, view in recipe.views.items() if change_of(role, view).needs_partner), None
-        )
-        self._groups = [] if self._partner_of is None else [_groups(pool, self._partner_of) for pool in pools]
+        self._keys: dict[tuple[str, int, int], tuple[object, str]] = {}
 
     def steps(self, start: int = 0, stop: int | None = None) -> Iterator[list[Item]]:
         """The items of step `start`, `start` + 1, ... up to before `stop` (None: endless).
@@ -102,29 +101,65 @@ class Loader:
         return _Step(items, skipped)
 
     def _item(self, sample: PreferenceSample, place: Place) -> Item:
-        ready, partner = decode(sample, self.recipe.frames), None
-        if self._partner_of is not None:
-            redraw = self.recipe.redraw == "epoch"
-            index = self.order.partner(place, self._groups[place.source], redraw)
-            partner = decode(self.pools[place.source][index], self.recipe.frames)
-        ready = add_views(ready, partner, self.recipe.views)
+        ready, views = decode(sample, self.recipe.frames), self.recipe.views
+        partners: dict[str, PreferenceSample] = {}
+        for role, view in views.items():
+            if (pairing := change_of(role, view).pairing) is not None:
+                partners[role] = decode(self._partner(place, role, pairing), self.recipe.frames)
+        ready = add_views(ready, partners, views, self._seeds(place, sample, views))
         roles = self.recipe.roles
         missing = [role for role in roles if role not in ready.examples]
         if missing:
             raise UserError(f"{sample.origin}: has no role {missing[0]!r}, only {', '.join(sample.examples)}")
         row_labels = {role: tuple(example.labels for example in ready.examples[role]) for role in roles}
         prepared = self.recipe.prepare(ready, roles)
+        if self.recipe.probes:
+            prepared = Prepared(prepared.sample_id, prepared.rows + self._probe(ready, place))
         return Item(prepared, place.epoch, sample.labels, row_labels, sample.weight, sample.origin)
+
+    def _seeds(self, place: Place, sample: PreferenceSample, views: Mapping[str, View]) -> dict[str, int]:
+        epoch = place.epoch if self.recipe.redraw == "epoch" else 0
+        return {role: derive_seed(self.order.seed, epoch, sample.id, f"view:{role}") for role in views}
+
+    def _partner(self, place: Place, role: str, pairing: Pairing) -> PreferenceSample:
+        pool, redraw = self.pools[place.source], self.recipe.redraw == "epoch"
+        kind, content = self._key(role, pairing, place.source, place.index)
+
+        def fits(index: int) -> bool:
+            other = self._key(role, pairing, place.source, index)
+            return other[0] == kind and other[1] != content
+
+        index = self.order.partner(place, fits, redraw)
+        if index is None and pairing.strict:
+            raise UserError(
+                f"{pool[place.index].origin}: role {role!r} needs a row of the same source with other media "
+                "of the same kinds, and there is none"
+            )
+        if index is None:
+            index = self.order.partner(place, lambda index: True, redraw)
+        assert index is not None
+        return pool[index]
+
+    def _key(self, role: str, pairing: Pairing, source: int, index: int) -> tuple[object, str]:
+        """What decides who may be whose partner, computed once per row."""
+        place = (role, source, index)
+        if place not in self._keys:
+            examples = self.pools[source][index].examples.get(self.recipe.views[role].of, ())
+            self._keys[place] = (pairing.kind(examples), pairing.content(examples))
+        return self._keys[place]
+
+    def _probe(self, ready: PreferenceSample, place: Place) -> tuple[Row, ...]:
+        views = self.recipe.probes
+        if any(change_of(role, view).lacks(ready.examples[view.of]) for role, view in views.items()):
+            return ()
+        try:
+            made = add_views(ready, {}, views, self._seeds(place, ready, views))
+            return self.recipe.prepare(made, tuple(views)).rows
+        except UserError:
+            return ()
 
     def _describe(self, number: int) -> str:
         places = self.order.step(number)
         names = [self.pools[place.source][place.index].origin for place in places[:3]]
         more = f" and {len(places) - 3} more" if len(places) > 3 else ""
         return f"step {number} ({', '.join(names)}{more})"
-
-
-def _groups(pool: Sequence[PreferenceSample], role: str) -> list[int]:
-    """Samples with the same condition form a group: a response from within it would be no mismatch."""
-    numbers: dict[str, int] = {}
-    keys = (digest([one.prompt for one in sample.examples.get(role, ())]) for sample in pool)
-    return [numbers.setdefault(key, len(numbers)) for key in keys]

@@ -7,7 +7,7 @@ and neither the number of processes nor that of loader workers changes which sam
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -101,25 +101,22 @@ class Order:
         name = "" if len(self.sizes) == 1 else str(source)
         return _permutation(derive_seed(self.seed, epoch, name, "order"), self.sizes[source])
 
-    def partner(self, place: Place, groups: Sequence[int], redraw: bool) -> int:
-        """Index of the sample that follows `place` in its walk and belongs to another group.
+    def partner(self, place: Place, fits: Callable[[int], bool], redraw: bool) -> int | None:
+        """Index of the sample of the same source that follows `place` in its walk and for which `fits(index)`
+        holds, never the sample itself; None if there is none.
 
-        If its source has only one group, simply the next sample; never the sample itself. With `redraw` the
-        walk is that of the epoch, without it one fixed cycle. Raises UserError for a source of one row.
+        With `redraw` the walk is that of the epoch, without it one fixed cycle. Raises UserError for a source
+        of one row.
         """
         size = self.sizes[place.source]
         if size < 2:
-            raise UserError("data: a mismatched response needs a source with at least two rows")
+            raise UserError("data: a partner for every row needs a source with at least two rows")
         walk, rank = self._permutation(place.source, place.epoch), place.rank
         if not redraw:
             seed = derive_seed(self.seed, 0, str(place.source), "partner")
             walk, rank = _permutation(seed, size), int(_inverse(seed, size)[place.index])
-        following = [int(walk[(rank + 1) % size])]
-        for offset in range(1, size):
-            index = int(walk[(rank + offset) % size])
-            if groups[index] != groups[place.index]:
-                return index
-        return following[0]
+        following = (int(walk[(rank + offset) % size]) for offset in range(1, size))
+        return next((index for index in following if fits(index)), None)
 
 
 @lru_cache(maxsize=16)

@@ -4,26 +4,128 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+import torch
+from torch import Generator
+
+from mmalign.clips import Clip
+from mmalign.data import _views_media as pictures
+from mmalign.data._digest import digest
+from mmalign.data._views_media import Examples, media
 from mmalign.types import Example, PreferenceSample, UserError, View
 
+SEEN = frozenset({"image", "video"})
 
-def other_response(sample: PreferenceSample, partner: PreferenceSample, of: str) -> tuple[Example, ...]:
-    """The sample's own condition with a response that was written for another one (KTO, arXiv 2402.01306:
-    the mismatched pairs that estimate its KL term)."""
-    response = partner.examples[of][0].response
-    return tuple(Example(example.prompt, response) for example in sample.examples[of])
+
+class Make(Protocol):
+    """A role's examples, a partner's (its own without one) and the sample's random numbers -> the view."""
+
+    def __call__(self, examples: Examples, partner: Examples, generator: Generator) -> Examples: ...
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Which other sample may be a partner: one that shares `kind` and differs in `content`.
+
+    `strict`: without such a sample the view cannot be made; otherwise any other sample will do. Both
+    functions see examples as their source gave them, media not decoded.
+    """
+
+    kind: Callable[[Examples], object]
+    content: Callable[[Examples], str]
+    strict: bool
 
 
 @dataclass(frozen=True)
 class Change:
-    """How one kind of view is made, and whether it needs a second sample."""
+    """How one kind of view is made.
 
-    make: Callable[[PreferenceSample, PreferenceSample, str], tuple[Example, ...]]
-    needs_partner: bool
+    `lacks` says what examples are missing for it, in words that end "the prompt ...", or None. `media`: the
+    kinds of which an adapter must read one for the view to differ from its origin; empty: the change is not
+    about media.
+    """
+
+    make: Make
+    lacks: Callable[[Examples], str | None] = lambda examples: None
+    pairing: Pairing | None = None
+    media: frozenset[str] = frozenset()
 
 
-CHANGES: Mapping[str, Change] = {"other_response": Change(other_response, needs_partner=True)}
+# ---------------------------------------------------------------- what examples must have, and their partners
+
+
+def _no_media(examples: Examples) -> str | None:
+    return None if all(any(media((one,))) for one in examples) else "holds no picture or video"
+
+
+def _no_frames(examples: Examples) -> str | None:
+    for example in examples:
+        clips = [part for part in media((example,)) if part.kind == "video"]
+        if not clips:
+            return "holds no video"
+        if any(isinstance(clip.data, Clip) and len(clip.data.frames) < 2 for clip in clips):
+            return "holds a clip of one frame, which has no order"
+    return None
+
+
+def _no_text_beside_media(examples: Examples) -> str | None:
+    if missing := _no_media(examples):
+        return missing
+    for example in examples:
+        texts = [part.data for turn in example.prompt for part in turn.parts if part.kind == "text"]
+        if not "".join(texts).strip():
+            return "holds nothing but media"
+    return None
+
+
+_OTHER_PROMPT = Pairing(
+    kind=lambda examples: None, content=lambda examples: digest([e.prompt for e in examples]), strict=False
+)
+_OTHER_MEDIA = Pairing(
+    kind=lambda examples: frozenset(part.kind for part in media(examples)),
+    content=lambda examples: digest(list(media(examples))),
+    strict=True,
+)
+
+
+# ---------------------------------------------------------------- the changes
+
+
+def other_response(examples: Examples, partner: Examples, generator: Generator) -> Examples:
+    """The sample's own condition with a response that was written for another one (KTO, arXiv 2402.01306:
+    the mismatched pairs that estimate its KL term)."""
+    return tuple(Example(example.prompt, partner[0].response) for example in examples)
+
+
+def other_image(examples: Examples, partner: Examples, generator: Generator) -> Examples:
+    """Another sample's pictures and clips under the sample's own words and response."""
+    return pictures.with_media_of(examples, partner)
+
+
+def no_image(examples: Examples, partner: Examples, generator: Generator) -> Examples:
+    """The prompt's text alone."""
+    return pictures.without_media(examples)
+
+
+def _pixels(change: pictures.Pixels) -> Make:
+    return lambda examples, partner, generator: pictures.with_pixels(examples, change, generator)
+
+
+def _order(order_of: Callable[[int, Generator], torch.Tensor]) -> Make:
+    return lambda examples, partner, generator: pictures.with_order(examples, order_of, generator)
+
+
+CHANGES: Mapping[str, Change] = {
+    "other_response": Change(other_response, pairing=_OTHER_PROMPT),
+    "crop": Change(_pixels(pictures.crop), _no_media, media=SEEN),
+    "noise": Change(_pixels(pictures.noise), _no_media, media=SEEN),
+    "black": Change(_pixels(pictures.black), _no_media, media=SEEN),
+    "other_image": Change(other_image, _no_media, _OTHER_MEDIA, media=SEEN),
+    "no_image": Change(no_image, _no_text_beside_media, media=SEEN),
+    "reversed_frames": Change(_order(pictures.reversed_order), _no_frames, media=frozenset({"video"})),
+    "shuffled_frames": Change(_order(pictures.shuffled_order), _no_frames, media=frozenset({"video"})),
+}
 
 
 def change_of(role: str, view: View) -> Change:
@@ -33,14 +135,33 @@ def change_of(role: str, view: View) -> Change:
     return CHANGES[view.change]
 
 
-def add_views(
-    sample: PreferenceSample, partner: PreferenceSample | None, views: Mapping[str, View]
-) -> PreferenceSample:
-    """The sample with every view as a further role. `partner` is given iff a view needs one."""
+def check_views(sample: PreferenceSample, views: Mapping[str, View]) -> None:
+    """Raise UserError naming the row if a view cannot be made of a sample, whose media are decoded."""
     for role, view in views.items():
-        for source in (sample, partner):
-            if source is not None and view.of not in source.examples:
+        missing = change_of(role, view).lacks(sample.examples.get(view.of, ()))
+        if missing:
+            raise UserError(
+                f"{sample.origin}: role {role!r} is made of {view.of!r} by {view.change}, "
+                f"but the prompt {missing}; leave the row out or choose another change"
+            )
+
+
+def add_views(
+    sample: PreferenceSample,
+    partners: Mapping[str, PreferenceSample],
+    views: Mapping[str, View],
+    seeds: Mapping[str, int],
+) -> PreferenceSample:
+    """The sample with every view as a further role; media are decoded.
+
+    `partners` and `seeds` go by the view's role; a partner is given iff the change has a pairing.
+    """
+    for role, view in views.items():
+        for source in (sample, partners.get(role, sample)):
+            if view.of not in source.examples:
                 raise UserError(f"{source.origin}: view {role!r} needs the role {view.of!r}")
-        made = change_of(role, view).make(sample, partner or sample, view.of)
+        partner = partners.get(role, sample).examples[view.of]
+        generator = Generator().manual_seed(seeds[role])
+        made = change_of(role, view).make(sample.examples[view.of], partner, generator)
         sample = replace(sample, examples={**sample.examples, role: made})
     return sample

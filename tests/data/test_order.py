@@ -96,21 +96,24 @@ def test_impossible_orders_are_refused(options: dict, words: str) -> None:
         Order(seed=0, **options)
 
 
+def anyone(index: int) -> bool:
+    return True
+
+
 def test_partner_is_the_next_sample_of_the_epoch() -> None:
     order = Order(seed=4, sizes=(6,), batch=6)
     places = order.step(0)
     walk = [place.index for place in places]
-    partners = [order.partner(place, range(6), redraw=True) for place in places]
+    partners = [order.partner(place, anyone, redraw=True) for place in places]
     assert partners == walk[1:] + walk[:1]
-    later = {place.index: order.partner(place, range(6), True) for place in order.step(1)}
+    later = {place.index: order.partner(place, anyone, True) for place in order.step(1)}
     assert later != dict(zip(walk, partners, strict=True))
 
 
 def test_fixed_partner_is_the_same_in_every_epoch_and_never_the_sample() -> None:
     order = Order(seed=4, sizes=(6,), batch=6)
     epochs = [
-        {place.index: order.partner(place, range(6), False) for place in order.step(step)}
-        for step in range(3)
+        {place.index: order.partner(place, anyone, False) for place in order.step(step)} for step in range(3)
     ]
     assert epochs[0] == epochs[1] == epochs[2]
     assert sorted(epochs[0].values()) == list(range(6))
@@ -118,15 +121,17 @@ def test_fixed_partner_is_the_same_in_every_epoch_and_never_the_sample() -> None
 
 
 @pytest.mark.parametrize("redraw", [True, False])
-def test_partner_has_another_prompt_where_there_is_one(redraw: bool) -> None:
+def test_partner_is_the_next_that_fits(redraw: bool) -> None:
     order = Order(seed=4, sizes=(8,), batch=8)
-    groups = [index // 2 for index in range(8)]
     for place in order.step(0):
-        assert groups[order.partner(place, groups, redraw)] != groups[place.index]
-        assert order.partner(place, [0] * 8, redraw) != place.index  # one prompt only: any other sample
+        found = order.partner(place, lambda index, own=place.index: index // 2 != own // 2, redraw)
+        assert found is not None and found // 2 != place.index // 2
+        assert order.partner(place, lambda index, own=place.index: index == own, redraw) is None
+        nearest = order.partner(place, anyone, redraw)
+        assert found == nearest or nearest is not None and nearest // 2 == place.index // 2
 
 
 def test_partner_needs_two_rows() -> None:
     order = Order(seed=4, sizes=(1,), batch=1)
     with pytest.raises(UserError, match="two rows"):
-        order.partner(order.step(0)[0], [0], True)
+        order.partner(order.step(0)[0], anyone, True)
