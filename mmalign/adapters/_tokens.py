@@ -95,14 +95,15 @@ def prompt_text(tokenizer: Any, prompt: Sequence[Message], where: str, banned: S
         text = "".join(text_of(m.parts, where, banned) for m in prompt)
         refuse_text(text, where, banned)  # a token may also arise where two parts meet
         return text
-    return _render(tokenizer, _turns(prompt, where, banned), where, answer=False)
+    return render(tokenizer, _turns(prompt, where, banned), where, answer=False)
 
 
 def _turns(prompt: Sequence[Message], where: str, banned: Sequence[str]) -> list[dict[str, str]]:
     return [{"role": m.speaker, "content": text_of(m.parts, where, banned)} for m in prompt]
 
 
-def _render(tokenizer: Any, turns: list[dict[str, str]], where: str, answer: bool) -> str:
+def render(tokenizer: Any, turns: Sequence[Mapping[str, Any]], where: str, answer: bool) -> str:
+    """Chat turns as text, by the template of a tokenizer or processor; up to the answer, or with it."""
     from jinja2.exceptions import TemplateError
 
     if tokenizer.chat_template is None:
@@ -134,7 +135,14 @@ def answered_text(
         refuse_text(prompt + answer, where, banned)
         return prompt + answer, True
     turns = [*_turns(example.prompt, where, banned), {"role": "assistant", "content": answer}]
-    full = _render(tokenizer, turns, where, answer=True)
+    return split_ending(render(tokenizer, turns, where, answer=True), prompt, answer, where)
+
+
+def split_ending(full: str, prompt: str, answer: str, where: str) -> tuple[str, bool]:
+    """An answered chat without the white space behind it, and whether an end token is still to be added.
+
+    Raises UserError if the answered chat does not begin with the prompt.
+    """
     if not full.startswith(prompt):
         raise UserError(
             f"{where}: the chat template renders the prompt differently once it is answered, so the response "
@@ -197,7 +205,7 @@ def tokenize_sample(
             shared[prompt] = min(shared.get(prompt, len(head)), common_prefix(head, ids))
             prompts[role, slot], joined[role, slot] = prompt, ids
     wanted = [(role, slot) for role in roles for slot in range(len(sample.examples.get(role, ())))]
-    return {key: _fit(joined[key], shared[prompts[key]], rules, place(sample, *key)) for key in wanted}
+    return {key: fit(joined[key], shared[prompts[key]], rules, place(sample, *key)) for key in wanted}
 
 
 def _join(
@@ -219,7 +227,8 @@ def _join(
     return prompt, own[prompt], ids
 
 
-def _fit(ids: list[int], start: int, rules: Rules, where: str) -> Tokens:
+def fit(ids: list[int], start: int, rules: Rules, where: str) -> Tokens:
+    """Ids within the limit; raises UserError for a response without a place or without a token."""
     if start == 0:
         raise UserError(
             f"{where}: the response begins at the first token, which nothing predicts; give a prompt (or one "

@@ -1,0 +1,69 @@
+"""What the adapters for models that look have in common in a config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+
+from mmalign.adapters._text_sampling import Sampling
+from mmalign.types import Frames, Kind
+
+if TYPE_CHECKING:
+    from mmalign.adapters._vision_lm import VisionLM
+
+Scope = Literal["language", "projector", "vision"]
+
+
+@dataclass(frozen=True)
+class VisionOptions:
+    """A model that reads pictures (and clips) in the prompt and answers in text."""
+
+    kind: ClassVar[Kind] = "exact"
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"ratio", "length", "absolute", "probability", "units", "distribution"}
+    )
+
+    path: str  # folder or hub id
+    revision: str | None = None
+    # of frozen weights; auto: as the files have it; null: bfloat16 under LoRA with train.precision bf16
+    dtype: Literal["float32", "bfloat16", "auto"] | None = None
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"  # auto: sdpa where it exists
+    trains: tuple[Scope, ...] = ("language",)  # parts that train, or that take LoRA; the others are frozen
+    max_length: int | None = None  # tokens of media, prompt and response; null: what the model can place
+    over_long: Literal["refuse", "cut_response"] = "refuse"  # media and prompt are never cut
+    append_eos: bool = True  # after responses that no chat template ends; the end token is scored
+    # a prompt that is plain text: as one user turn of the chat template, or as it stands
+    plain_prompts: Literal["chat", "raw"] = "chat"
+    min_pixels: int | None = None  # bounds of a picture after resizing, in pixels, for processors that keep
+    max_pixels: int | None = None  # the native resolution; null: as the checkpoint says
+    allow_pickle: bool = False  # also accept .bin weights, read by torch's restricted unpickler
+    generation: Sampling = field(default_factory=Sampling)
+
+    def __post_init__(self) -> None:
+        if not self.path.strip():
+            raise ValueError("path: must name a folder or hub id, got an empty string")
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"max_length: must be 2 or more, got {self.max_length}")
+        if not self.trains or len(set(self.trains)) < len(self.trains):
+            raise ValueError(f"trains: must name each part once and at least one, got {list(self.trains)}")
+        for name in ("min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: must be 1 or more, got {value}")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels: must be at most max_pixels {self.max_pixels}, got {self.min_pixels}"
+            )
+
+    @property
+    def clips(self) -> Frames | None:
+        """How clips are cut from videos; None reads none."""
+        return None
+
+    def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> VisionLM:
+        """Load model and processor; `dtype` holds where the field of that name is null. Raises UserError."""
+        from mmalign.adapters._vision_lm import VisionLM
+
+        return VisionLM(self, device, dtype)

@@ -1,0 +1,437 @@
+"""Vision- and video-language models behind the seam: the text adapter's scores, with media in the prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.adapters import _loading, _tokens
+from mmalign.adapters._causal_lm import end_ids, layout
+from mmalign.adapters._distribution import Head, TiledDistribution, token_log_probs
+from mmalign.adapters._saving import save_lora
+from mmalign.adapters._text_sampling import evaluating
+from mmalign.adapters._vision_config import VisionOptions
+from mmalign.adapters._vision_loading import limit_pixels, load_vision_lm
+from mmalign.adapters._vision_media import KINDS, MediaKind, Unit, answering, encode_units
+from mmalign.adapters._vision_parts import core_of, freeze, lora_sites, parts_of
+from mmalign.adapters._vision_rows import Reader, Seen, markers_of
+from mmalign.adapters._vision_sampling import sample_answers
+from mmalign.types import (
+    Batch,
+    Draw,
+    Frames,
+    Kind,
+    LogProbs,
+    Message,
+    Part,
+    PreferenceSample,
+    Prepared,
+    Row,
+    UserError,
+)
+
+_FILES = (*_loading.LANGUAGE_MODEL_FILES,)
+
+
+class VisionLM:
+    """Any `AutoModelForImageTextToText`.
+
+    Data of a row, before `encode`: `ids` [T], `start` [1], `token.<name>` [T] and `row.<name>` (other outputs
+    of the processor), and for its i-th medium `<kind>.<i>.digest` [16] with `<kind>.<i>.<tensor>`, what the
+    tower reads. Where tower and projector are frozen, `encode` puts `<kind>.<i>.features` in their place.
+    """
+
+    def __init__(self, config: VisionOptions, device: torch.device, dtype: torch.dtype) -> None:
+        files = _FILES + (("*.bin",) if config.allow_pickle else ())
+        folder = _loading.resolve_folder(config.path, config.revision, files)
+        wanted = dtype if config.dtype is None else _loading.DTYPES[config.dtype]
+        model, processor = load_vision_lm(folder, wanted, config.attention, config.allow_pickle)
+        limit_pixels(processor, config.min_pixels, config.max_pixels)
+        self.config = config
+        self.device = device
+        self.policy: nn.Module = model.to(device)
+        self.processor, self.tokenizer = processor, processor.tokenizer
+        self.kind: Kind = config.kind
+        self.offers = config.offers
+        self.media: frozenset[str] = type(config).media  # type: ignore[attr-defined]
+        self.frames: Frames | None = config.clips
+        self.parts = parts_of(model)
+        freeze(model, self.parts, config.trains)
+        self.lora_targets: str | list[str] = lora_sites(model, self.parts, config.trains)
+        self.positions = _loading.num_positions(model)
+        self.end_ids = end_ids(model, self.tokenizer)
+        self.reader = self._reader(folder)
+        rows = model.get_input_embeddings().weight.shape[0]
+        _tokens.refuse_wide_tokenizer(self.tokenizer.get_vocab(), rows, str(folder))
+        self._pad_id = self.tokenizer.pad_token_id or 0  # behind the row's end, and masked
+        self._fingerprint: str | None = None
+        self._probe: tuple[Row, Row] | None = None  # a row with media before and after `encode`
+
+    def _reader(self, folder: Path) -> Reader:
+        config, tokenizer = self.config, self.tokenizer
+        if config.max_length and self.positions and config.max_length > self.positions:
+            raise UserError(
+                f"model.max_length: {config.max_length} is more than the {self.positions} positions "
+                f"of {folder}"
+            )
+        eos_id = tokenizer.eos_token_id if config.append_eos else None
+        if config.append_eos and eos_id is None:
+            raise UserError(f"{folder}: the tokenizer has no end token; set model.append_eos: false")
+        markers, ids = markers_of(self.processor, self.media)
+        absent = sorted(self.media - set(markers))
+        if "image" in absent or (absent and self.frames is not None):
+            raise UserError(f"{folder}: its processor reads no {absent[0]}s; use another adapter or model")
+        if config.plain_prompts == "chat" and self.processor.chat_template is None:
+            raise UserError(
+                f"{folder}: has no chat template; set model.plain_prompts: raw and give plain text"
+            )
+        banned = tuple(sorted({*_tokens.special_tokens(tokenizer), *markers.values()}))
+        limit = config.max_length or self.positions
+        rules = _tokens.Rules(eos_id, limit, config.over_long, banned)
+        return Reader(self.processor, rules, self.media, config.plain_prompts, markers, ids)
+
+    @cached_property
+    def encodes(self) -> bool:
+        """True if tower and projector are frozen, LoRA included, so that features are computed once and kept.
+        Not asked before LoRA is in place."""
+        looks = {*self.parts["vision"], *self.parts["projector"]}
+        return not any(p.requires_grad and _base(n) in looks for n, p in self.policy.named_parameters())
+
+    # ------------------------------------------------------------ rows
+
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> tuple[str, ...]:
+        """What is shortened in the sample. Raises UserError with the reason if it cannot be scored."""
+        found = self.reader.sample(sample, roles)
+        return tuple("responses cut to fit" for seen in found.values() if seen.cut)
+
+    def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
+        """Run the processor: every row gets the tensors that the class names."""
+        found = self.reader.sample(sample, roles)
+        encodes = self.encodes
+        rows = []
+        for (role, slot), seen in found.items():
+            data = _row_data(seen)
+            key = _row_key(data) if encodes and seen.units else None
+            rows.append(Row(role, slot, data, key))
+        return Prepared(sample.id, tuple(rows))
+
+    @torch.no_grad()
+    def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """Run the frozen tower once per distinct medium; nothing to do where part of it trains."""
+        if not self.encodes:
+            return list(prepared)
+        units = {u.digest: u for one in prepared for row in one.rows for u in _units(row)}
+        listed = list(units.values())
+        with evaluating(self.policy):
+            features = encode_units(core_of(self.policy), listed, self.device)
+        by_digest = {u.digest: f.cpu() for u, f in zip(listed, features, strict=True)}
+        done = [
+            replace(one, rows=tuple(_with_features(row, by_digest) for row in one.rows)) for one in prepared
+        ]
+        if self._probe is None:
+            rows = [
+                (a, b)
+                for x, y in zip(prepared, done, strict=True)
+                for a, b in zip(x.rows, y.rows, strict=True)
+            ]
+            self._probe = next((pair for pair in rows if len(_units(pair[0])) == 1), None)
+        return done
+
+    def fingerprint(self) -> str:
+        """Hash of processor files, of settings that shape rows, and of a frozen tower's weights."""
+        if self._fingerprint is None:
+            digest = hashlib.sha256()
+            rules = replace(self.reader.rules, limit=self.config.max_length)
+            digest.update(_tokens.fingerprint(self.processor, rules).encode())
+            frames = "" if self.frames is None else self.frames.fingerprint()
+            settings = [self.config.plain_prompts, self.config.min_pixels, self.config.max_pixels, frames]
+            digest.update(json.dumps(settings).encode())
+            if self.encodes:
+                kept = {*self.parts["vision"], *self.parts["projector"]}
+                for name, value in self.policy.named_parameters():
+                    if _base(name) in kept:
+                        digest.update(f"{_base(name)}:{value.dtype}:{tuple(value.shape)}".encode())
+                        flat = value.detach().contiguous().reshape(-1).cpu()
+                        digest.update(flat.view(torch.uint8).numpy().tobytes())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+    def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
+        """Rows of the given roles, role by role, right-padded to the longest, on the adapter's device.
+
+        `inputs`: the text adapter's (`input_ids` [N, T], `source`, `target`, `place`, `index`, `length`),
+        `forward`, further inputs of the model's forward, and per kind of media `<kind>.distinct`, features
+        or units once each, with `<kind>.order`, which of them every place of the batch shows.
+        """
+        listed = [
+            (roles.index(row.role), sample, row)
+            for sample, one in enumerate(encoded)
+            for row in one.rows
+            if row.role in roles
+        ]
+        listed.sort(key=lambda entry: (entry[0], entry[1], entry[2].slot))
+        if not listed:
+            raise UserError(f"no sample of this batch has a response in the roles {', '.join(roles)}")
+        rows = [row for _, _, row in listed]
+        return Batch(
+            inputs=self._inputs(rows),
+            roles=tuple(roles),
+            row_role=torch.tensor([role for role, _, _ in listed]),
+            row_sample=torch.tensor([sample for _, sample, _ in listed]),
+            row_slot=torch.tensor([row.slot for _, _, row in listed]),
+            sample_ids=tuple(one.sample_id for one in encoded),
+        )
+
+    def _inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
+        texts = [(row.data["ids"], int(row.data["start"])) for row in rows]
+        inputs: dict[str, Any] = {k: v.to(self.device) for k, v in layout(texts, self._pad_id).items()}
+        width = inputs["input_ids"].shape[1]
+        mask = torch.arange(width, device=self.device) < inputs["length"][:, None]
+        forward = {"attention_mask": mask.long()}
+        names = dict.fromkeys(name for row in rows for name in row.data)
+        for name in (n for n in names if n.startswith("token.")):
+            padded = torch.zeros(len(rows), width, dtype=torch.long)
+            for place, row in enumerate(rows):
+                if name in row.data:
+                    padded[place, : len(row.data[name])] = row.data[name]
+            forward[name.removeprefix("token.")] = padded.to(self.device)
+        for name in (n for n in names if n.startswith("row.")):
+            joined = torch.cat([row.data[name] for row in rows if name in row.data])
+            forward[name.removeprefix("row.")] = joined.to(self.device)
+        return inputs | {"forward": forward} | self._media_inputs(rows)
+
+    def _media_inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for kind in KINDS:
+            distinct: dict[bytes, int] = {}
+            kept: list[Any] = []
+            order: list[int] = []
+            for row in rows:
+                for unit in _units(row):
+                    if unit.kind != kind:
+                        continue
+                    if unit.digest not in distinct:
+                        distinct[unit.digest] = len(kept)
+                        features = unit.tensors.get("features")
+                        kept.append(unit if features is None else features.to(self.device))
+                    order.append(distinct[unit.digest])
+            if order:
+                found[f"{kind}.distinct"], found[f"{kind}.order"] = kept, order
+        return found
+
+    # ------------------------------------------------------------ scores
+
+    def draw(self, batch: Batch, seeds: Sequence[int]) -> Draw:
+        """Nothing about scoring is random."""
+        return {}
+
+    def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
+        """Log-probability of every response token; the output head sees response positions only, in tiles."""
+        inputs = batch.inputs
+        if model is not self.policy:
+            _loading.refuse_long(model, inputs["input_ids"].shape[1])
+        hidden = self.hidden(model, batch).flatten(0, 1).index_select(0, inputs["source"])
+        head = Head.of(model)
+        scored = token_log_probs(hidden, inputs["target"], head)
+        index = inputs["index"]
+        values = torch.zeros(index.numel(), device=index.device).index_copy(0, inputs["place"], scored)
+        return LogProbs(
+            values=values.view(index.shape),
+            mask=index >= 0,
+            kind="exact",
+            unit="token",
+            sample=batch.row_sample,
+            slot=batch.row_slot,
+            distribution=TiledDistribution(hidden, index, head) if "distribution" in needs else None,
+        )
+
+    def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Hidden states below the output head, [N, T, H]; every distinct medium is encoded at most once."""
+        core = core_of(model)
+        inputs = batch.inputs
+        features = {kind: self._features(core, inputs, kind) for kind in KINDS}
+        self._refuse_mismatch(inputs["input_ids"], features)
+        with answering(core, features) as pixels:
+            hidden: Tensor = core(
+                input_ids=inputs["input_ids"], use_cache=False, **inputs["forward"], **pixels
+            ).last_hidden_state
+        if not self.encodes and not any(features.values()) and torch.is_grad_enabled():
+            # a batch without media must still give every trainable weight a gradient, or processes would
+            # disagree about what to average
+            own = {*self.parts["vision"], *self.parts["projector"]}
+            unused = [p for n, p in model.named_parameters() if p.requires_grad and _base(n) in own]
+            hidden = hidden + sum((p.sum() * 0.0 for p in unused), hidden.new_zeros(()))
+        return hidden
+
+    def _features(self, core: nn.Module, inputs: Mapping[str, Any], kind: str) -> list[Tensor]:
+        kept = inputs.get(f"{kind}.distinct", [])
+        if kept and isinstance(kept[0], Unit):
+            kept = encode_units(core, kept, self.device)
+        return [kept[place] for place in inputs.get(f"{kind}.order", [])]
+
+    def _refuse_mismatch(self, ids: Tensor, features: Mapping[MediaKind, Sequence[Tensor]]) -> None:
+        """The model itself does not notice this in every version: what is over would be read as text."""
+        for kind in self.reader.ids:
+            token = self.reader.ids[kind]
+            given = sum(f.shape[:-1].numel() for f in features[kind])
+            places = int((ids == token).sum()) if given or len(features[kind]) else None
+            if places is not None and places != given:
+                raise UserError(
+                    f"{places} places for {kind} features in the text, but {given} features; the "
+                    "processor and the model of this folder do not belong together"
+                )
+
+    @torch.no_grad()
+    def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
+        """Largest difference between our log-probs and those from the model's own logits, on one row scored
+        alone, its pixels given to the model's own forward."""
+        with evaluating(model):
+            if self._probe is not None:
+                before, after = self._probe
+                single = self.collate([Prepared("", (after,))], [after.role])
+                ours = self.logprobs(model, single, draw, frozenset())
+                return self._against_upstream(model, before, ours.values[0][ours.mask[0]])
+            if any(f"{kind}.distinct" in batch.inputs for kind in KINDS):
+                return 0.0
+            ours = self.logprobs(model, batch, draw, frozenset())
+            row = int(batch.inputs["length"].argmin())
+            ids = batch.inputs["input_ids"][row, : int(batch.inputs["length"][row])]
+            return self._against_upstream(model, Row("", 0, {"ids": ids}), ours.values[row][ours.mask[row]])
+
+    def _against_upstream(self, model: nn.Module, row: Row, ours: Tensor) -> float:
+        ids = row.data["ids"].to(self.device)[None]
+        given: dict[str, Tensor] = {"attention_mask": torch.ones_like(ids)}
+        for name, value in row.data.items():
+            if name.startswith("token."):
+                given[name.removeprefix("token.")] = value[None].to(self.device)
+            if name.startswith("row."):
+                given[name.removeprefix("row.")] = value.to(self.device)
+        for kind in KINDS:
+            for unit in (unit for unit in _units(row) if unit.kind == kind):
+                pixels = {name: v for name, v in unit.tensors.items() if name.startswith("pixel_")}
+                given |= {name: value.to(self.device) for name, value in pixels.items()}
+        logits = model(input_ids=ids, use_cache=False, **given).logits[0].float()
+        theirs = torch.log_softmax(logits[:-1], dim=-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+        return float((ours - theirs[-len(ours) :]).abs().max())
+
+    # ------------------------------------------------------------ responses
+
+    def generate(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
+    ) -> list[Part]:
+        """One response per prompt (media decoded), by `model.generation` of the config; each depends on its
+        own seed only. Raises UserError for a prompt that leaves no place for a token."""
+        seen = [self.reader.prompt(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        limit = self.reader.rules.limit
+        for number, one in enumerate(seen):
+            if limit is not None and len(one.ids) >= limit:
+                raise UserError(
+                    f"prompt {number}: has {len(one.ids)} tokens, so that none of the {limit} allowed is "
+                    "left for a response"
+                )
+        with evaluating(model), torch.no_grad():
+            return [Part("text", text) for text in sample_answers(self, model, seen, seeds)]
+
+    def rows_for_generation(self, seen: Sequence[Seen]) -> dict[str, Any]:
+        """Inputs of prompts as `collate` lays them out, but with padding on the left."""
+        rows = [Row("prompt", 0, _row_data(one)) for one in seen]
+        inputs = self._inputs(rows)
+        width = inputs["input_ids"].shape[1]
+        shift = [width - len(one.ids) for one in seen]
+
+        def left(value: Tensor) -> Tensor:
+            return torch.stack([row.roll(s) for row, s in zip(value, shift, strict=True)])
+
+        inputs["input_ids"] = left(inputs["input_ids"])
+        inputs["forward"] = {
+            name: left(value) if value.shape == (len(rows), width) else value
+            for name, value in inputs["forward"].items()
+        }
+        return inputs
+
+    # ------------------------------------------------------------ memory and files
+
+    def enable_checkpointing(self) -> None:
+        """Recompute layer activations in backward (acts while the policy is in training mode)."""
+        policy: Any = self.policy
+        # Renamed in transformers 5.23; the old name goes in version 6.
+        enable = (
+            getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
+
+    def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
+        """Write what transformers loads, or with `lora` the PEFT folder of that adapter."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if lora is None:
+            if any(".lora_" in name for name, _ in model.named_parameters()):
+                raise ValueError(
+                    "this model carries LoRA layers: name the adapter to save, or merge it first"
+                )
+            model.save_pretrained(folder)  # type: ignore[operator]
+            self.processor.save_pretrained(folder)
+            return
+        save_lora(model, folder, lora, self.config.path)
+
+
+# ---------------------------------------------------------------- rows as tensors
+
+
+def _row_data(seen: Seen) -> dict[str, Tensor]:
+    data = {"ids": torch.tensor(seen.ids, dtype=torch.long), "start": torch.tensor([seen.start])}
+    data |= {f"token.{name}": value for name, value in seen.per_token.items()}
+    data |= {f"row.{name}": value for name, value in seen.others.items()}
+    for place, unit in enumerate(seen.units):
+        base = f"{unit.kind}.{place}"
+        data[f"{base}.digest"] = torch.frombuffer(bytearray(unit.digest), dtype=torch.uint8)
+        data |= {f"{base}.{name}": value for name, value in unit.tensors.items()}
+    return data
+
+
+def _units(row: Row) -> list[Unit]:
+    """The media of a row in order, each with its tensors (or its features)."""
+    found: list[Unit] = []
+    for name in row.data:
+        kind, _, rest = name.partition(".")
+        if kind in KINDS and rest.endswith(".digest"):
+            base = name.removesuffix("digest")
+            tensors = {
+                n.removeprefix(base): v for n, v in row.data.items() if n.startswith(base) and n != name
+            }
+            found.append(Unit(kind, tensors, row.data[name].numpy().tobytes()))
+    return found
+
+
+def _with_features(row: Row, features: Mapping[bytes, Tensor]) -> Row:
+    units = _units(row)
+    data = {n: v for n, v in row.data.items() if n.partition(".")[0] not in KINDS}
+    for place, unit in enumerate(units):
+        data[f"{unit.kind}.{place}.digest"] = torch.frombuffer(bytearray(unit.digest), dtype=torch.uint8)
+        data[f"{unit.kind}.{place}.features"] = features[unit.digest]
+    return replace(row, data=data)
+
+
+def _row_key(data: Mapping[str, Tensor]) -> str:
+    """The content of a row: its text tensors and the digests of its media."""
+    digest = hashlib.sha256()
+    for name, value in sorted(data.items()):
+        if name.partition(".")[0] in KINDS and not name.endswith(".digest"):
+            continue
+        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _base(name: str) -> str:
+    """A weight's name without what LoRA adds to it."""
+    name = name.replace(".base_layer.", ".")
+    head, found, _ = name.partition(".lora_")
+    return f"{head}.weight" if found else name

@@ -1,0 +1,108 @@
+"""Strict loading of a model that looks, and of its processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmalign.adapters._loading import check_weights, read_json, readable_errors, refuse_misfits
+from mmalign.types import UserError
+
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
+
+
+def load_vision_lm(
+    folder: Path, dtype: torch.dtype | None, attention: str, allow_pickle: bool
+) -> tuple[Any, Any]:
+    """Model (evaluation mode, CPU) and processor of an `AutoModelForImageTextToText` folder, strictly.
+
+    `dtype` None keeps the files' own. Raises UserError for anything missing, left over or foreign.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder}: holds a LoRA adapter; give the base model as model.path and this folder as lora.path"
+        )
+    if (folder / "model_index.json").exists():
+        raise UserError(
+            f"{folder}: holds a diffusion pipeline (model_index.json); use model.adapter: diffusion"
+        )
+    _check_architecture(read_json(folder / "config.json"), folder)
+    check_weights(folder, allow_pickle=allow_pickle)
+    with readable_errors(f"{folder}/config.json"):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with readable_errors(f"{folder}"):
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            folder,
+            config=config,
+            dtype="auto" if dtype is None else dtype,
+            attn_implementation=None if attention == "auto" else attention,
+            use_safetensors=any(folder.glob("*.safetensors")),
+            trust_remote_code=False,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # so that all of them are named below
+            output_loading_info=True,
+        )
+    refuse_misfits(info, str(folder))
+    return model.eval(), load_processor(folder)
+
+
+def load_processor(folder: Path) -> Any:
+    """The processor of a local folder. Raises UserError if its files are missing or broken."""
+    from transformers import AutoProcessor
+
+    if not any((folder / name).exists() for name in _PROCESSOR_FILES):
+        raise UserError(f"{folder}: no processor; expected {' or '.join(_PROCESSOR_FILES)}")
+    for name in (*_PROCESSOR_FILES, "tokenizer_config.json"):
+        if (folder / name).exists():
+            read_json(folder / name)
+    with readable_errors(f"{folder}: processor"):
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise UserError(f"{folder}: its processor files give no picture processor with a tokenizer")
+    return processor
+
+
+def _check_architecture(settings: dict[str, Any], folder: Path) -> None:
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
+
+    where, model_type = f"{folder}/config.json", settings.get("model_type")
+    if not isinstance(model_type, str):
+        raise UserError(f"{where}: has no model_type; this is not a transformers model folder")
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return
+    if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"{where}: {model_type} reads text only; use model.adapter: text")
+    raise UserError(
+        f"{where}: model_type {model_type!r} is not a vision-language model transformers knows "
+        "(AutoModelForImageTextToText)"
+    )
+
+
+def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
+    """Bound the pixels of a picture after resizing. Raises UserError for a processor with a fixed size."""
+    if low is None and high is None:
+        return
+    pictures = processor.image_processor
+    size = dict(pictures.size)
+    if not hasattr(pictures, "merge_size") or not {"shortest_edge", "longest_edge"} <= set(size):
+        raise UserError(
+            f"model.min_pixels, model.max_pixels: {type(pictures).__name__} resizes to a fixed size and has "
+            "no such bounds; leave them null"
+        )
+    # these processors count pixels under the names of edges
+    size |= {k: v for k, v in (("shortest_edge", low), ("longest_edge", high)) if v is not None}
+    if size["shortest_edge"] > size["longest_edge"]:
+        raise UserError(
+            f"model.min_pixels: {size['shortest_edge']} is above the {size['longest_edge']} allowed"
+        )
+    pictures.size = type(pictures.size)(**size) if not isinstance(pictures.size, dict) else size
+    for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
+        if getattr(pictures, name, None) is not None:
+            setattr(pictures, name, size[edge])

@@ -1,0 +1,143 @@
+"""Pictures and clips on their way through a model: cut apart, told apart, and encoded once each.
+
+A `Unit` is the smallest piece of media that a vision tower can encode alone: one picture or one clip, or all
+media of a row where a family lays them out in a way that cannot be cut. Every family's forward asks the model
+for its `get_image_features` / `get_video_features`; for the time of one forward we answer from features that
+were computed once per distinct unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+MediaKind = Literal["image", "video"]
+KINDS: tuple[MediaKind, ...] = ("image", "video")
+METHOD: Mapping[MediaKind, str] = {"image": "get_image_features", "video": "get_video_features"}
+PIXELS: Mapping[MediaKind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
+GROUP = 16  # units of one call of the tower
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What the processor made of one picture or clip: the tensors the tower reads, and their hash."""
+
+    kind: MediaKind
+    tensors: Mapping[str, Tensor]
+    digest: bytes
+
+    @classmethod
+    def of(cls, kind: MediaKind, tensors: Mapping[str, Tensor]) -> Unit:
+        """The unit with the hash of its content (16 bytes)."""
+        digest = hashlib.blake2b(kind.encode(), digest_size=16)
+        for name, value in sorted(tensors.items()):
+            digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
+            digest.update(value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return cls(kind, tensors, digest.digest())
+
+
+# ---------------------------------------------------------------- one row's tensors -> units
+
+
+def cut(kind: MediaKind, tensors: Mapping[str, Tensor], count: int, tiles: Sequence[int] = ()) -> list[Unit]:
+    """The tensors of a row's `count` pictures (clips) as units, one each where the layout can be cut.
+
+    Layouts: flattened patches with a `*_grid_thw` of shape [count, 3] (Qwen-VL); one row of tiles
+    [1, tiles, ...] with known numbers of tiles (Idefics, SmolVLM); a leading dimension of pictures (all
+    others). What belongs to the whole row, such as its number of pictures, goes with every unit.
+    """
+    if count == 1:
+        return [Unit.of(kind, tensors)]
+    grid = next((name for name in tensors if name.endswith("_grid_thw")), None)
+    if grid is not None:
+        patches = [int(n) for n in tensors[grid].prod(-1)]
+        parts = {name: value.split(patches if name != grid else 1) for name, value in tensors.items()}
+    elif tiles and all(value.shape[:2] == (1, sum(tiles)) for value in tensors.values()):
+        parts = {name: value.split(list(tiles), dim=1) for name, value in tensors.items()}
+    elif tensors[PIXELS[kind]].shape[0] == count:
+        parts = {
+            name: value.split(1) if value.shape[0] == count else (value,) * count
+            for name, value in tensors.items()
+        }
+    else:
+        return [Unit.of(kind, tensors)]
+    return [Unit.of(kind, {name: value[i] for name, value in parts.items()}) for i in range(count)]
+
+
+# ---------------------------------------------------------------- units -> features
+
+
+def encode_units(core: nn.Module, units: Sequence[Unit], device: torch.device) -> list[Tensor]:
+    """Features of every unit, [tokens, H] or [tiles, tokens, H] as the family gives them.
+
+    Units of equal shapes go through the tower together. Gradients flow wherever the weights take them.
+    """
+    found: list[Tensor | None] = [None] * len(units)
+    groups: dict[Any, list[int]] = {}
+    for place, unit in enumerate(units):
+        groups.setdefault(_shape_key(unit), []).append(place)
+    for members in groups.values():
+        for begin in range(0, len(members), GROUP):
+            part = members[begin : begin + GROUP]
+            for place, features in zip(part, _run(core, [units[i] for i in part], device), strict=True):
+                found[place] = features
+    return [features for features in found if features is not None]
+
+
+def _shape_key(unit: Unit) -> Any:
+    # counts of pictures in a row (batch_num_images) have no place of their own per unit: such units go alone
+    alone = any(value.ndim < 2 for value in unit.tensors.values())
+    shapes = tuple(sorted((name, tuple(value.shape)) for name, value in unit.tensors.items()))
+    return unit.kind, shapes, unit.digest if alone else b""
+
+
+def _run(core: nn.Module, units: Sequence[Unit], device: torch.device) -> list[Tensor]:
+    joined = {name: torch.cat([unit.tensors[name] for unit in units]).to(device) for name in units[0].tensors}
+    method = getattr(core, METHOD[units[0].kind])
+    given = method(**joined, return_dict=True).pooler_output
+    if isinstance(given, (list, tuple)):
+        if len(units) == 1:
+            return [torch.cat(list(given))]
+        assert len(given) == len(units), f"{len(given)} features for {len(units)} pictures"
+        return list(given)
+    assert isinstance(given, Tensor)
+    if len(units) == 1:
+        return [given]
+    return list(given.chunk(len(units)))
+
+
+def joined_features(features: Sequence[Tensor]) -> Any:
+    """The features of many units in the form in which `encode_units` found those of one: what a family's
+    forward expects from its own feature method."""
+    if features[0].ndim == 2:
+        return tuple(features)
+    if len({f.shape[1:] for f in features}) == 1:
+        return torch.cat(list(features))
+    return torch.cat([f.reshape(1, -1, f.shape[-1]) for f in features], dim=1)
+
+
+@contextmanager
+def answering(core: nn.Module, features: Mapping[MediaKind, Sequence[Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Inside the block the model's feature methods answer with the given features, in row order.
+
+    Yields stand-ins for the pixels, without which a forward would not ask.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    def answer(given: Any) -> Callable[..., Any]:
+        return lambda *_, **__: BaseModelOutputWithPooling(pooler_output=given)
+
+    kinds = [kind for kind in KINDS if features.get(kind)]
+    for kind in kinds:
+        object.__setattr__(core, METHOD[kind], answer(joined_features(features[kind])))
+    try:
+        yield {PIXELS[kind]: torch.empty(0) for kind in kinds}
+    finally:
+        for kind in kinds:
+            object.__delattr__(core, METHOD[kind])

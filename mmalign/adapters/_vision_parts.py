@@ -1,0 +1,99 @@
+"""The parts of a model that looks: language model, projector, vision tower; which of them train."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from mmalign.types import UserError
+
+# Where a projector stands, below the model's core. Whatever lies beside language model, projector and tower
+# (a learned line break of LLaVA-OneVision, say) belongs to the projector too.
+PROJECTORS = ("multi_modal_projector", "connector", "visual.merger", "visual.deepstack_merger_list")
+
+
+def parts_of(model: Any) -> dict[str, list[str]]:
+    """Names of all weights of the model by part: language (output head included), projector, vision.
+
+    Raises UserError for a model whose tower or language model cannot be told apart.
+    """
+    core = core_of(model)
+    tower, language = core.get_encoder(modality="image"), model.get_decoder()
+    if tower is core or language is core or language is model:
+        raise UserError(f"{type(model).__name__}: its vision tower and language model cannot be told apart")
+    inner = {id(p) for name in PROJECTORS if (m := _at(core, name)) is not None for p in m.parameters()}
+    vision = {id(p) for p in tower.parameters()} - inner
+    words = {id(p) for p in language.parameters()}
+    words |= {
+        id(p) for m in (model.get_output_embeddings(), model.get_input_embeddings()) for p in m.parameters()
+    }
+    found: dict[str, list[str]] = {"language": [], "projector": [], "vision": []}
+    for name, parameter in model.named_parameters():
+        part = "vision" if id(parameter) in vision else "language" if id(parameter) in words else "projector"
+        found[part].append(name)
+    return found
+
+
+def core_of(model: Any) -> Any:
+    """The model below its output head: what asks for features and gives hidden states."""
+    core = getattr(model, "model", None)
+    if not isinstance(core, nn.Module) or not hasattr(core, "get_image_features"):
+        raise UserError(f"{type(model).__name__}: has no core that encodes pictures (get_image_features)")
+    return core
+
+
+def _at(core: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return core.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def freeze(model: Any, parts: Mapping[str, Sequence[str]], trains: Sequence[str]) -> None:
+    """Only the named parts train; in a tower that trains, what the model never reads of it stays frozen.
+
+    A layer without a gradient would make data-parallel training fail at its second step.
+    """
+    wanted = {name for part in trains for name in parts[part]}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in wanted)
+    if "vision" in trains:
+        for parameter in _unread(model):
+            parameter.requires_grad_(False)
+
+
+def _unread(model: Any) -> list[nn.Parameter]:
+    """Weights behind the last tower layer that is read (`vision_feature_layer`, LLaVA and its kin)."""
+    chosen = getattr(model.config, "vision_feature_layer", None)
+    if chosen is None:
+        return []
+    tower = core_of(model).get_encoder(modality="image")
+    layers = max(
+        (m for m in tower.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList()
+    )
+    last = max(
+        i if i >= 0 else len(layers) + 1 + i for i in ([chosen] if isinstance(chosen, int) else chosen)
+    )
+    behind = [
+        *layers[last:],
+        *(m for n, m in tower.named_modules() if n.endswith(("post_layernorm", "head"))),
+    ]
+    return [parameter for module in behind for parameter in module.parameters()]
+
+
+def lora_sites(model: Any, parts: Mapping[str, Sequence[str]], trains: Sequence[str]) -> str:
+    """A pattern of the linear layers of the named parts, output head and embeddings left out."""
+    head = model.get_output_embeddings()
+    patterns = []
+    for part in trains:
+        own = {name.rpartition(".")[0] for name in parts[part]}
+        sites = [
+            n for n, m in model.named_modules() if n in own and isinstance(m, nn.Linear) and m is not head
+        ]
+        if not sites:
+            raise UserError(f"model.trains: {part} has no linear layer that LoRA could adapt")
+        patterns += sorted({re.sub(r"\.\d+(?=\.)", r".@", re.escape(n).replace(r"\.", ".")) for n in sites})
+    return "|".join(p.replace(".", r"\.").replace("@", r"\d+") for p in dict.fromkeys(patterns))

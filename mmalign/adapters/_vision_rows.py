@@ -1,0 +1,307 @@
+"""A sample with pictures or clips -> ids, media units and every other output of the processor, per response.
+
+The processor is called on the whole conversation, so that ids are upstream's own. It is never allowed to
+truncate; how many placeholders stand for media is counted here, before and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmalign.adapters import _tokens
+from mmalign.adapters._vision_media import KINDS, MediaKind, Unit, cut
+from mmalign.types import Clip, Example, Message, Part, PreferenceSample, UserError
+
+_TEXT_OUTPUTS = ("input_ids", "attention_mask")  # ids are kept apart, the mask is made anew for every batch
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One response under its prompt, as the model is to see it.
+
+    `ids` of prompt and response; the response, which is scored, begins at `start`. `per_token` [T] and
+    `others` (leading size: media of the row) are what else the processor gave; `units` the media in order.
+    """
+
+    ids: tuple[int, ...]
+    start: int
+    cut: bool
+    per_token: Mapping[str, Tensor]
+    others: Mapping[str, Tensor]
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True)
+class _Processed:
+    """The processor's outputs for one text."""
+
+    ids: list[int]
+    per_token: dict[str, Tensor]
+    others: dict[str, Tensor]
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns conversations into what the model sees. `media`: kinds of media the adapter takes."""
+
+    processor: Any
+    rules: _tokens.Rules
+    media: frozenset[str]
+    plain: Literal["chat", "raw"]
+    markers: Mapping[MediaKind, str] = field(
+        default_factory=dict
+    )  # kind -> the placeholder a template writes
+    ids: Mapping[MediaKind, int] = field(default_factory=dict)  # kind -> the id that features replace
+
+    def sample(self, sample: PreferenceSample, roles: Sequence[str]) -> dict[tuple[str, int], Seen]:
+        """Every response of the given roles, keyed by (role, slot). Raises UserError naming row and role.
+
+        The prompt is what its own ids share with those of all responses given to it with the same media.
+        """
+        memo = _Memo(self.processor)
+        heads: dict[Any, _Processed] = {}
+        shared: dict[Any, int] = {}
+        keys: dict[tuple[str, int], Any] = {}
+        whole: dict[tuple[str, int], _Processed] = {}
+        for role, examples in sample.examples.items():
+            for slot, example in enumerate(examples):
+                where = _tokens.place(sample, role, slot)
+                try:
+                    key, text = self._prompt(example.prompt, where)
+                    if key not in heads:
+                        heads[key] = self._process(memo, text, example.prompt, where)
+                    full = self._answered(memo, example, text, where)
+                except UserError:
+                    if role in roles:
+                        raise
+                    continue  # a response that nobody scores is not judged
+                common = _tokens.common_prefix(heads[key].ids, full.ids)
+                shared[key] = min(shared.get(key, len(heads[key].ids)), common)
+                keys[role, slot], whole[role, slot] = key, full
+        wanted = [(role, slot) for role in roles for slot in range(len(sample.examples.get(role, ())))]
+        return {
+            key: self._fitted(whole[key], shared[keys[key]], _tokens.place(sample, *key)) for key in wanted
+        }
+
+    def prompt(self, prompt: tuple[Message, ...], where: str) -> Seen:
+        """A prompt that is to be answered."""
+        _, text = self._prompt(prompt, where)
+        found = self._process(_Memo(self.processor), text, prompt, where)
+        return Seen(tuple(found.ids), len(found.ids), False, found.per_token, found.others, found.units)
+
+    # ------------------------------------------------------------ text
+
+    def _turns(self, prompt: Sequence[Message], where: str) -> list[dict[str, Any]] | None:
+        """Chat turns with lists of contents, or None where the prompt is to stand as it is."""
+        if not _tokens.is_plain(prompt, where):
+            return [{"role": m.speaker, "content": self._contents(m.parts, where)} for m in prompt]
+        if self.plain == "raw":
+            return None
+        parts = tuple(part for message in prompt for part in message.parts)
+        return [{"role": "user", "content": self._contents(parts, where)}]
+
+    def _contents(self, parts: Sequence[Part], where: str) -> list[dict[str, str]]:
+        contents: list[dict[str, str]] = []
+        for part in parts:
+            if part.kind == "text":
+                _tokens.refuse_text(part.data, where, self.rules.banned)
+                contents.append({"type": "text", "text": part.data})
+            else:
+                self._refuse_kind(part, where)
+                contents.append({"type": part.kind})
+        return contents
+
+    def _refuse_kind(self, part: Part, where: str) -> None:
+        if part.kind not in self.media:
+            takes = " and ".join(sorted(self.media))
+            hint = "; videos need model.adapter: video_lm" if part.kind == "video" else ""
+            raise UserError(f"{where}: holds a part of kind {part.kind}, this adapter takes {takes}{hint}")
+        if part.kind not in self.markers:
+            raise UserError(f"{where}: holds a part of kind {part.kind}, which this model does not read")
+
+    def _prompt(self, prompt: Sequence[Message], where: str) -> tuple[Any, str]:
+        """The prompt as text with one placeholder per medium, and what tells it from other prompts."""
+        where = f"{where}: prompt"
+        turns = self._turns(prompt, where)
+        if turns is not None:
+            text = _tokens.render(self.processor, turns, where, answer=False)
+        else:
+            text = "".join(self._raw(part, where) for m in prompt for part in m.parts)
+        media = _media(prompt)
+        for kind, marker in self.markers.items():
+            count = sum(part.kind == kind for part in media)
+            if text.count(marker) != count:
+                raise UserError(
+                    f"{where}: has {count} {kind}s, but the chat template wrote {text.count(marker)} "
+                    f"placeholders {marker!r} for them"
+                )
+        return (text, tuple(id(part.data) for part in media)), text
+
+    def _raw(self, part: Part, where: str) -> str:
+        if part.kind == "text":
+            _tokens.refuse_text(part.data, where, self.rules.banned)
+            return str(part.data)
+        self._refuse_kind(part, where)
+        return self.markers[part.kind]
+
+    def _answered(self, memo: _Memo, example: Example, prompt: str, where: str) -> _Processed:
+        """Prompt and response, with an end token where no chat template ends the turn."""
+        if any(part.kind != "text" for part in example.response):
+            raise UserError(f"{where}: a response must be text; pictures and clips belong to the prompt")
+        answer = _tokens.text_of(example.response, where, self.rules.banned)
+        if not answer.strip():
+            raise UserError(f"{where}: the response is empty; remove the row or fill it")
+        turns = self._turns(example.prompt, where)
+        if turns is None:
+            full, open_ended = prompt + answer, True
+        else:
+            turns = [*turns, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+            rendered = _tokens.render(self.processor, turns, where, answer=True)
+            full, open_ended = _tokens.split_ending(rendered, prompt, answer, where)
+        found = self._process(memo, full, example.prompt, where)
+        eos = self.rules.eos_id
+        if not open_ended or eos is None or found.ids[-1:] == [eos]:
+            return found
+        longer = {name: torch.cat([value, value.new_zeros(1)]) for name, value in found.per_token.items()}
+        return replace(found, ids=[*found.ids, eos], per_token=longer)
+
+    # ------------------------------------------------------------ the processor
+
+    def _process(self, memo: _Memo, text: str, prompt: Sequence[Message], where: str) -> _Processed:
+        media = _media(prompt)
+        images = [part.data for part in media if part.kind == "image"]
+        clips = [part.data for part in media if part.kind == "video"]
+        out = memo(text, images, clips, where)
+        ids = [int(i) for i in out["input_ids"][0]]
+        outputs = {name: value for name, value in out.items() if name not in _TEXT_OUTPUTS}
+        per_token = {n: v[0] for n, v in outputs.items() if v.shape == (1, len(ids)) and n.endswith("_ids")}
+        media_outputs = {name: value for name, value in outputs.items() if name not in per_token}
+        units: list[Unit] = []
+        for kind in KINDS:
+            count = len(images if kind == "image" else clips)
+            read = {n: v for n, v in media_outputs.items() if n in memo.tower_inputs(kind)}
+            if count:
+                units += cut(kind, read, count, memo.tiles(images) if kind == "image" else ())
+            if not count and any(i == self.ids.get(kind) for i in ids):
+                raise UserError(
+                    f"{where}: the text holds a placeholder {self.markers[kind]!r} without its {kind}"
+                )
+        others = {name: value for name, value in media_outputs.items() if not name.startswith("pixel_")}
+        return _Processed(ids, per_token, others, tuple(units))
+
+    def _fitted(self, found: _Processed, start: int, where: str) -> Seen:
+        """Within the limit: only a response may be cut, never a picture or the prompt."""
+        tokens = _tokens.fit(found.ids, start, self.rules, where)
+        length = len(tokens.ids)
+        per_token = {name: value[:length] for name, value in found.per_token.items()}
+        return Seen(tokens.ids, tokens.start, tokens.cut, per_token, found.others, found.units)
+
+
+def _media(prompt: Sequence[Message]) -> list[Part]:
+    return [part for message in prompt for part in message.parts if part.kind != "text"]
+
+
+class _Memo:
+    """The processor, its picture and clip halves called once for the same list of media of a sample.
+
+    Both sides of a pair mostly share their pictures; resizing them is the costly part of preparing a row.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._halves = {
+            kind: _Once(half)
+            for kind in KINDS
+            if (half := getattr(processor, f"{kind}_processor", None)) is not None
+        }
+
+    def tower_inputs(self, kind: MediaKind) -> frozenset[str]:
+        """Names of the outputs that the vision tower reads for this kind of media."""
+        return frozenset(self._halves[kind].half.model_input_names) if kind in self._halves else frozenset()
+
+    def tiles(self, images: Sequence[Any]) -> list[int]:
+        """Tiles of every picture, where the processor says how it cut them; else empty."""
+        out = self._halves["image"].last if images else None
+        if out is None or "rows" not in out:
+            return []
+        rows, columns = out["rows"][0], out["cols"][0]
+        return [int(r) * int(c) + 1 if r else 1 for r, c in zip(rows, columns, strict=True)]
+
+    def __call__(self, text: str, images: list[Any], clips: list[Clip], where: str) -> Mapping[str, Tensor]:
+        """All outputs of the processor for one text. Raises UserError with the processor's reason."""
+        start = (
+            self._processor.tokenizer.bos_token
+        )  # some templates write it, others leave it to the tokenizer
+        given: dict[str, Any] = {"text": [text], "return_tensors": "pt"}
+        given["add_special_tokens"] = not (start and text.startswith(start))
+        if images:
+            given["images"] = [images]
+        if clips:
+            given["videos"] = [[clip.frames for clip in clips]]
+            given["do_sample_frames"] = False
+            given["video_metadata"] = [[_metadata(clip) for clip in clips]]
+        before = {kind: getattr(self._processor, f"{kind}_processor") for kind in self._halves}
+        for kind, half in self._halves.items():
+            half.media = tuple(id(value) for value in (images if kind == "image" else clips))
+            object.__setattr__(self._processor, f"{kind}_processor", half)
+        try:
+            out = self._processor(**given)
+        except (ValueError, TypeError, RuntimeError, StopIteration, IndexError, ZeroDivisionError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{where}: the model's processor refuses its media: {reason[:300]}") from error
+        finally:
+            for kind, half in before.items():
+                object.__setattr__(self._processor, f"{kind}_processor", half)
+        return {name: torch.as_tensor(value) for name, value in out.items()}
+
+
+class _Once:
+    """A picture or clip processor that remembers what it made of a list of media."""
+
+    def __init__(self, half: Any) -> None:
+        self.half = half
+        self.media: tuple[int, ...] = ()
+        self.last: Any = None
+        self._made: dict[Any, Any] = {}
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if self.media not in self._made:
+            self._made[self.media] = self.half(*args, **options)
+        self.last = self._made[self.media]
+        return type(self.last)(dict(self.last))  # a processor may take keys out of what it is given
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.half, name)
+
+
+def _metadata(clip: Clip) -> Any:
+    from transformers.video_utils import VideoMetadata
+
+    height, width = clip.frames.shape[-2:]
+    return VideoMetadata(
+        total_num_frames=clip.total,
+        fps=clip.rate,
+        width=int(width),
+        height=int(height),
+        duration=clip.total / clip.rate,
+        video_backend=clip.reader,
+        frames_indices=list(clip.indices),
+    )
+
+
+def markers_of(processor: Any, media: frozenset[str]) -> tuple[dict[MediaKind, str], dict[MediaKind, int]]:
+    """The placeholder a chat template writes for every kind of media the processor knows, and its id."""
+    markers: dict[MediaKind, str] = {}
+    ids: dict[MediaKind, int] = {}
+    for kind in (kind for kind in KINDS if kind in media):
+        token = getattr(processor, f"{kind}_token", None)
+        if token is not None and getattr(processor, f"{kind}_processor", None) is not None:
+            markers[kind] = str(getattr(token, "content", token))
+            ids[kind] = int(processor.tokenizer.convert_tokens_to_ids(markers[kind]))
+    return markers, ids

@@ -1,0 +1,113 @@
+"""Answers sampled by upstream's own `generate`, which knows every family's positions; the choice is ours.
+
+A logits processor leaves one id per row, drawn from that row's own random stream, and greedy search takes it.
+So answers do not depend on how prompts are batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.adapters._text_sampling import Sampling, choose
+from mmalign.adapters._vision_media import KINDS, answering, encode_units
+from mmalign.adapters._vision_parts import core_of
+from mmalign.adapters._vision_rows import Seen
+
+if TYPE_CHECKING:
+    from mmalign.adapters._vision_lm import VisionLM
+
+
+def sample_answers(
+    adapter: VisionLM, model: nn.Module, seen: Sequence[Seen], seeds: Sequence[int]
+) -> list[str]:
+    """One answer per prompt, batches of prompts of similar length."""
+    size = adapter.config.generation.batch
+    order = sorted(range(len(seen)), key=lambda i: len(seen[i].ids))
+    texts: dict[int, str] = {}
+    for begin in range(0, len(order), size):
+        chosen = order[begin : begin + size]
+        new = _new_ids(adapter, model, [seen[i] for i in chosen], [seeds[i] for i in chosen])
+        texts |= {i: _text(adapter, ids) for i, ids in zip(chosen, new, strict=True)}
+    return [texts[i] for i in range(len(seen))]
+
+
+def _new_ids(adapter: VisionLM, model: Any, seen: Sequence[Seen], seeds: Sequence[int]) -> list[list[int]]:
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+
+    settings, limit = adapter.config.generation, adapter.reader.rules.limit
+    room = [settings.max_new_tokens if limit is None else limit - len(one.ids) for one in seen]
+    most = min(settings.max_new_tokens, max(room))
+    core = core_of(model)
+    units = {unit.digest: unit for one in seen for unit in one.units}
+    features = dict(zip(units, encode_units(core, list(units.values()), adapter.device), strict=True))
+    per_kind = {k: [features[u.digest] for one in seen for u in one.units if u.kind == k] for k in KINDS}
+    inputs = adapter.rows_for_generation(seen)
+    stop = StoppingCriteriaList([_Stops(adapter, inputs["input_ids"].shape[1])] if settings.stop else [])
+    with answering(core, per_kind) as pixels:
+        out = model.generate(
+            input_ids=inputs["input_ids"],
+            **inputs["forward"],
+            **pixels,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=most,
+                eos_token_id=list(adapter.end_ids),
+                pad_token_id=adapter.end_ids[0],
+                repetition_penalty=1.0,
+            ),
+            logits_processor=LogitsProcessorList([_Draws(settings, seeds)]),
+            stopping_criteria=stop,
+            use_cache=True,
+        )
+    answers = out[:, inputs["input_ids"].shape[1] :].tolist()
+    return [_until_end(ids, adapter.end_ids)[:space] for ids, space in zip(answers, room, strict=True)]
+
+
+class _Draws:
+    """Leaves one id per row: the distribution inverted at the row's next uniform number."""
+
+    def __init__(self, settings: Sampling, seeds: Sequence[int]) -> None:
+        self._settings = settings
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.stack([torch.rand((), generator=g, dtype=torch.float64) for g in self._generators])
+        chosen = choose(
+            scores.float(), uniform.to(scores.device), self._settings.temperature, self._settings.top_p
+        )
+        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
+
+
+class _Stops:
+    """Ends a row at the first stop string of its answer."""
+
+    def __init__(self, adapter: VisionLM, width: int) -> None:
+        self._adapter, self._width = adapter, width
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        stop = self._adapter.config.generation.stop
+        texts = [
+            self._adapter.tokenizer.decode(ids, skip_special_tokens=True)
+            for ids in input_ids[:, self._width :].tolist()
+        ]
+        ended = [any(end in text for end in stop) for text in texts]
+        return torch.tensor(ended, device=input_ids.device)
+
+
+def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
+    for place, token in enumerate(ids):
+        if token in end_ids:
+            return ids[:place]
+    return ids
+
+
+def _text(adapter: VisionLM, ids: list[int]) -> str:
+    text = str(adapter.tokenizer.decode(ids, skip_special_tokens=True))
+    for end in adapter.config.generation.stop:
+        text = text.split(end, 1)[0]
+    return text
