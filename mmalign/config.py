@@ -133,13 +133,16 @@ class Train:
 
 @dataclass(frozen=True)
 class Log:
-    """What is printed and how often; changes nothing in the run."""
+    """What is printed and how often, and who else is told; changes nothing in the run."""
 
     every: int = 10  # steps between lines in metrics.jsonl
     progress: bool = True
+    trackers: tuple[str, ...] = ()  # also get these lines: tensorboard, wandb, any name accelerate knows
 
     def __post_init__(self) -> None:
         _positive("every", self.every)
+        if len(set(self.trackers)) < len(self.trackers):
+            raise ValueError(f"trackers: each name once, got {list(self.trackers)}")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from mmalign.training.console import Console
 from mmalign.training.metrics import Means
 from mmalign.training.skips import SkipLog
 from mmalign.training.step import StepResult
+from mmalign.training.trackers import Trackers
 from mmalign.training.world import World
 from mmalign.types import Item, State
 
@@ -42,11 +43,12 @@ class Position:
     run_record: record.RunRecord | None = None
     folder: Path = Path()
     metrics_log: record.MetricsLog | None = None
+    trackers: Trackers | None = None
     skips: SkipLog | None = None
     console: Console | None = None
 
     def open(self, folder: Path, config: RunConfig, data: Mapping[str, Any], notes: Sequence[str]) -> None:
-        """Write config.yaml and run.json and open metrics.jsonl, before the first step."""
+        """Write config.yaml and run.json, open metrics.jsonl and start trackers, before the first step."""
         if not self.world.is_main:
             return
         self.folder = folder
@@ -70,6 +72,9 @@ class Position:
         replace_bytes(folder / "config.yaml", configs.dump(config).encode())
         fresh.write(folder)
         self.metrics_log = record.MetricsLog(folder, self.step)
+        if config.log.trackers:
+            self.trackers = Trackers(config, folder, self.console)
+            self.trackers.replay(self.metrics_log.path)
 
     def take(self, result: StepResult, norm: Tensor, lr: float) -> None:
         """A good step: its metrics count and the objective's state moves on."""
@@ -108,9 +113,11 @@ class Position:
         return values
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl and send it to the trackers."""
         if self.metrics_log is not None:
             self.metrics_log.write(self.step, dict(sorted(values.items())))
+        if self.trackers is not None:
+            self.trackers.write(self.step, values)
 
     def sync(self) -> None:
         """Force the log to the disk, before a checkpoint that counts on it."""
@@ -124,6 +131,8 @@ class Position:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Write how the run ended: finished, stopped by a signal, or failed."""
+        if self.trackers is not None:
+            self.trackers.close()
         if self.run_record is None or self.metrics_log is None:
             return
         status: record.Status = "finished" if error is None else "failed"
