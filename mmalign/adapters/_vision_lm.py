@@ -8,21 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmalign.adapters import _loading, _tokens
-from mmalign.adapters._causal_lm import end_ids, layout
+from mmalign.adapters._causal_lm import end_ids
 from mmalign.adapters._distribution import Head, TiledDistribution, token_log_probs
 from mmalign.adapters._saving import save_lora
 from mmalign.adapters._text_sampling import evaluating
+from mmalign.adapters._vision_batch import batch_inputs, row_data, row_key, units_of, with_media
 from mmalign.adapters._vision_config import VisionOptions
 from mmalign.adapters._vision_loading import limit_pixels, load_vision_lm
-from mmalign.adapters._vision_media import KINDS, MediaKind, Unit, answering, encode_units
+from mmalign.adapters._vision_media import (
+    KINDS,
+    TOWER,
+    MediaKind,
+    Unit,
+    answering,
+    run_tower,
+)
 from mmalign.adapters._vision_parts import core_of, freeze, lora_sites, parts_of
-from mmalign.adapters._vision_rows import Reader, Seen, markers_of
+from mmalign.adapters._vision_rows import Reader, markers_of
 from mmalign.adapters._vision_sampling import sample_answers
 from mmalign.types import (
     Batch,
@@ -46,7 +54,8 @@ class VisionLM:
 
     Data of a row, before `encode`: `ids` [T], `start` [1], `token.<name>` [T] and `row.<name>` (other outputs
     of the processor), and for its i-th medium `<kind>.<i>.digest` [16] with `<kind>.<i>.<tensor>`, what the
-    tower reads. Where tower and projector are frozen, `encode` puts `<kind>.<i>.features` in their place.
+    tower reads. Where tower and projector are frozen, `encode` puts `<kind>.<i>.features` in their place;
+    where only the tower is, it adds `<kind>.<i>.tower`, what the projector reads.
     """
 
     def __init__(self, config: VisionOptions, device: torch.device, dtype: torch.dtype) -> None:
@@ -71,7 +80,7 @@ class VisionLM:
         self.reader = self._reader(folder)
         rows = model.get_input_embeddings().weight.shape[0]
         _tokens.refuse_wide_tokenizer(self.tokenizer.get_vocab(), rows, str(folder))
-        self._pad_id = self.tokenizer.pad_token_id or 0  # behind the row's end, and masked
+        self.pad_id = self.tokenizer.pad_token_id or 0  # behind the row's end, and masked
         self._fingerprint: str | None = None
         self._probe: tuple[Row, Row] | None = None  # a row with media before and after `encode`
 
@@ -99,11 +108,12 @@ class VisionLM:
         return Reader(self.processor, rules, self.media, config.plain_prompts, markers, ids)
 
     @cached_property
-    def encodes(self) -> bool:
-        """True if tower and projector are frozen, LoRA included, so that features are computed once and kept.
-        Not asked before LoRA is in place."""
-        looks = {*self.parts["vision"], *self.parts["projector"]}
-        return not any(p.requires_grad and _base(n) in looks for n, p in self.policy.named_parameters())
+    def keeps(self) -> Literal["features", "tower", "pixels"]:
+        """What of a medium is computed once and kept: what is frozen. Not asked before LoRA is in place."""
+        moving = {_base(n) for n, p in self.policy.named_parameters() if p.requires_grad}
+        if moving & set(self.parts["vision"]):
+            return "pixels"
+        return "tower" if moving & set(self.parts["projector"]) else "features"
 
     # ------------------------------------------------------------ rows
 
@@ -115,34 +125,36 @@ class VisionLM:
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
         """Run the processor: every row gets the tensors that the class names."""
         found = self.reader.sample(sample, roles)
-        encodes = self.encodes
         rows = []
         for (role, slot), seen in found.items():
-            data = _row_data(seen)
-            key = _row_key(data) if encodes and seen.units else None
+            data = row_data(seen)
+            key = row_key(data) if self.keeps != "pixels" and seen.units else None
             rows.append(Row(role, slot, data, key))
         return Prepared(sample.id, tuple(rows))
 
     @torch.no_grad()
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Run the frozen tower once per distinct medium; nothing to do where part of it trains."""
-        if not self.encodes:
+        if self.keeps == "pixels":
             return list(prepared)
-        units = {u.digest: u for one in prepared for row in one.rows for u in _units(row)}
+        units = {u.digest: u for one in prepared for row in one.rows for u in units_of(row)}
         listed = list(units.values())
+        core = core_of(self.policy)
         with evaluating(self.policy):
-            features = encode_units(core_of(self.policy), listed, self.device)
-        by_digest = {u.digest: f.cpu() for u, f in zip(listed, features, strict=True)}
-        done = [
-            replace(one, rows=tuple(_with_features(row, by_digest) for row in one.rows)) for one in prepared
-        ]
+            if self.keeps == "features":
+                found = encode_units(core, listed, self.device)
+                kept = [{"features": features.cpu()} for features in found]
+            else:
+                kept = [{**u.tensors, TOWER: run_tower(core, u, self.device).cpu()} for u in listed]
+        by_digest = {unit.digest: tensors for unit, tensors in zip(listed, kept, strict=True)}
+        done = [replace(one, rows=tuple(with_media(row, by_digest) for row in one.rows)) for one in prepared]
         if self._probe is None:
             rows = [
                 (a, b)
                 for x, y in zip(prepared, done, strict=True)
                 for a, b in zip(x.rows, y.rows, strict=True)
             ]
-            self._probe = next((pair for pair in rows if len(_units(pair[0])) == 1), None)
+            self._probe = next((pair for pair in rows if len(units_of(pair[0])) == 1), None)
         return done
 
     def fingerprint(self) -> str:
@@ -154,8 +166,9 @@ class VisionLM:
             frames = "" if self.frames is None else self.frames.fingerprint()
             settings = [self.config.plain_prompts, self.config.min_pixels, self.config.max_pixels, frames]
             digest.update(json.dumps(settings).encode())
-            if self.encodes:
-                kept = {*self.parts["vision"], *self.parts["projector"]}
+            if self.keeps != "pixels":
+                frozen = ("vision", "projector") if self.keeps == "features" else ("vision",)
+                kept = {name for part in frozen for name in self.parts[part]}
                 for name, value in self.policy.named_parameters():
                     if _base(name) in kept:
                         digest.update(f"{_base(name)}:{value.dtype}:{tuple(value.shape)}".encode())
@@ -182,50 +195,13 @@ class VisionLM:
             raise UserError(f"no sample of this batch has a response in the roles {', '.join(roles)}")
         rows = [row for _, _, row in listed]
         return Batch(
-            inputs=self._inputs(rows),
+            inputs=batch_inputs(rows, self.pad_id, self.device),
             roles=tuple(roles),
             row_role=torch.tensor([role for role, _, _ in listed]),
             row_sample=torch.tensor([sample for _, sample, _ in listed]),
             row_slot=torch.tensor([row.slot for _, _, row in listed]),
             sample_ids=tuple(one.sample_id for one in encoded),
         )
-
-    def _inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
-        texts = [(row.data["ids"], int(row.data["start"])) for row in rows]
-        inputs: dict[str, Any] = {k: v.to(self.device) for k, v in layout(texts, self._pad_id).items()}
-        width = inputs["input_ids"].shape[1]
-        mask = torch.arange(width, device=self.device) < inputs["length"][:, None]
-        forward = {"attention_mask": mask.long()}
-        names = dict.fromkeys(name for row in rows for name in row.data)
-        for name in (n for n in names if n.startswith("token.")):
-            padded = torch.zeros(len(rows), width, dtype=torch.long)
-            for place, row in enumerate(rows):
-                if name in row.data:
-                    padded[place, : len(row.data[name])] = row.data[name]
-            forward[name.removeprefix("token.")] = padded.to(self.device)
-        for name in (n for n in names if n.startswith("row.")):
-            joined = torch.cat([row.data[name] for row in rows if name in row.data])
-            forward[name.removeprefix("row.")] = joined.to(self.device)
-        return inputs | {"forward": forward} | self._media_inputs(rows)
-
-    def _media_inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for kind in KINDS:
-            distinct: dict[bytes, int] = {}
-            kept: list[Any] = []
-            order: list[int] = []
-            for row in rows:
-                for unit in _units(row):
-                    if unit.kind != kind:
-                        continue
-                    if unit.digest not in distinct:
-                        distinct[unit.digest] = len(kept)
-                        features = unit.tensors.get("features")
-                        kept.append(unit if features is None else features.to(self.device))
-                    order.append(distinct[unit.digest])
-            if order:
-                found[f"{kind}.distinct"], found[f"{kind}.order"] = kept, order
-        return found
 
     # ------------------------------------------------------------ scores
 
@@ -263,7 +239,7 @@ class VisionLM:
             hidden: Tensor = core(
                 input_ids=inputs["input_ids"], use_cache=False, **inputs["forward"], **pixels
             ).last_hidden_state
-        if not self.encodes and not any(features.values()) and torch.is_grad_enabled():
+        if self.keeps != "features" and not any(features.values()) and torch.is_grad_enabled():
             # a batch without media must still give every trainable weight a gradient, or processes would
             # disagree about what to average
             own = {*self.parts["vision"], *self.parts["projector"]}
@@ -315,7 +291,7 @@ class VisionLM:
             if name.startswith("row."):
                 given[name.removeprefix("row.")] = value.to(self.device)
         for kind in KINDS:
-            for unit in (unit for unit in _units(row) if unit.kind == kind):
+            for unit in (unit for unit in units_of(row) if unit.kind == kind):
                 pixels = {name: v for name, v in unit.tensors.items() if name.startswith("pixel_")}
                 given |= {name: value.to(self.device) for name, value in pixels.items()}
         logits = model(input_ids=ids, use_cache=False, **given).logits[0].float()
@@ -340,23 +316,6 @@ class VisionLM:
         with evaluating(model), torch.no_grad():
             return [Part("text", text) for text in sample_answers(self, model, seen, seeds)]
 
-    def rows_for_generation(self, seen: Sequence[Seen]) -> dict[str, Any]:
-        """Inputs of prompts as `collate` lays them out, but with padding on the left."""
-        rows = [Row("prompt", 0, _row_data(one)) for one in seen]
-        inputs = self._inputs(rows)
-        width = inputs["input_ids"].shape[1]
-        shift = [width - len(one.ids) for one in seen]
-
-        def left(value: Tensor) -> Tensor:
-            return torch.stack([row.roll(s) for row, s in zip(value, shift, strict=True)])
-
-        inputs["input_ids"] = left(inputs["input_ids"])
-        inputs["forward"] = {
-            name: left(value) if value.shape == (len(rows), width) else value
-            for name, value in inputs["forward"].items()
-        }
-        return inputs
-
     # ------------------------------------------------------------ memory and files
 
     def enable_checkpointing(self) -> None:
@@ -380,54 +339,6 @@ class VisionLM:
             self.processor.save_pretrained(folder)
             return
         save_lora(model, folder, lora, self.config.path)
-
-
-# ---------------------------------------------------------------- rows as tensors
-
-
-def _row_data(seen: Seen) -> dict[str, Tensor]:
-    data = {"ids": torch.tensor(seen.ids, dtype=torch.long), "start": torch.tensor([seen.start])}
-    data |= {f"token.{name}": value for name, value in seen.per_token.items()}
-    data |= {f"row.{name}": value for name, value in seen.others.items()}
-    for place, unit in enumerate(seen.units):
-        base = f"{unit.kind}.{place}"
-        data[f"{base}.digest"] = torch.frombuffer(bytearray(unit.digest), dtype=torch.uint8)
-        data |= {f"{base}.{name}": value for name, value in unit.tensors.items()}
-    return data
-
-
-def _units(row: Row) -> list[Unit]:
-    """The media of a row in order, each with its tensors (or its features)."""
-    found: list[Unit] = []
-    for name in row.data:
-        kind, _, rest = name.partition(".")
-        if kind in KINDS and rest.endswith(".digest"):
-            base = name.removesuffix("digest")
-            tensors = {
-                n.removeprefix(base): v for n, v in row.data.items() if n.startswith(base) and n != name
-            }
-            found.append(Unit(kind, tensors, row.data[name].numpy().tobytes()))
-    return found
-
-
-def _with_features(row: Row, features: Mapping[bytes, Tensor]) -> Row:
-    units = _units(row)
-    data = {n: v for n, v in row.data.items() if n.partition(".")[0] not in KINDS}
-    for place, unit in enumerate(units):
-        data[f"{unit.kind}.{place}.digest"] = torch.frombuffer(bytearray(unit.digest), dtype=torch.uint8)
-        data[f"{unit.kind}.{place}.features"] = features[unit.digest]
-    return replace(row, data=data)
-
-
-def _row_key(data: Mapping[str, Tensor]) -> str:
-    """The content of a row: its text tensors and the digests of its media."""
-    digest = hashlib.sha256()
-    for name, value in sorted(data.items()):
-        if name.partition(".")[0] in KINDS and not name.endswith(".digest"):
-            continue
-        digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}".encode())
-        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _base(name: str) -> str:

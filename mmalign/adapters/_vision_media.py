@@ -17,11 +17,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mmalign.adapters._vision_parts import projector_of, tower_layers
+
 MediaKind = Literal["image", "video"]
 KINDS: tuple[MediaKind, ...] = ("image", "video")
 METHOD: Mapping[MediaKind, str] = {"image": "get_image_features", "video": "get_video_features"}
 PIXELS: Mapping[MediaKind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
 GROUP = 16  # units of one call of the tower
+TOWER = "tower"  # name of a unit's stored output of the tower
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ def cut(kind: MediaKind, tensors: Mapping[str, Tensor], count: int, tiles: Seque
     elif tiles and all(value.shape[:2] == (1, sum(tiles)) for value in tensors.values()):
         parts = {name: value.split(list(tiles), dim=1) for name, value in tensors.items()}
     elif tensors[PIXELS[kind]].shape[0] == count:
+        # a count of the row's pictures (LLaVA-OneVision) only tells "alone" from "with others"
         parts = {
-            name: value.split(1) if value.shape[0] == count else (value,) * count
+            name: value.split(1) if value.shape[0] == count else (value.clamp(max=2),) * count
             for name, value in tensors.items()
         }
     else:
@@ -100,7 +104,8 @@ def _shape_key(unit: Unit) -> Any:
 def _run(core: nn.Module, units: Sequence[Unit], device: torch.device) -> list[Tensor]:
     joined = {name: torch.cat([unit.tensors[name] for unit in units]).to(device) for name in units[0].tensors}
     method = getattr(core, METHOD[units[0].kind])
-    given = method(**joined, return_dict=True).pooler_output
+    with _replayed(core, joined.pop(TOWER, None)):
+        given = method(**joined, return_dict=True).pooler_output
     if isinstance(given, (list, tuple)):
         if len(units) == 1:
             return [torch.cat(list(given))]
@@ -110,6 +115,37 @@ def _run(core: nn.Module, units: Sequence[Unit], device: torch.device) -> list[T
     if len(units) == 1:
         return [given]
     return list(given.chunk(len(units)))
+
+
+def run_tower(core: nn.Module, unit: Unit, device: torch.device) -> Tensor:
+    """What the projector reads of a unit; for a frozen tower below a projector that trains."""
+    caught: list[Tensor] = []
+    hook = projector_of(core).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    try:
+        _run(core, [unit], device)
+    finally:
+        hook.remove()
+    (found,) = caught
+    return found
+
+
+@contextmanager
+def _replayed(core: nn.Module, tower: Tensor | None) -> Iterator[None]:
+    """Inside the block the tower's layers pass their input on, and the projector reads `tower` instead of
+    what comes out of them."""
+    if tower is None:
+        yield
+        return
+    layers = tower_layers(core)
+    hook = projector_of(core).register_forward_pre_hook(lambda _, given: (tower, *given[1:]))
+    for layer in layers:
+        object.__setattr__(layer, "forward", lambda hidden, *_, **__: hidden)
+    try:
+        yield
+    finally:
+        hook.remove()
+        for layer in layers:
+            object.__delattr__(layer, "forward")
 
 
 def joined_features(features: Sequence[Tensor]) -> Any:

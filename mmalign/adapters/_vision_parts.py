@@ -52,6 +52,25 @@ def _at(core: nn.Module, name: str) -> nn.Module | None:
         return None
 
 
+def projector_of(core: Any) -> nn.Module:
+    """The module that turns what the tower gives into the language model's width."""
+    found = next((m for name in PROJECTORS if (m := _at(core, name)) is not None), None)
+    if found is None:
+        raise UserError(
+            f"{type(core).__name__}: has none of the projectors known here, {', '.join(PROJECTORS)}"
+        )
+    return found
+
+
+def tower_layers(core: Any) -> nn.ModuleList:
+    """The transformer layers of the vision tower."""
+    tower = core.get_encoder(modality="image")
+    lists = [m for m in tower.modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise UserError(f"{type(core).__name__}: its vision tower has no list of layers")
+    return max(lists, key=len)
+
+
 def freeze(model: Any, parts: Mapping[str, Sequence[str]], trains: Sequence[str]) -> None:
     """Only the named parts train; in a tower that trains, what the model never reads of it stays frozen.
 
@@ -70,10 +89,7 @@ def _unread(model: Any) -> list[nn.Parameter]:
     chosen = getattr(model.config, "vision_feature_layer", None)
     if chosen is None:
         return []
-    tower = core_of(model).get_encoder(modality="image")
-    layers = max(
-        (m for m in tower.modules() if isinstance(m, nn.ModuleList)), key=len, default=nn.ModuleList()
-    )
+    tower, layers = core_of(model).get_encoder(modality="image"), tower_layers(core_of(model))
     last = max(
         i if i >= 0 else len(layers) + 1 + i for i in ([chosen] if isinstance(chosen, int) else chosen)
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.adapters._text_sampling import Sampling, choose
+from mmalign.adapters._vision_batch import prompt_inputs
 from mmalign.adapters._vision_media import KINDS, answering, encode_units
 from mmalign.adapters._vision_parts import core_of
 from mmalign.adapters._vision_rows import Seen
@@ -45,7 +46,7 @@ def _new_ids(adapter: VisionLM, model: Any, seen: Sequence[Seen], seeds: Sequenc
     units = {unit.digest: unit for one in seen for unit in one.units}
     features = dict(zip(units, encode_units(core, list(units.values()), adapter.device), strict=True))
     per_kind = {k: [features[u.digest] for one in seen for u in one.units if u.kind == k] for k in KINDS}
-    inputs = adapter.rows_for_generation(seen)
+    inputs = prompt_inputs(seen, adapter.pad_id, adapter.device)
     stop = StoppingCriteriaList([_Stops(adapter, inputs["input_ids"].shape[1])] if settings.stop else [])
     with answering(core, per_kind) as pixels:
         out = model.generate(
