@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmalign.data._turns import Reader
@@ -25,15 +25,13 @@ def count_media(row: Mapping[str, Any], **columns: str) -> dict[str, int]:
 
 
 def place_markers(
-    turns: Any, field: str, media: Mapping[str, int], reader: Reader, front: bool = False
-) -> Any:
+    turns: Sequence[Any], field: str, media: Mapping[str, int], reader: Reader, front: bool = False
+) -> list[Any]:
     """The turns with every marker as a part without a value, for the row's media to fill.
 
     `media` {kind: count}. With `front`, texts without any marker are left to take the media in front. Raises
-    UserError with both counts if they differ. What are no turns with texts is left to be refused later.
+    UserError with both counts if they differ. Turns that are broken are left to be refused later.
     """
-    if not isinstance(turns, (list, tuple)):
-        return turns
     texts = [turn[key] for turn in turns if isinstance(turn, dict) and (key := _text_key(turn))]
     found = Counter(kind for text in texts for kind in _MARKER.findall(text))
     if len(texts) < len(turns) or (front and not found):  # parts of their own: counted where they are filled

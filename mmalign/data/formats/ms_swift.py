@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class MsSwift(Format):
         return Converted(made, names)
 
 
-def _cut(messages: Any, field: str, reader: Reader) -> tuple[Any, Any]:
+def _cut(messages: Any, field: str, reader: Reader) -> tuple[Sequence[Any], Any]:
     """Prompt turns and the answer that follows them."""
     if not isinstance(messages, (list, tuple)) or len(messages) < 2:
         raise reader.fail(field, "must be a list of at least two turns, the last of them the answer")

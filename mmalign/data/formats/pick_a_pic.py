@@ -49,8 +49,6 @@ class PickAPic(Format):
         second = row.get("label_1")
         other = 1 - first if second is None else reader.number(second, "label_1")
         if first not in (0, 0.5, 1) or first + other != 1:
-            rule = (
-                f"label_0 and label_1 must be 1 and 0, 0 and 1, or 0.5 and 0.5, got {first:g} and {other:g}"
-            )
+            rule = f"beside label_1 must be 1 and 0, 0 and 1 or 0.5 and 0.5, got {first:g} and {other:g}"
             raise reader.fail("label_0", rule)
         return first

@@ -42,6 +42,8 @@ class Sharegpt(Format):
                 raise reader.fail(name, "is not supported; remove the column if the answers do not need it")
         name = next((one for one in _TURNS if row.get(one) is not None), _TURNS[0])
         turns = row.get(name)
+        if not isinstance(turns, (list, tuple)) or not turns:
+            raise reader.fail(name, "must be a list of turns {from, value} that is not empty")
         media = count_media(row, image="images", video="videos")
         made = {key: row[key] for key in (*LABELS, "system", "images", "videos") if key in row}
         names = {"prompt": name, "completion": name, "label": "kto_tag"}
@@ -50,8 +52,8 @@ class Sharegpt(Format):
         if row.get("kto_tag") is not None:
             if row.get("chosen") is not None or row.get("rejected") is not None:
                 raise reader.fail("kto_tag", "given beside chosen and rejected; keep one")
-            if not isinstance(turns, (list, tuple)) or len(turns) < 2:
-                raise reader.fail(name, "must be a list of at least two turns, the last of them the answer")
+            if len(turns) < 2:
+                raise reader.fail(name, "must hold at least two turns, the last of them the answer")
             made["completion"] = refuse_markers(turns[-1], name, reader)
             made["label"], turns = row["kto_tag"], turns[:-1]
         else:

@@ -24,12 +24,14 @@ class Trl(Format):
     columns = CANONICAL | _SINGLE.keys()
 
     def signs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """Answers, with `image` or `video`, or with `images` beside turns."""
+        """Answers to a prompt, or whole conversations; with `image` or `video`, or with `images` if there are
+        turns."""
         answers = tuple(sorted(MARKS & row.keys()))
-        media = tuple(sorted(_SINGLE.keys() & row.keys()))
-        if answers and not media and "images" in row:
-            media = ("images",) if any(_is_turns(row[name]) for name in answers) else ()
-        return (*answers, *media) if answers and media else ()
+        turns = any(_is_turns(row[name]) for name in answers)
+        media = tuple(sorted(_SINGLE.keys() & row.keys())) or (
+            ("images",) if turns and "images" in row else ()
+        )
+        return (*answers, *media) if answers and media and (turns or "prompt" in row) else ()
 
     def convert(self, row: Mapping[str, Any], reader: Reader) -> Converted:
         """The same row with `image` as `images`."""

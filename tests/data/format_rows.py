@@ -1,0 +1,96 @@
+"""Sound rows of every format, and a plain view of what a sample holds."""
+
+from pathlib import Path
+from typing import Any
+
+from bad_inputs import write_rows
+
+from mmalign.data._paths import File
+from mmalign.data._sources import LoadedData, load
+from mmalign.data.jsonl import Jsonl
+from mmalign.types import Example, Part, PreferenceSample
+
+USER = {"role": "user", "content": "Hi"}
+BOT = {"role": "assistant", "content": "Hello"}
+
+TRL: dict[str, Any] = {
+    "images": ["a.png", "b.png"],
+    "prompt": [
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": "or"}, {"type": "image"}],
+        }
+    ],
+    "chosen": [{"role": "assistant", "content": [{"type": "text", "text": "the first"}]}],
+    "rejected": [{"role": "assistant", "content": "the second"}],
+}
+SHAREGPT: dict[str, Any] = {
+    "conversations": [{"from": "human", "value": "<image>\nWhat is it?"}],
+    "chosen": {"from": "gpt", "value": "A cat."},
+    "rejected": {"from": "gpt", "value": "A dog."},
+    "images": ["a.png"],
+}
+MS_SWIFT: dict[str, Any] = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "<image>What is it?"},
+        {"role": "assistant", "content": "A cat."},
+    ],
+    "rejected_response": "A dog.",
+    "images": ["a.png"],
+}
+RLHF_V: dict[str, Any] = {
+    "image": "a.png",
+    "question": "What is it?",
+    "chosen": "A cat.",
+    "rejected": "A dog.",
+}
+PICK_A_PIC: dict[str, Any] = {
+    "caption": "a cat",
+    "jpg_0": "a.png",
+    "jpg_1": "b.png",
+    "label_0": 1.0,
+    "label_1": 0.0,
+    "has_label": True,
+}
+SOUND = {
+    "trl": TRL,
+    "sharegpt": SHAREGPT,
+    "ms_swift": MS_SWIFT,
+    "rlhf_v": RLHF_V,
+    "pick_a_pic": PICK_A_PIC,
+    "canonical": {"prompt": "P", "chosen": "a", "rejected": "b"},
+}
+
+
+def read_rows(folder: Path, *rows: Any, **options: Any) -> LoadedData:
+    """The rows written as JSON lines and loaded."""
+    return load(Jsonl(path=str(write_rows(folder / "x.jsonl", list(rows))), **options))
+
+
+def changed(row: dict[str, Any], **change: Any) -> dict[str, Any]:
+    """The row with some fields set; a value of ... removes a field."""
+    return {key: value for key, value in {**row, **change}.items() if value is not ...}
+
+
+def prompt_of(sample: PreferenceSample, role: str) -> list[tuple[str, ...]]:
+    """Every turn as its speaker and its parts: texts as they are, media as "kind:name"."""
+    return [(turn.speaker, *map(_shown, turn.parts)) for turn in only(sample, role).prompt]
+
+
+def answer_of(sample: PreferenceSample, role: str) -> str:
+    """The response as one text, media as "kind:name"."""
+    return "".join(map(_shown, only(sample, role).response))
+
+
+def only(sample: PreferenceSample, role: str) -> Example:
+    """The one example of a role."""
+    (example,) = sample.examples[role]
+    return example
+
+
+def _shown(part: Part) -> str:
+    if part.kind == "text":
+        return str(part.data)
+    name = part.data.name if isinstance(part.data, File) else f"{len(part.data)} bytes"
+    return f"{part.kind}:{name}"
