@@ -11,14 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from mmalign.clips import Clip
 from mmalign.data._paths import File
 from mmalign.types import Example, Message, Part, PreferenceSample
 
 
 def digest(*values: Any) -> str:
-    """A 128-bit hex digest of nested records, texts, numbers, bytes, pictures and arrays."""
+    """A 128-bit hex digest of nested records, texts, numbers, bytes, pictures, clips and arrays."""
     pieces: list[bytes] = []
     for value in values:
         _add(value, pieces)
@@ -59,6 +62,12 @@ def _add(value: Any, pieces: list[bytes]) -> None:
     elif isinstance(value, Image.Image):
         pieces.append(f"i{value.mode}{value.size}".encode())
         pieces.append(value.tobytes())
+    elif isinstance(value, Clip):
+        pieces.append(f"c{value.indices}{value.seconds}{value.rate!r}/{value.total}".encode())
+        _add(value.frames, pieces)
+    elif isinstance(value, Tensor):
+        pieces.append(f"t{value.dtype}{list(value.shape)}".encode())
+        pieces.append(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     elif isinstance(value, np.ndarray):
         pieces.append(f"a{value.dtype}{value.shape}".encode())
         pieces.append(value.tobytes())

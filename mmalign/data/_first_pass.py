@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mmalign.clips import Frames
-from mmalign.data._media import decode
+from mmalign.data._digest import digest
+from mmalign.data._media import decode, most_videos
 from mmalign.data._sources import Skipped
-from mmalign.data._workers import run_jobs
+from mmalign.data._workers import LostWorker, run_jobs
 from mmalign.types import PreferenceSample, UserError
 
-_CHUNK = 16  # rows of one job: large enough to hide the cost of a message, small enough to spread the work
+# Rows of one job: large enough to hide the cost of a message, small enough to spread the work.
+_CHUNK = 16
+
+Outcome = tuple[str, ...] | str  # what is shortened in a sound row, or the reason against a broken one
 
 
 @dataclass(frozen=True)
@@ -39,24 +44,66 @@ class FirstPass:
 
 @dataclass(frozen=True)
 class _Check:
-    """The check of one chunk of rows: what is shortened in a sound row, or the reason against it. A class, so
-    that it can be sent to workers where processes cannot be forked."""
+    """The check of one chunk of rows; `lost` says why some are not tried again. A class, so that it can be
+    sent to workers where processes cannot be forked."""
 
     samples: Sequence[PreferenceSample]
     check: Callable[[PreferenceSample], Sequence[str]]
     on_error: str
     frames: Frames | None
+    chunk: int
+    lost: Mapping[str, str]
 
-    def __call__(self, number: int) -> list[str | tuple[str, ...]]:
-        reasons: list[str | tuple[str, ...]] = []
-        for sample in self.samples[number * _CHUNK : (number + 1) * _CHUNK]:
+    def __call__(self, number: int) -> list[Outcome]:
+        found: list[Outcome] = []
+        for sample in self.samples[number * self.chunk : (number + 1) * self.chunk]:
+            if self.lost and (reason := self.lost.get(digest(sample.id))) is not None:
+                found.append(reason)
+                continue
             try:
-                reasons.append(tuple(self.check(decode(sample, self.frames))))
+                found.append(tuple(self.check(decode(sample, self.frames))))
             except UserError as error:
                 if self.on_error == "stop":
                     raise
-                reasons.append(str(error))
-        return reasons
+                found.append(str(error))
+        return found
+
+    def describe(self, number: int) -> str:
+        """The rows of a job in words."""
+        first = self.samples[number * self.chunk].origin
+        return first if self.chunk == 1 else f"{first} and the rows after it"
+
+
+def outcomes(
+    samples: Sequence[PreferenceSample],
+    check: Callable[[PreferenceSample], Sequence[str]],
+    on_error: Literal["stop", "skip"] = "stop",
+    workers: int = 0,
+    timeout_s: float = 300.0,
+    frames: Frames | None = None,
+) -> Iterator[Outcome]:
+    """The outcome of decoding and checking each sample, in order.
+
+    Videos are decoded in at least one worker process, and a row that hangs there or crashes it is a broken
+    row like any other: the worker is replaced and the row not tried again. Under "stop" the first broken row
+    is raised as a UserError, one that is lost as soon as it is met.
+    """
+    chunk = _CHUNK
+    if frames is not None and (videos := most_videos(samples)):
+        chunk, workers, timeout_s = 1, max(1, workers), timeout_s + videos * frames.timeout_s
+    lost: dict[str, str] = {}
+    start, count = 0, -(-len(samples) // chunk)
+    while start < count:
+        job = _Check(samples, check, on_error, frames, chunk, lost)
+        with closing(run_jobs(job, range(start, count), workers, timeout_s, job.describe)) as results:
+            try:
+                for found in results:
+                    yield from found
+                    start += 1
+            except LostWorker as error:
+                if on_error == "stop" or error.key in lost:
+                    raise
+                lost[error.key] = str(error)
 
 
 def first_pass(
@@ -71,19 +118,12 @@ def first_pass(
 
     `frames` says how clips are cut from videos (None: videos are refused). Under "stop" the first error in
     file order is raised; under "skip" broken rows are left out and listed, and only data without a usable row
-    is an error. The decoded media are not kept.
+    is an error. The decoded media are not kept. Videos as in `outcomes`.
     """
-
-    def describe(number: int) -> str:
-        return f"{samples[number * _CHUNK].origin} and the rows after it"
-
-    count = -(-len(samples) // _CHUNK)
-    job = _Check(samples, check, on_error, frames)
-    chunks = run_jobs(job, range(count), workers, timeout_s, describe)
-    reasons = [reason for chunk in chunks for reason in chunk]
+    results = outcomes(samples, check, on_error, workers, timeout_s, frames)
     kept, skipped = [], []
     shortened: Counter[str] = Counter()
-    for sample, reason in zip(samples, reasons, strict=True):
+    for sample, reason in zip(samples, results, strict=True):
         if isinstance(reason, tuple):
             kept.append(sample)
             shortened.update(reason)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
 from mmalign.clips import Frames
-from mmalign.data._media import decode
+from mmalign.data._digest import digest
+from mmalign.data._media import decode, most_videos
 from mmalign.data._order import Order, Place
 from mmalign.data._sources import Skipped
 from mmalign.data._views import Pairing, add_views, change_of
-from mmalign.data._workers import run_jobs
+from mmalign.data._workers import LostWorker, run_jobs
 from mmalign.types import Item, PreferenceSample, Prepared, Row, UserError, View, derive_seed
 
 Prepare = Callable[[PreferenceSample, Sequence[str]], Prepared]
@@ -70,20 +72,42 @@ class Loader:
         self.pools, self.order, self.recipe = pools, order, recipe
         self.workers, self.timeout_s, self.on_skip = workers, timeout_s, on_skip
         self._keys: dict[tuple[str, int, int], tuple[object, str]] = {}
+        self._lost: dict[str, str] = {}  # digest of a sample's id -> why it is not decoded again
 
     def steps(self, start: int = 0, stop: int | None = None) -> Iterator[list[Item]]:
         """The items of step `start`, `start` + 1, ... up to before `stop` (None: endless).
 
         Raises UserError for a row that fails under on_error "stop", LoaderError if a worker dies or hangs.
-        Closing the iterator ends the workers.
+        A video that hangs or crashes its worker is a row that fails: under "skip" the worker is replaced and
+        the row not decoded again. Closing the iterator ends the workers.
         """
-        numbers = itertools.count(start) if stop is None else range(start, stop)
-        results = run_jobs(self._step, numbers, self.workers, self.timeout_s, self._describe)
-        for number, step in enumerate(results, start):
-            for skipped in step.skipped:
-                if self.on_skip is not None:
-                    self.on_skip(number, skipped)
-            yield step.items
+        workers, timeout_s = self._limits()
+        while True:
+            numbers = itertools.count(start) if stop is None else range(start, stop)
+            with closing(run_jobs(self._step, numbers, workers, timeout_s, self._describe)) as results:
+                try:
+                    for number, step in enumerate(results, start):
+                        for skipped in step.skipped:
+                            if self.on_skip is not None:
+                                self.on_skip(number, skipped)
+                        start = number + 1
+                        yield step.items
+                    return
+                except LostWorker as error:
+                    if self.recipe.on_error == "stop" or error.key in self._lost:
+                        raise
+                    self._lost[error.key] = str(error)
+
+    def _limits(self) -> tuple[int, float]:
+        """Workers, and the seconds for one step. Videos are decoded in workers only, each within its own
+        limit, and the step's limit must leave room for all of them."""
+        frames, views = self.recipe.frames, self.recipe.views
+        videos = 0 if frames is None else max(most_videos(pool) for pool in self.pools)
+        if frames is None or not videos:
+            return self.workers, self.timeout_s
+        decoded = 1 + sum(change_of(role, view).pairing is not None for role, view in views.items())
+        share = -(-self.order.batch // self.order.processes)
+        return max(1, self.workers), self.timeout_s + share * decoded * videos * frames.timeout_s
 
     def _step(self, number: int) -> _Step:
         items: list[Item] = []
@@ -101,11 +125,11 @@ class Loader:
         return _Step(items, skipped)
 
     def _item(self, sample: PreferenceSample, place: Place) -> Item:
-        ready, views = decode(sample, self.recipe.frames), self.recipe.views
+        ready, views = self._decoded(sample), self.recipe.views
         partners: dict[str, PreferenceSample] = {}
         for role, view in views.items():
             if (pairing := change_of(role, view).pairing) is not None:
-                partners[role] = decode(self._partner(place, role, pairing), self.recipe.frames)
+                partners[role] = self._decoded(self._partner(place, role, pairing))
         ready = add_views(ready, partners, views, self._seeds(place, sample, views))
         roles = self.recipe.roles
         missing = [role for role in roles if role not in ready.examples]
@@ -116,6 +140,11 @@ class Loader:
         if self.recipe.probes:
             prepared = Prepared(prepared.sample_id, prepared.rows + self._probe(ready, place))
         return Item(prepared, place.epoch, sample.labels, row_labels, sample.weight, sample.origin)
+
+    def _decoded(self, sample: PreferenceSample) -> PreferenceSample:
+        if self._lost and (reason := self._lost.get(digest(sample.id))) is not None:
+            raise UserError(reason)
+        return decode(sample, self.recipe.frames)
 
     def _seeds(self, place: Place, sample: PreferenceSample, views: Mapping[str, View]) -> dict[str, int]:
         epoch = place.epoch if self.recipe.redraw == "epoch" else 0

@@ -1,8 +1,9 @@
-"""Decoding: whatever a row gave as a picture -> an upright 8-bit RGB PIL image.
+"""Decoding: whatever a row gave as a picture -> an upright 8-bit RGB PIL image; as a video -> a `Clip`.
 
-Rules, the same for every source: EXIF orientation is applied; transparency is laid on white; 16-bit values
-are rescaled, not clipped; of an animation or a multi-page file the first frame counts; more than 64 million
-pixels, an edge of 0 or an aspect ratio above 200 is an error. Colour profiles are not applied.
+Rules for pictures, the same for every source: EXIF orientation is applied; transparency is laid on white;
+16-bit values are rescaled, not clipped; of an animation or a multi-page file the first frame counts; more
+than 64 million pixels, an edge of 0 or an aspect ratio above 200 is an error. Colour profiles are not
+applied. Those for videos are told in `_video.py`.
 """
 
 from __future__ import annotations
@@ -10,14 +11,18 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from mmalign.clips import Frames
+from mmalign.clips import Clip, Frames
+from mmalign.data._digest import digest
 from mmalign.data._paths import File, read_file
+from mmalign.data._video import decode_video
+from mmalign.data._workers import guarded
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
 MAX_PIXELS = 64_000_000
@@ -31,48 +36,79 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, Ov
 def decode(sample: PreferenceSample, frames: Frames | None = None) -> PreferenceSample:
     """The same sample with a PIL RGB image in every image part and a Clip in every video part.
 
-    `frames` says how clips are cut from videos; None refuses them.
+    `frames` says how clips are cut from videos; None refuses them. In a worker process `frames.timeout_s`
+    limits the time for each video (see `guarded`).
 
-    Raises UserError naming the row, the role, the picture and the rule. A picture that several roles share is
-    decoded once and shared.
+    Raises UserError naming the row, the role, the picture and the rule. A picture or video that several roles
+    share is decoded once and shared.
     """
     if all(_is_text(example) for examples in sample.examples.values() for example in examples):
         return sample
     done: dict[Any, Part] = {}
     examples = {}
     for role, group in sample.examples.items():
-        where = f"{sample.origin or sample.id}, role {role!r}"
+        at = _Place(sample.id, f"{sample.origin or sample.id}, role {role!r}")
         examples[role] = tuple(
             replace(
                 example,
                 prompt=tuple(
-                    Message(turn.speaker, tuple(_part(part, where, done, frames) for part in turn.parts))
+                    Message(turn.speaker, tuple(_part(part, at, done, frames) for part in turn.parts))
                     for turn in example.prompt
                 ),
-                response=tuple(_part(part, where, done, frames) for part in example.response),
+                response=tuple(_part(part, at, done, frames) for part in example.response),
             )
             for example in group
         )
     return replace(sample, examples=examples)
 
 
+def most_videos(samples: Sequence[PreferenceSample]) -> int:
+    """How many videos have to be decoded for one sample, at most; one that is shared counts once."""
+    return max(map(_num_videos, samples), default=0)
+
+
+def _num_videos(sample: PreferenceSample) -> int:
+    examples = (example for group in sample.examples.values() for example in group)
+    parts = (part for example in examples for parts in _turns(example) for part in parts)
+    return len({_key(part) for part in parts if part.kind == "video"})
+
+
+class _Place(NamedTuple):
+    sample: str
+    where: str
+
+
+def _turns(example: Example) -> tuple[tuple[Part, ...], ...]:
+    return (*(turn.parts for turn in example.prompt), example.response)
+
+
 def _is_text(example: Example) -> bool:
-    turns = (*(turn.parts for turn in example.prompt), example.response)
-    return all(part.kind == "text" for parts in turns for part in parts)
+    return all(part.kind == "text" for parts in _turns(example) for part in parts)
 
 
-def _part(part: Part, where: str, done: dict[Any, Part], frames: Frames | None) -> Part:
+def _key(part: Part) -> Any:
+    return part.kind, part.data if isinstance(part.data, File) else id(part.data)
+
+
+def _part(part: Part, at: _Place, done: dict[Any, Part], frames: Frames | None) -> Part:
     if part.kind == "text":
         return part
-    key = part.data if isinstance(part.data, File) else id(part.data)
+    key = _key(part)
     if key not in done:
         if part.kind == "video" and frames is None:
-            raise UserError(f"{where}: holds a video; videos need model.adapter: video_lm")
+            raise UserError(f"{at.where}: holds a video; videos need model.adapter: video_lm")
         try:
-            done[key] = Part(part.kind, decode_image(part.data))
+            done[key] = Part(part.kind, _decoded(part, at, frames))
         except UserError as error:
-            raise UserError(f"{where}, {_name(part)}: {error}") from None
+            raise UserError(f"{at.where}, {_name(part)}: {error}") from None
     return done[key]
+
+
+def _decoded(part: Part, at: _Place, frames: Frames | None) -> Image.Image | Clip:
+    if frames is None or part.kind == "image":
+        return decode_image(part.data)
+    with guarded(digest(at.sample), f"{at.where}, {_name(part)}", frames.timeout_s):
+        return decode_video(part.data, frames)
 
 
 def _name(part: Part) -> str:

@@ -47,8 +47,9 @@ _STILLS = (
 )
 # A short list on purpose: rarely used decoders are rarely checked.
 CODECS = frozenset({
-    "av1", "dnxhd", "ffv1", "flv1", "gif", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4",
-    "msmpeg4v2", "msmpeg4v3", "png", "prores", "rawvideo", "vc1", "vp8", "vp9", "wmv1", "wmv2", "wmv3",
+    "av1", "dnxhd", "ffv1", "flv1", "gif", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video",
+    "mpeg4", "msmpeg4v2", "msmpeg4v3", "png", "prores", "rawvideo", "vc1", "vp8", "vp9", "wmv1", "wmv2",
+    "wmv3",
 })  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 Results travel as bytes through a pipe: tensors in shared memory would need one file handle each and a large
 /dev/shm, which containers often lack. A worker that dies or does not answer ends the run with an error that
-names what it was working on.
+names what it was working on. Work that may hang or crash inside a library, as the decoding of videos may, is
+put under `guarded`: then the operating system ends the worker in time, and the error names the row.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import itertools
 import multiprocessing
 import pickle
 import signal
+import struct
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.sharedctypes import RawArray
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmalign.types import UserError
@@ -26,8 +30,44 @@ from mmalign.types import UserError
 T = TypeVar("T")
 
 
+_NOTE = struct.Struct("<?dH900s")  # busy, seconds it may take, length of the text, key and text
+# How a decoder ends its process when it fails; being killed is something else, most often for memory.
+_CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS"})
+
+
 class LoaderError(RuntimeError):
     """A worker process died, hung, or met an error that is not the data's fault."""
+
+
+class LostWorker(UserError):
+    """A row under `guarded` hung or crashed the worker; `key` is what the row was guarded by."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+@contextmanager
+def guarded(key: str, what: str, seconds: float) -> Iterator[None]:
+    """In a worker: end this process by a signal if the block takes longer than `seconds`, and leave a note
+    for the error. The signal also stops a library that never gives control back to Python. In the main
+    process, and where the system has no such timer, no limit of its own holds.
+    """
+    worker = get_worker_info()
+    if worker is None or not isinstance(worker.dataset, _Jobs):
+        yield
+        return
+    note = worker.dataset.notes[worker.id]
+    text = f"{key}\n{what}".encode()[:900]
+    _NOTE.pack_into(note, 0, True, seconds, len(text), text)
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        if sys.platform != "win32":
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        _NOTE.pack_into(note, 0, False, 0.0, 0, b"")
 
 
 def run_jobs(
@@ -36,19 +76,21 @@ def run_jobs(
     workers: int,
     timeout_s: float,
     describe: Callable[[int], str],
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield `job(n)` for every n, in order; `numbers` may be endless.
 
     With workers > 0 the jobs run in that many processes, and a job that takes longer than `timeout_s`
     seconds is an error; in this process (workers == 0) no time limit holds. `describe(n)` names the job in
-    errors. A UserError of a job is raised here as it is; anything else becomes a LoaderError.
+    errors. A UserError of a job is raised here as it is; work that is lost under `guarded` becomes a
+    LostWorker, anything else a LoaderError.
     """
     if workers == 0:
         yield from (job(number) for number in numbers)
         return
     pending, order = itertools.tee(numbers)
+    jobs = _Jobs(job, tuple(RawArray("c", _NOTE.size) for _ in range(workers)))
     loader = DataLoader(
-        _Jobs(job),
+        jobs,
         batch_size=None,
         sampler=_Numbers(order),
         num_workers=workers,
@@ -67,7 +109,8 @@ def run_jobs(
             except StopIteration:
                 return
             except RuntimeError as error:
-                raise LoaderError(_explain(error, describe(number), timeout_s)) from None
+                exits = [process.exitcode for process in results._workers]
+                raise _failure(error, describe(number), timeout_s, exits, jobs.notes) from None
             yield _open(answer, describe(number))
     finally:
         # Explicit, since an exception on its way holds a reference that would put it off. A worker that is
@@ -78,11 +121,41 @@ def run_jobs(
                 child.kill()
 
 
-def _explain(error: RuntimeError, what: str, timeout_s: float) -> str:
+class _Note(NamedTuple):
+    key: str
+    what: str
+    seconds: float
+
+
+def _read_note(note: Any) -> _Note | None:
+    """What a worker was guarded for when it was lost; None if it was at something else."""
+    busy, seconds, length, text = _NOTE.unpack_from(note)
+    if not busy:
+        return None
+    key, _, what = text[:length].decode("utf-8", "replace").partition("\n")
+    return _Note(key, what, seconds)
+
+
+def _failure(
+    error: RuntimeError, what: str, timeout_s: float, exits: list[int | None], notes: tuple[Any, ...]
+) -> Exception:
+    """The error for workers that ended with the given exit codes (None: still running), or do not answer."""
     reason = str(error).splitlines()[0]
+    for code, shared in zip(exits, notes, strict=True):
+        note = _read_note(shared)
+        if code is None or note is None:
+            continue
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        if name == "SIGALRM":
+            message = f"gave no answer within {note.seconds:g} s; leave the row out or raise timeout_s"
+            return LostWorker(f"{note.what}: {message}", note.key)
+        if code > 0 or name in _CRASHES:
+            message = f"crashed the decoder ({name}); leave the row out or convert the file"
+            return LostWorker(f"{note.what}: {message}", note.key)
+        what = note.what
     if "timed out" in reason:
-        return f"data workers gave no answer within {timeout_s:g} s while preparing {what}"
-    return (
+        return LoaderError(f"data workers gave no answer within {timeout_s:g} s while preparing {what}")
+    return LoaderError(
         f"a data worker died while preparing {what} ({reason}); "
         "if the machine ran out of memory, use fewer workers or a smaller batch"
     )
@@ -114,8 +187,8 @@ def _tensor(data: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -> torc
 
 
 class _Jobs(Dataset[tuple[str, "bytes | str"]]):
-    def __init__(self, job: Callable[[int], Any]) -> None:
-        self.job = job
+    def __init__(self, job: Callable[[int], Any], notes: tuple[Any, ...]) -> None:
+        self.job, self.notes = job, notes
 
     def __getitem__(self, number: int) -> tuple[str, bytes | str]:
         try:
@@ -140,3 +213,5 @@ def _start_worker(worker: int) -> None:
     """A stop signal to the whole process group is for the main process: it finishes its step and saves."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, whatever it is busy with
