@@ -13,6 +13,7 @@ TOPICS = {
     "objectives": "objective",
     "adapters": "model",
     "sources": "data",
+    "formats": "format",
     "transforms": "transforms",
     "rewards": "judge",
 }
