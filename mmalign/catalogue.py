@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign._names import KINDS, class_of, names
-from mmalign.types import UserError
+from mmalign.data._views import unseen
+from mmalign.types import Objective, UserError
 
 TOPICS = {
     "objectives": "objective",
@@ -73,5 +74,7 @@ def _entry(topic: str, name: str, cls: Any, adapters: dict[str, Any]) -> Entry:
     for adapter_name, adapter in adapters.items():
         missing = lacking(part.needs, adapter.offers)
         works[adapter_name] = f"lacks {', '.join(missing)}" if missing else True
+        if isinstance(part, Objective) and not missing and (kinds := unseen(part.views, adapter.media)):
+            works[adapter_name] = f"reads no {kinds} in prompts"
     sources = tuple(s for s in part.roles if s != "policy") if topic == "objectives" else ()
     return Entry(topic, name, summary, tuple(sorted(part.needs)), sources=sources, adapters=works)

@@ -251,6 +251,7 @@ class Adapter(Protocol):
     device: torch.device
     lora_targets: str | list[str]  # default LoRA sites
     frames: Frames | None  # how clips are cut from videos; None reads none
+    media: frozenset[str]  # kinds of parts it reads in a prompt besides text: "image", "video"
 
     def check(self, sample: PreferenceSample, roles: Sequence[str]) -> Sequence[str]:
         """What has to be shortened in the sample (media already decoded), one entry each time, to be counted.

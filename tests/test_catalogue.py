@@ -26,6 +26,10 @@ def test_objectives_say_where_they_run_and_why_not() -> None:
     assert (objectives["dpo"].adapters or {}).items() >= {"diffusion": True, "text": True}.items()
     assert (objectives["mapo"].adapters or {}).items() >= {"diffusion": True, "text": "lacks error"}.items()
     assert all(set(o.adapters or {}) == set(names(KINDS["model"])) for o in objectives.values())
+    mdpo = objectives["mdpo"].adapters or {}
+    assert (
+        mdpo.items() >= {"text": "reads no image or video in prompts", "vlm": True, "video_lm": True}.items()
+    )
     assert objectives["mapo"].sources == () and objectives["dpo"].sources == ("reference",)
     assert objectives["ipo"].needs == ("length", "ratio") and objectives["sft"].needs == ()
 

@@ -80,6 +80,25 @@ def test_needs_of_transforms_count(make: Any) -> None:
     check_config(make(transforms="{name: length_desensitized}"))
 
 
+def test_a_spoilt_picture_needs_a_model_that_reads_pictures(make: Any) -> None:
+    line = refused(make(objective="{name: mdpo}"))
+    assert line.startswith(
+        "objective mdpo changes the image or video of a prompt, and adapter text reads none"
+    )
+    assert "adapter diffusion reads none" in refused(make(objective="{name: mdpo}", model=DIFFUSION))
+    assert "objective sum changes" in refused(make(objective="[{name: mdpo}, {name: sft}]"))
+    check_config(make(objective="{name: mdpo}", model="{adapter: vlm, path: m}"))
+    frames = "{name: mdpo, corruption: reversed_frames}"
+    assert "changes the video" in refused(make(objective=frames, model="{adapter: vlm, path: m}"))
+    check_config(make(objective=frames, model="{adapter: video_lm, path: m}"))
+
+
+def test_likelihoods_compared_without_a_reference_are_refused_on_surrogates(make: Any) -> None:
+    line = refused(make(objective="{name: simpo}", model=DIFFUSION))
+    assert line.startswith("objective simpo needs absolute (differences of absolute log-likelihoods")
+    check_config(make(objective="{name: simpo}"))
+
+
 def test_an_unknown_need_is_named(make: Any) -> None:
     assert "Astrology: needs the unknown 'stars'; known: ratio" in refused(make(objective=own(Astrology)))
 

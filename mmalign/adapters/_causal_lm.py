@@ -52,6 +52,7 @@ class CausalLM:
         self.frames = None  # reads no videos
         self.kind: Kind = config.kind
         self.offers = config.offers
+        self.media = config.media
         self.lora_targets: str | list[str] = "all-linear"
         self.positions = _loading.num_positions(model)
         self.rules = self._rules(folder)

@@ -44,6 +44,7 @@ class Denoiser:
     kind: Kind = Diffusion.kind
     frames = None  # reads no videos
     offers: frozenset[str] = Diffusion.offers
+    media: frozenset[str] = Diffusion.media
     lora_targets: str | list[str] = ["to_q", "to_k", "to_v", "to_out.0"]
 
     def __init__(self, config: Diffusion, parts: Parts, device: torch.device) -> None:

@@ -54,6 +54,7 @@ class RewardAdapter:
         self.device = backbone.device
         self.lora_targets = backbone.lora_targets
         self.frames = backbone.frames
+        self.media = backbone.media
         layer = dict(self.policy.named_children()).get(SCORE)
         self.classifier = layer is not None
         if layer is not None:

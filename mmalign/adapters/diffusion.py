@@ -43,6 +43,7 @@ class Diffusion:
 
     kind: ClassVar[Kind] = "surrogate"
     offers: ClassVar[frozenset[str]] = frozenset({"ratio", "length", "error"})
+    media: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.path.strip():

@@ -22,6 +22,7 @@ class Text:
     offers: ClassVar[frozenset[str]] = frozenset(
         {"ratio", "length", "absolute", "probability", "units", "distribution", "hidden"}
     )
+    media: ClassVar[frozenset[str]] = frozenset()
 
     path: str  # folder or hub id
     revision: str | None = None

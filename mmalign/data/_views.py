@@ -135,6 +135,16 @@ def change_of(role: str, view: View) -> Change:
     return CHANGES[view.change]
 
 
+def unseen(views: Mapping[str, View], media: frozenset[str]) -> str | None:
+    """The kinds of media that a view changes, "image or video", where an adapter that reads `media` in
+    prompts would see no difference; else None."""
+    for role, view in views.items():
+        wanted = change_of(role, view).media
+        if wanted and not wanted & media:
+            return " or ".join(sorted(wanted))
+    return None
+
+
 def check_views(sample: PreferenceSample, views: Mapping[str, View]) -> None:
     """Raise UserError naming the row if a view cannot be made of a sample, whose media are decoded."""
     for role, view in views.items():

@@ -10,6 +10,7 @@ from typing import Any
 from mmalign._names import KINDS, NamedKind, name_of
 from mmalign.catalogue import lacking
 from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, identity
+from mmalign.data._views import unseen
 from mmalign.objectives._sum import WeightedSum
 from mmalign.training.trackers import check_trackers
 from mmalign.types import NEEDS, Objective, UserError
@@ -18,6 +19,7 @@ from mmalign.types import NEEDS, Objective, UserError
 def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     """Raise UserError if the parts of a config do not fit together. Returns notes worth printing."""
     _check_needs(config)
+    _check_views(config)
     check_trackers(config.log.trackers)
     reference = choose(config)
     notes = [] if reference == "none" else [f"reference: {reference}"]
@@ -118,6 +120,17 @@ def _check_needs(config: RunConfig) -> None:
         raise UserError(
             f"model.aspects: {len(model.aspects)} are named, but objective "
             f"{_name(KINDS['objective'], objective)} trains one score; set aspects: [score]"
+        )
+
+
+def _check_views(config: RunConfig) -> None:
+    """A change of media that the model does not read would leave the view as it was."""
+    if kinds := unseen(config.objective.views, config.model.media):
+        name = _name(KINDS["objective"], config.objective)
+        adapter = name_of(KINDS["model"], type(config.model))
+        raise UserError(
+            f"objective {name} changes the {kinds} of a prompt, and adapter {adapter} reads none there; "
+            "use model.adapter vlm (pictures) or video_lm (clips too)"
         )
 
 
