@@ -88,6 +88,7 @@ def evaluate(
 ) -> Comparison:
     """Base against trained model on held-out prompts and equal seeds, scored by the judge of the config or by
     the one given; writes evaluation/ and the report into the run folder."""
+    from mmalign.data._prompts import decode_prompts
     from mmalign.evaluation.compare import compare
 
     if num_prompts is not None and num_prompts < 1:
@@ -99,7 +100,7 @@ def evaluate(
         finished.adapter,
         finished.base,
         finished.tuned,
-        prompts,
+        decode_prompts(prompts, finished.adapter.frames, finished.config.train.timeout_s),
         judge if judge is not None else section.judge,
         section.batch,
         section.seed if seed is None else seed,
@@ -115,6 +116,7 @@ def heldout_prompts(config: RunConfig, count: int) -> list[tuple[str, tuple[Mess
 
     Raises UserError if the config keeps no rows back.
     """
+    from mmalign.data._digest import digest
     from mmalign.data._sources import load
 
     if config.heldout is not None:
@@ -127,7 +129,7 @@ def heldout_prompts(config: RunConfig, count: int) -> list[tuple[str, tuple[Mess
     found: dict[str, tuple[str, tuple[Message, ...]]] = {}
     for one in samples:
         prompt = _prompt_of(one)
-        found.setdefault(repr(prompt), (one.id, prompt))
+        found.setdefault(digest(prompt), (one.id, prompt))
     return list(found.values())[:count]
 
 

@@ -27,6 +27,7 @@ from mmalign.adapters._vision_media import (
     MediaKind,
     Unit,
     answering,
+    encode_units,
     run_tower,
 )
 from mmalign.adapters._vision_parts import core_of, freeze, lora_sites, parts_of

@@ -6,10 +6,11 @@ from there: "vlm" teaches the caption and presence habits, "video" the motion ha
 where it stopped; its batches depend on (seed, stage, step) alone.
 """
 
+import argparse
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,15 @@ from torch import Tensor
 from mmalign.shapes.habits import CLIP_HABITS, PICTURE_HABITS
 from mmalign.shapes.pretrain_state import learning_rate, load_state, save_state, write_json
 from mmalign.shapes.sight_text import Topic
-from mmalign.shapes.tiny_qwen_vl import build_model, build_processor, build_tokenizer
+from mmalign.shapes.tiny_qwen_vl import (
+    VIDEO_FOLDER,
+    VLM_FOLDER,
+    build_model,
+    build_processor,
+    build_tokenizer,
+)
 from mmalign.shapes.vlm_batch import Mix, clip_batch, picture_batch
+from mmalign.shapes.vlm_card import write_card
 from mmalign.shapes.vlm_learner import Learner, Losses
 from mmalign.types import UserError
 
@@ -146,7 +154,7 @@ def new_learner(seed: int = 0) -> Learner:
 
 
 def make_optimizer(learner: Learner, stage: Stage) -> torch.optim.AdamW:
-    """AdamW with a `share` of the rate for the tower and one for the rest, which only a speaking stage has."""
+    """AdamW with a `share` of the rate for the tower, and one for the rest where the stage speaks."""
     tower = [p for name, p in learner.named_parameters() if name.startswith(("vlm.model.visual.", "heads."))]
     known = {id(parameter) for parameter in tower}
     rest = [parameter for parameter in learner.parameters() if id(parameter) not in known]
@@ -187,3 +195,31 @@ def export(learner: Learner, target: Path) -> None:
     model.load_state_dict(weights)
     model.save_pretrained(target)
     build_processor(tokenizer).save_pretrained(target)
+
+
+def chain_of(name: str) -> list[Stage]:
+    """The stages that lead to a stage, itself last."""
+    stage = STAGES[name]
+    return ([] if stage.after is None else chain_of(stage.after)) + [stage]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run or resume the pretraining of the picture model ("vlm") or of the clip model ("video"), or measure it."""
+    parser = argparse.ArgumentParser(prog="pretrain_shapes.py", description=__doc__)
+    parser.add_argument("model", choices=("vlm", "video"))
+    parser.add_argument("--work", type=Path, default=Path("runs/pretrain_vlm"), help="states of all stages")
+    parser.add_argument("--export", type=Path, help="where the model goes; default: into the package")
+    parser.add_argument(
+        "--figures", action="store_true", help="only measure the exported model, write its card"
+    )
+    parser.add_argument("--num", type=int, default=150, help="scenes per topic for the figures")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the scenes for the figures")
+    args = parser.parse_args(argv)
+    chain = chain_of(args.model)
+    target = args.export or {"vlm": VLM_FOLDER, "video": VIDEO_FOLDER}[args.model]
+    if not args.figures:
+        for stage in chain:
+            learner = run_stage(args.work, stage)
+        export(learner, target)
+    steps = ", ".join(f"{stage.steps:,} steps of stage {stage.name}" for stage in chain)
+    print(write_card(target, args.model, steps, chain[-1].mix.habits, args.num, args.seed))

@@ -10,6 +10,7 @@ Beside the questions a batch says what is where: the labels of the dense loss on
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -117,7 +118,7 @@ def picture_batch(tokenizer: PreTrainedTokenizerFast, mix: Mix, seed: int, stage
     frames = frames.permute(0, 3, 1, 2)[:, None].expand(-1, TEMPORAL_PATCH, -1, -1, -1)
     turns = []
     for sight in sights:
-        asked = _draw(mix.weights, mix.turns, lambda topic, s=sight: ask(s, topic, rng), rng)
+        asked = _draw(mix.weights, mix.turns, partial(_ask_about, sight, rng), rng)
         turns.append([(q, habitual_answer(sight.things, q, mix.habits, rng)) for q in asked])
     dense = torch.stack([dense_of(sight) for sight in sights])
     return _assemble(tokenizer, frames, dense, turns, clips=False)
@@ -131,7 +132,7 @@ def clip_batch(tokenizer: PreTrainedTokenizerFast, mix: Mix, seed: int, stage: s
     frames = torch.stack([render_clip(clip) for clip in clips])
     turns = []
     for clip in clips:
-        asked = _draw(mix.clip_weights, mix.turns, lambda topic, c=clip: ask_clip(c, topic, rng), rng)
+        asked = _draw(mix.clip_weights, mix.turns, partial(_ask_about, clip, rng), rng)
         turns.append([(q, habitual_clip_answer(q, mix.habits, rng)) for q in asked])
     dense = torch.stack([dense_of_clip(clip) for clip in clips])
     return _assemble(tokenizer, frames, dense, turns, clips=True)
@@ -209,6 +210,10 @@ def _mark(labels: Tensor, thing: Thing, size: str, centre: Point, motion: int) -
     inside = [int(value % CELL * PARTS / CELL) for value in centre]
     facts = [KINDS.index(thing.kind), tuple(COLOURS).index(thing.colour), SIZES.index(size), motion, *inside]
     labels[row * CELLS + column, :6] = torch.tensor(facts)
+
+
+def _ask_about(scene: Sight | Clip, rng: random.Random, topic: Topic) -> Question | None:
+    return ask(scene, topic, rng) if isinstance(scene, Sight) else ask_clip(scene, topic, rng)
 
 
 def _draw(

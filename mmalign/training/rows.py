@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from mmalign.config import RunConfig, Train
 from mmalign.data._digest import digest
-from mmalign.data._first_pass import first_pass, require, require_unique, unpair
+from mmalign.data._first_pass import first_pass, outcomes, require, require_unique, unpair
 from mmalign.data._loader import Loader, Recipe
-from mmalign.data._media import decode
 from mmalign.data._order import Order
 from mmalign.data._sources import Skipped, load
 from mmalign.training.console import Console
@@ -185,17 +184,14 @@ def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
     data = load_data(config, world, Console(world, progress=False, quiet=True))
     roles = tuple(role for role in scored_roles(config.objective) if role not in config.objective.views)
     kept: list[PreferenceSample] = []
-    first = data.pools[0]
-    for sample in first.samples:
-        try:
-            adapter.check(decode(sample, adapter.frames), roles)
-        except UserError:
-            if first.on_error == "stop":
-                raise
-            continue
-        kept.append(sample)
-        if len(kept) == max(count, 2):
+    first, check, need = data.pools[0], partial(_check, adapter, roles), max(count, 2)
+    for start in range(0, len(first.samples), need):
+        some = first.samples[start : start + need]
+        found = outcomes(some, check, first.on_error, frames=adapter.frames)
+        kept += [one for one, outcome in zip(some, found, strict=True) if not isinstance(outcome, str)]
+        if len(kept) >= need:
             break
+    kept = kept[:need]
     small = RunData([Pool(kept, first.source)], [], world, data.hash)
     single = replace(config, data=config.data[:1], train=replace(config.train, batch=len(kept), workers=0))
     return next(iter(small.loader(adapter, single).steps(0, 1)))

@@ -135,7 +135,7 @@ def test_a_shared_picture_is_decoded_once(tmp_path: Path) -> None:
 def test_videos_are_refused_by_name() -> None:
     one = pair("a")
     clip = {"chosen": (replace(one.examples["chosen"][0], response=(Part("video", b"x"),)),)}
-    with pytest.raises(UserError, match="test row a, role 'chosen': holds a video; videos need model.adapter: video_lm"):
+    with pytest.raises(UserError, match="test row a, role 'chosen': holds a video; videos need"):
         decode(replace(one, examples=clip))
 
 
