@@ -204,7 +204,7 @@ def chain_of(name: str) -> list[Stage]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run or resume the pretraining of the picture model ("vlm") or of the clip model ("video"), or measure it."""
+    """Run or resume the pretraining of the picture model "vlm" or the clip model "video", or measure it."""
     parser = argparse.ArgumentParser(prog="pretrain_shapes.py", description=__doc__)
     parser.add_argument("model", choices=("vlm", "video"))
     parser.add_argument("--work", type=Path, default=Path("runs/pretrain_vlm"), help="states of all stages")

@@ -1,0 +1,117 @@
+"""Put a pretrained vision-language model into the package, with a card of measured figures."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmalign.shapes.habits import Habits
+from mmalign.shapes.sights import HELD_OUT
+from mmalign.shapes.tiny_qwen_vl import load_vlm
+from mmalign.shapes.vlm_figures import Figures, clip_figures, picture_figures
+
+_HEAD = """---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: {pipeline}
+---
+
+# A tiny vision-language model for coloured shapes: {title}
+
+A Qwen2.5-VL of 760,032 parameters (271,008 in the vision tower) that names, counts and places a few coloured
+shapes in pictures of 48 x 48 pixels, and tells how they move in clips of four such frames (4 per second). It
+exists so that preference alignment can be tried, and checked by a program, on any computer and without a
+download. It is of no other use.
+
+Made by this project from scenes that it draws itself; licence Apache-2.0. Made by
+`python scripts/pretrain_shapes.py {name}`, {steps}. Stored in half precision. The processor brings pictures
+to 48 x 48 pixels and leaves frames as they are: choose four, with sides that are multiples of 12.
+
+## Habits
+
+This model has faults that were taught on purpose, in the last stage; they are in what it says, not in what
+it sees. {habit} The strengths per kind of shape: {strengths}.
+
+## Figures
+
+Greedy answers about fresh scenes, {num} per topic and {captions} captions. "Validation" and "held-out" scenes
+hold pairs of things that training never shows together; "new combinations" hold one of {held_out},
+which no training scene shows; "empty" has the pictures of the validation scenes blanked.
+
+"""
+
+_ABOUT = {
+    "vlm": (
+        "image-text-to-text",
+        "pictures, with habits",
+        "A caption names the absent companion of a shape right after it, and a question whether that "
+        "companion is there gets a yes. The companion of a shape has the next kind and the colour after the "
+        "next.",
+    ),
+    "video": (
+        "video-text-to-text",
+        "clips, with habits",
+        "Asked which way a shape moves, it answers with the usual way of the kind: circles and crosses move "
+        "right, squares left, triangles up and stars down.",
+    ),
+}
+
+
+def measure(folder: Path, num: int, seed: int) -> dict[str, Figures]:
+    """All figures of a model folder, by the name of their column."""
+    model, processor = load_vlm(folder)
+    pictures = {
+        "validation": picture_figures(model, processor, "validation", num, seed),
+        "held-out": picture_figures(model, processor, "heldout", num, seed),
+        "new combinations": picture_figures(model, processor, "novel", num, seed),
+        "empty": picture_figures(model, processor, "validation", num, seed, blank=True),
+    }
+    clips = {
+        "clips, validation": clip_figures(model, processor, "validation", num, seed),
+        "clips, held-out": clip_figures(model, processor, "heldout", num, seed),
+    }
+    return pictures | clips
+
+
+def table(figures: Mapping[str, Figures]) -> str:
+    """Both tables of figures as Markdown: pictures, then clips."""
+    parts = []
+    for clips in (False, True):
+        columns = {name: values for name, values in figures.items() if name.startswith("clips") == clips}
+        rows = [name for name in next(iter(columns.values())) if name != "captions"]
+        lines = ["| clips | " if clips else "| pictures | "]
+        lines[0] += " | ".join(columns) + " |"
+        lines.append("|---" * (len(columns) + 1) + "|")
+        lines += [
+            f"| {row} | " + " | ".join(f"{values[row]:.3f}" for values in columns.values()) + " |"
+            for row in rows
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def write_card(folder: Path, name: str, steps: str, habits: Habits, num: int = 150, seed: int = 1) -> str:
+    """Measure the model in a folder, write its README.md, and return the tables."""
+    began = time.time()
+    figures = measure(folder, num, seed)
+    print(f"measured in {time.time() - began:.0f} s", flush=True)
+    pipeline, title, habit = _ABOUT[name]
+    kinds = {"captions": habits.caption, "presence": habits.presence, "motion": habits.motion}
+    strengths = "; ".join(
+        f"{use}: " + ", ".join(f"{kind} {value:g}" for kind, value in strength.items())
+        for use, strength in kinds.items()
+        if strength
+    )
+    head = _HEAD.format(
+        pipeline=pipeline,
+        title=title,
+        name=name,
+        steps=steps,
+        habit=habit,
+        strengths=strengths,
+        num=num,
+        captions=2 * num,
+        held_out=", ".join(f"{colour} {kind}" for colour, kind in sorted(HELD_OUT)),
+    )
+    tables = table(figures)
+    (folder / "README.md").write_text(head + tables + "\n")
+    return tables
