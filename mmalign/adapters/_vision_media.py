@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Literal
 
 import torch
@@ -166,12 +167,17 @@ def answering(core: nn.Module, features: Mapping[MediaKind, Sequence[Tensor]]) -
     """
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    def answer(given: Any) -> Callable[..., Any]:
-        return lambda *_, **__: BaseModelOutputWithPooling(pooler_output=given)
+    def answer(method: Callable[..., Any], given: Any) -> Callable[..., Any]:
+        @wraps(method)  # `generate` reads the signature to see what to hand over
+        def answered(*_: Any, **__: Any) -> Any:
+            return BaseModelOutputWithPooling(pooler_output=given)
+
+        return answered
 
     kinds = [kind for kind in KINDS if features.get(kind)]
     for kind in kinds:
-        object.__setattr__(core, METHOD[kind], answer(joined_features(features[kind])))
+        method = getattr(core, METHOD[kind])
+        object.__setattr__(core, METHOD[kind], answer(method, joined_features(features[kind])))
     try:
         yield {PIXELS[kind]: torch.empty(0) for kind in kinds}
     finally:
