@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -14,9 +14,11 @@ from mmalign.data._first_pass import first_pass, outcomes, require, require_uniq
 from mmalign.data._loader import Loader, Recipe
 from mmalign.data._order import Order
 from mmalign.data._sources import Skipped, load
+from mmalign.data._views import change_of, check_views
+from mmalign.data._views_media import media
 from mmalign.training.console import Console
 from mmalign.training.world import World
-from mmalign.types import Adapter, Item, Objective, PreferenceSample, UserError
+from mmalign.types import Adapter, Item, Objective, PreferenceSample, UserError, View
 
 OnSkip = Callable[[int, Skipped], None]
 
@@ -24,6 +26,18 @@ OnSkip = Callable[[int, Skipped], None]
 def scored_roles(objective: Objective) -> tuple[str, ...]:
     """Every role that some source scores, views included."""
     return tuple(dict.fromkeys(role for roles in objective.roles.values() for role in roles))
+
+
+WITHOUT_IMAGE = {"chosen": "chosen/no_image", "rejected": "rejected/no_image"}
+"""Roles of a pair, and of the same pair with the prompt's pictures and clips taken away."""
+
+
+def probes(objective: Objective, media_read: frozenset[str]) -> dict[str, View]:
+    """Roles that held-out evaluation scores besides the objective's own: the pair without its pictures, where
+    there is a pair and an adapter that reads them."""
+    if not media_read or not WITHOUT_IMAGE.keys() <= set(objective.roles["policy"]):
+        return {}
+    return {role: View(of, "no_image") for of, role in WITHOUT_IMAGE.items()}
 
 
 @dataclass
@@ -76,7 +90,7 @@ class RunData:
         """
         objective: Objective = config.objective
         roles = tuple(role for role in scored_roles(objective) if role not in objective.views)
-        check = partial(_check, adapter, roles)
+        check = partial(_check, adapter, roles, objective.views)
         for place, pool in enumerate([*self.pools, *self.heldout]):
             require(pool.samples, roles, objective.fields)
             train = config.train
@@ -120,11 +134,22 @@ class RunData:
         samples = [sample for pool in self.heldout for sample in pool.samples]
         if not samples:
             return []
-        if len(samples) == 1 and config.objective.views:
-            raise UserError("held-out data: a mismatched response needs two rows, only one is kept back")
+        if len(samples) == 1 and any(change_of(r, v).pairing for r, v in config.objective.views.items()):
+            raise UserError("held-out data: a row's partner needs a second row, only one is kept back")
         recipe = self._recipe(adapter, config, self.heldout)
+        recipe = replace(recipe, probes=probes(config.objective, adapter.media))
         (items,) = Loader([samples], Order(config.seed, (len(samples),), len(samples)), recipe).steps(0, 1)
+        if recipe.probes:
+            self._note_unprobed(samples, items)
         return sorted(items, key=lambda item: item.id)
+
+    def _note_unprobed(self, samples: Sequence[PreferenceSample], items: Sequence[Item]) -> None:
+        """Say how many held-out rows the image-less margin leaves out although they hold media."""
+        probed = sum(any(row.role in WITHOUT_IMAGE.values() for row in item.prepared.rows) for item in items)
+        seeing = sum(any(media(sample.examples["chosen"])) for sample in samples)
+        line = f"held-out data: {seeing - probed} of {seeing} rows with media cannot be read without them"
+        if seeing > probed and line not in self.notes:
+            self.notes.append(f"{line}; margin_with_image and margin_without_image leave them out")
 
     def _recipe(self, adapter: Adapter, config: RunConfig, pools: Sequence[Pool]) -> Recipe:
         objective: Objective = config.objective
@@ -140,7 +165,10 @@ class RunData:
         )
 
 
-def _check(adapter: Adapter, roles: tuple[str, ...], sample: PreferenceSample) -> Sequence[str]:
+def _check(
+    adapter: Adapter, roles: tuple[str, ...], views: Mapping[str, View], sample: PreferenceSample
+) -> Sequence[str]:
+    check_views(sample, views)
     return adapter.check(sample, roles)
 
 
@@ -184,7 +212,8 @@ def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
     data = load_data(config, world, Console(world, progress=False, quiet=True))
     roles = tuple(role for role in scored_roles(config.objective) if role not in config.objective.views)
     kept: list[PreferenceSample] = []
-    first, check, need = data.pools[0], partial(_check, adapter, roles), max(count, 2)
+    check = partial(_check, adapter, roles, config.objective.views)
+    first, need = data.pools[0], max(count, 2)
     for start in range(0, len(first.samples), need):
         some = first.samples[start : start + need]
         found = outcomes(some, check, first.on_error, frames=adapter.frames)
