@@ -1,0 +1,164 @@
+"""The shipped configs: each resolves without a network and trains a tiny model on the rows it shows."""
+
+import json
+import math
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from mmalign.config import RunConfig, dump, from_tree, load
+from mmalign.training.checks import check_config
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(
+    str(path.relative_to(ROOT / "configs"))
+    for path in (ROOT / "configs").glob("*/*.yaml")
+    if path.parent.name != "quickstart"
+)
+
+
+def header(name: str) -> str:
+    """The comment that the file begins with, as one line."""
+    lines = (ROOT / "configs" / name).read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if not line.startswith("#"))
+    return " ".join(line.removeprefix("#").strip() for line in lines[:first])
+
+
+def shown_rows(name: str) -> list[dict[str, Any]]:
+    """The rows of data in that comment."""
+    text, rows, place = header(name), [], 0
+    while (place := text.find('{"', place)) >= 0:
+        row, place = json.JSONDecoder().raw_decode(text, place)
+        rows.append(row)
+    return rows
+
+
+def test_there_are_configs_for_every_modality() -> None:
+    assert len(CONFIGS) >= 8
+    assert {name.split("/")[0] for name in CONFIGS} == {"text", "vlm", "video", "image"}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_resolves_without_a_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    config = load(ROOT / "configs" / name)
+    check_config(config)
+    assert dump(from_tree(yaml.safe_load(dump(config)), name)) == dump(config)
+    assert config.output == f"runs/{name.removesuffix('.yaml')}"
+    train = config.train
+    assert train.steps and train.save_every and train.save_every < train.steps
+    assert train.batch % (train.micro_batch or 1) == 0 and train.warmup_steps < train.steps / 2
+    assert train.schedule_steps in (None, train.steps)
+    assert config.lora is None or config.lora.dropout == 0.0
+    assert config.data[0][1].heldout > 0
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_it_says_what_data_it_wants(name: str) -> None:
+    assert "Data: " in header(name) and f" train configs/{name}" in header(name)
+    assert shown_rows(name) and all({"chosen", "rejected"} <= row.keys() for row in shown_rows(name))
+
+
+# ---------------------------------------------------------------- two steps of each on a tiny model
+
+
+def write_rows(rows: list[dict[str, Any]], folder: Path, count: int = 12) -> Path:
+    """The shown rows, over and over with other texts, beside the media they name."""
+    lines = []
+    for i in range(count):
+        row = json.loads(json.dumps(rows[i % len(rows)]).replace("?", f" {i}?"))
+        lines.append(json.dumps({**row, "id": f"row-{i}"}))
+        for name in media_of(row):
+            place = folder / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            write_video(place) if place.suffix == ".mp4" else picture(i).save(place)
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def media_of(value: Any) -> list[str]:
+    """Names of files anywhere in a row."""
+    if isinstance(value, str):
+        return [value] if Path(value).suffix in (".png", ".jpg", ".mp4") else []
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [name for one in inner for name in media_of(one)]
+
+
+def picture(number: int) -> Image.Image:
+    return Image.linear_gradient("L").rotate(31 * number).convert("RGB").resize((48, 40))
+
+
+def write_video(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(12):
+            frame = av.VideoFrame.from_image(picture(i).resize((64, 48)))
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+
+
+Saver = Callable[[Path], object]
+
+
+@pytest.fixture
+def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
+    """How a tiny model of each checkpoint's kind is written."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "adapters"))
+    import tiny_lm
+    import tiny_sd
+    import tiny_vlm
+    from adapters import tiny_sdxl
+
+    def half(folder: Path) -> None:
+        tiny_sdxl.build_pipeline().save_pretrained(folder, safe_serialization=True, variant="fp16")
+
+    return {
+        "Qwen/Qwen3-8B": lambda folder: tiny_lm.save_tiny(folder, "qwen3"),
+        "Qwen/Qwen2.5-VL-7B-Instruct": lambda folder: tiny_vlm.save_vlm("qwen2_5_vl", folder),
+        "llava-hf/llava-1.5-7b-hf": lambda folder: tiny_vlm.save_vlm("llava", folder),
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": tiny_sd.save_pipeline,
+        "stabilityai/stable-diffusion-xl-base-1.0": half,
+    }
+
+
+def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
+    """The config with nothing changed but sizes, places and length."""
+    path = ROOT / "configs" / name
+    config = load(path)
+    savers[config.model.path](folder / "model")
+    data = write_rows(shown_rows(name), folder)
+    changes = [f"model.path={folder / 'model'}", f"data.path={data}", "data.heldout=2", "data.on_error=stop"]
+    if config.data[0][1].__class__.__name__ == "Hub":
+        changes[1:1] = ["data.source=jsonl"]
+    changes += ["train.steps=2", "train.batch=4", "train.micro_batch=2", "train.workers=0"]
+    changes += ["train.eval_every=1", "train.save_every=1", "log.every=1", "log.progress=false"]
+    changes += [f"output={folder / 'run'}", f"cache={folder / 'cache'}"]
+    changes.append("model.resolution=32" if name.startswith("image/") else "model.max_length=null")
+    return load(path, changes)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_steps_on_the_rows_it_shows(name: str, tmp_path: Path, savers: dict[str, Saver]) -> None:
+    from mmalign.training.run import run
+
+    output = run(shrunk(name, tmp_path, savers))
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    trained = [line["loss"] for line in lines if "loss" in line]
+    assert len(trained) == 2 and all(math.isfinite(loss) for loss in trained)
+    if "mapo" not in name and "mdpo" not in name:
+        assert trained[0] == pytest.approx(math.log(2), abs=1e-6)
+    record = json.loads((output / "run.json").read_text())
+    assert record["status"] == "finished" and record["skipped"] == {}
+    assert any((output / "final").iterdir())
