@@ -24,6 +24,17 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", "share of pairs whose chosen side has the larger reward, ties count as wrong"),
     "reward/margin": ("Reward margin", "implicit reward of chosen minus rejected"),
     "reward": ("Implicit reward", "beta times the log-ratio to the reference, by role"),
+    "seeing": (
+        "Margin with and without the picture",
+        "log-likelihood of chosen minus rejected; image_share is the part that goes with pictures and clips",
+    ),
+    "seeing_ranking": (
+        "Ranking with and without the picture",
+        "share of pairs whose chosen side is the likelier one, with and without pictures and clips",
+    ),
+    "image_margin": ("Picture margin", "reward of chosen under its own picture minus under the spoilt one"),
+    "image_accuracy": ("Picture accuracy", "share of rows with a picture margin above 0"),
+    "anchor_accuracy": ("Anchor", "share of rows whose chosen reward is above delta"),
     "chosen_falling": ("Chosen falling", "share of chosen responses less likely than under the reference"),
     "logp_change": ("Change of log-likelihood", "against the reference, by role"),
     "error": ("Denoising error", "mean squared error of policy and reference, by role"),
@@ -33,7 +44,22 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "grad_norm": ("Gradient norm", "before clipping"),
     "lr": ("Learning rate", "as the schedule gave it"),
 }
-_SHARES = ("implicit_acc", "accuracy", "chosen_falling", "implicit_acc by noise")  # drawn on 0..1
+_SHARES = (  # drawn on 0..1
+    "implicit_acc",
+    "accuracy",
+    "chosen_falling",
+    "implicit_acc by noise",
+    "seeing_ranking",
+    "image_accuracy",
+    "anchor_accuracy",
+)
+_TOGETHER = {
+    "margin_with_image": "seeing",
+    "margin_without_image": "seeing",
+    "image_share": "seeing",
+    "ranking_with_image": "seeing_ranking",
+    "ranking_without_image": "seeing_ranking",
+}
 
 
 @dataclass(frozen=True)
@@ -118,7 +144,7 @@ def tick_labels(values: Sequence[float]) -> list[str]:
 def _family(name: str) -> str:
     head, slash, rest = name.partition("/")
     if not slash or name == "reward/margin":
-        return name
+        return _TOGETHER.get(name, name)
     if head == "implicit_acc" and rest[:1] == "t":
         return "implicit_acc by noise"
     return "error" if head == "reference_error" else head

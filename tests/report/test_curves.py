@@ -40,6 +40,18 @@ def test_train_and_heldout_share_axes_and_roles_share_a_chart() -> None:
     assert [line.colour for line in reward.lines] == [0, 0, 1]
 
 
+def test_margins_with_and_without_the_picture_share_a_chart() -> None:
+    one = series(0.5)
+    names = ["image_share", "margin_with_image", "margin_without_image"]
+    names += ["ranking_with_image", "ranking_without_image"]
+    margins, rankings = charts(Metrics({}, dict.fromkeys(names, one)))
+    assert [line.label for line in margins.lines] == [f"{name}, held-out" for name in names[:3]]
+    assert [line.label for line in rankings.lines] == [f"{name}, held-out" for name in names[3:]]
+    assert "with and without the picture" in str(draw(margins, 10))
+    labels = [e.text for e in drawn(rankings, 10).findall("./svg/text") if e.attrib["class"] == "ylabel"]
+    assert (labels[0], labels[-1]) == ("0.0", "1.0")  # a share: the whole axis
+
+
 def test_many_roles_are_spread_over_charts() -> None:
     found = charts(Metrics({f"logp/r{i}": series(1.0) for i in range(8)}, {}))
     assert [(chart.name, len(chart.lines)) for chart in found] == [("logp", 6), ("logp (2)", 2)]

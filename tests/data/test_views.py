@@ -1,0 +1,375 @@
+"""Views of pictures and clips: what each change does to pixels, order and prompt, and from which numbers."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from samples import pair
+from torch import Generator, Tensor
+
+from mmalign.clips import Clip, Frames
+from mmalign.data import _views_media as changes
+from mmalign.data._loader import Loader, Recipe
+from mmalign.data._order import Order
+from mmalign.data._views import CHANGES, SEEN, add_views, change_of, check_views, unseen
+from mmalign.types import Example, Item, Message, Part, PreferenceSample, Prepared, Row, UserError, View
+
+PIXELS = ("crop", "noise", "black")
+SEEDED = ("crop", "noise", "shuffled_frames")
+
+
+def generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def places(height: int, width: int, frames: int = 1) -> Tensor:
+    """Frames whose first channel is the column and whose second is the row of a pixel."""
+    grid = torch.zeros(frames, 3, height, width)
+    grid[:, 0] = torch.linspace(0, 255, width)[None, :]
+    grid[:, 1] = torch.linspace(0, 255, height)[:, None]
+    return grid.round().to(torch.uint8)
+
+
+def picture(number: int = 0, size: tuple[int, int] = (40, 30)) -> Image.Image:
+    pixels = torch.randint(0, 256, (size[1], size[0], 3), generator=generator(number))
+    return Image.fromarray(pixels.to(torch.uint8).numpy())
+
+
+def clip(frames: int, number: int = 0) -> Clip:
+    """Frame t starts with the value 10 t + number, the rest is noise."""
+    pixels = torch.randint(0, 256, (frames, 3, 6, 8), generator=generator(100 + number)).to(torch.uint8)
+    pixels[:, 0, 0, 0] = (10 * torch.arange(frames) + number).to(torch.uint8)
+    indices = tuple(range(0, 3 * frames, 3))
+    return Clip(pixels, indices, tuple(i / 8 for i in indices), 8.0, 3 * frames, "test")
+
+
+def prompt(*media: Image.Image | Clip, text: str = "what is it?") -> tuple[Message, ...]:
+    parts = [Part("video" if isinstance(one, Clip) else "image", one) for one in media]
+    return (Message("user", (*parts, Part("text", text))), Message("assistant", (Part("text", "well"),)))
+
+
+def seen(*media: Image.Image | Clip, name: str = "a", text: str = "what is it?") -> PreferenceSample:
+    """A pair about the given media; the response holds a picture too, which no change may touch."""
+    answer = (Part("text", "red"), Part("image", picture(99)))
+    examples = {role: (Example(prompt(*media, text=text), answer),) for role in ("chosen", "rejected")}
+    return PreferenceSample(name, examples, origin=f"test row {name}")
+
+
+def made(sample: PreferenceSample, change: str, seed: int = 0, partner: Any = None) -> Example:
+    """The chosen side under a change."""
+    view = {"view": View("chosen", change)}
+    partners = {} if partner is None else {"view": partner}
+    return add_views(sample, partners, view, {"view": seed}).examples["view"][0]
+
+
+def media_of(example: Example) -> list[np.ndarray]:
+    """Pixels of the prompt's pictures [H, W, 3] and clips [T, 3, H, W]."""
+    parts = [part for turn in example.prompt for part in turn.parts if part.kind != "text"]
+    return [p.data.frames.numpy() if isinstance(p.data, Clip) else np.asarray(p.data) for p in parts]
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def test_a_crop_is_a_box_of_the_stated_area_and_aspect_blown_up() -> None:
+    height, width = 120, 160
+    areas, aspects = [], []
+    for seed in range(200):
+        (frame,) = changes.crop(places(height, width), generator(seed))
+        assert frame.shape == (3, height, width)
+        columns, rows = frame[0].float(), frame[1].float()
+        # a linear picture stays linear: its slope tells the size of the box
+        assert (columns - columns[0]).abs().max() <= 1 and (rows - rows[:, :1]).abs().max() <= 1
+        w = float(columns.max() - columns.min()) / 255 * (width - 1) + 1
+        h = float(rows.max() - rows.min()) / 255 * (height - 1) + 1
+        areas.append(w * h / (width * height))
+        aspects.append(w / h)
+    assert min(areas) > 0.006 and max(areas) < 0.22
+    assert sum(areas) / 200 == pytest.approx(0.105, abs=0.01)
+    assert min(aspects) > 0.65 and max(aspects) < 1.55
+    assert sum(map(math.log, aspects)) / 200 == pytest.approx(0.0, abs=0.03)
+
+
+def test_one_box_for_all_frames_of_a_clip() -> None:
+    frames = changes.crop(places(30, 40, frames=5), generator(3))
+    assert frames.shape == (5, 3, 30, 40)
+    assert all(torch.equal(frame, frames[0]) for frame in frames)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (200, 1), (3, 2)])
+def test_small_and_narrow_pictures_can_be_cropped(size: tuple[int, int]) -> None:
+    for seed in range(20):
+        assert changes.crop(places(*size), generator(seed)).shape == (1, 3, *size)
+
+
+@pytest.mark.parametrize(
+    ("step", "signal", "sigma"),
+    [
+        (0, 0.999989, 0.004726),
+        (300, 0.980984, 0.194089),
+        (500, 0.863017, 0.505175),
+        (999, 0.285042, 0.958515),
+    ],
+)
+def test_worked_noise_levels(step: int, signal: float, sigma: float) -> None:
+    assert changes.noise_level(step) == pytest.approx((signal, sigma), abs=1e-6)
+
+
+def test_noise_is_that_of_step_500_clamped() -> None:
+    grey = torch.full((2, 3, 200, 200), 128, dtype=torch.uint8)
+    noisy = changes.noise(grey, generator()).double() / 255
+    inside = noisy[(noisy > 0) & (noisy < 1)]
+    mean, sigma = 128 / 255 * 0.863017, 0.505175
+    # what a clamped Gaussian puts at 0, at 1 and below its mean
+    share = {edge: 0.5 * math.erfc(abs(edge - mean) / sigma / math.sqrt(2)) for edge in (0.0, 1.0)}
+    for edge, expected in share.items():
+        assert float((noisy == edge).double().mean()) == pytest.approx(expected, abs=0.005)
+    assert float((noisy < mean).double().mean()) == pytest.approx(0.5, abs=0.005)
+    assert len(inside) > 0 and not torch.equal(noisy[0], noisy[1])
+    # a wrapped value would put white far from where it can be
+    white = changes.noise(torch.full((1, 3, 64, 64), 255, dtype=torch.uint8), generator(1))
+    assert float((white == 255).double().mean()) == pytest.approx(0.393, abs=0.02)
+
+
+def test_black() -> None:
+    example = made(seen(picture(), clip(3)), "black")
+    assert [int(pixels.max()) for pixels in media_of(example)] == [0, 0]
+
+
+@pytest.mark.parametrize("change", PIXELS)
+def test_sizes_kinds_and_everything_else_stay(change: str) -> None:
+    sample = seen(picture(1), clip(4), picture(2, (7, 64)))
+    before, example = sample.examples["chosen"][0], made(sample, change)
+    assert example.response is before.response
+    for old, new in zip(before.prompt, example.prompt, strict=True):
+        assert (old.speaker, [p.kind for p in old.parts]) == (new.speaker, [p.kind for p in new.parts])
+    for was, now in zip(media_of(before), media_of(example), strict=True):
+        assert was.shape == now.shape and now.dtype == np.uint8 and not np.array_equal(was, now)
+    moved = example.prompt[0].parts[1].data
+    assert replace(moved, frames=clip(4).frames).seconds == clip(4).seconds
+    assert np.array_equal(media_of(sample.examples["chosen"][0])[0], np.asarray(picture(1))), "the row itself"
+
+
+def test_pictures_of_every_turn_are_changed() -> None:
+    later = Message("user", (Part("text", "and this?"), Part("image", picture(5))))
+    one = Example((*prompt(picture(4)), later), (Part("text", "red"),))
+    sample = PreferenceSample("a", {"chosen": (one,)}, origin="test row a")
+    assert [int(p.max()) for p in media_of(made(sample, "black"))] == [0, 0]
+
+
+# ---------------------------------------------------------------- frames out of order
+
+
+def first_values(example: Example) -> list[int]:
+    return [int(frame[0, 0, 0]) for frame in media_of(example)[0]]
+
+
+def test_reversed_frames_keep_the_time_stamps() -> None:
+    moved = made(seen(clip(4)), "reversed_frames").prompt[0].parts[0].data
+    assert moved.frames[:, 0, 0, 0].tolist() == [30, 20, 10, 0]
+    assert moved.indices == (9, 6, 3, 0) and moved.seconds == clip(4).seconds
+
+
+def test_shuffled_frames_are_a_permutation_and_never_the_first_order() -> None:
+    orders = {tuple(first_values(made(seen(clip(3)), "shuffled_frames", seed))) for seed in range(60)}
+    assert len(orders) == 5  # all but 0, 10, 20
+    assert all(sorted(order) == [0, 10, 20] and order != (0, 10, 20) for order in orders)
+    assert first_values(made(seen(clip(2)), "shuffled_frames")) == [10, 0]
+
+
+def test_pictures_beside_a_clip_keep_their_place() -> None:
+    example = made(seen(picture(1), clip(2)), "reversed_frames")
+    assert np.array_equal(media_of(example)[0], np.asarray(picture(1)))
+
+
+# ---------------------------------------------------------------- other media, none
+
+
+def test_other_media_bind_in_order_and_cyclically() -> None:
+    own = seen(picture(1), clip(2, 1), picture(2), picture(3))
+    partner = seen(clip(3, 7), picture(4, (9, 9)), picture(5))
+    example = made(own, "other_image", partner=partner)
+    expected = [picture(4, (9, 9)), clip(3, 7), picture(5), picture(4, (9, 9))]
+    for found, wanted in zip(media_of(example), media_of(Example(prompt(*expected), ())), strict=True):
+        assert np.array_equal(found, wanted)
+    assert example.prompt[0].parts[-1] == Part("text", "what is it?")
+
+
+def test_no_image_leaves_the_text() -> None:
+    example = made(seen(picture(1), clip(2)), "no_image")
+    assert example.prompt == prompt()
+    bare = Example((Message("user", (Part("image", picture()),)), *prompt()), ())
+    sample = PreferenceSample("a", {"chosen": (bare,)}, origin="test row a")
+    assert made(sample, "no_image").prompt[0] == Message("user", (Part("text", ""),))
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("change", [name for name, change in CHANGES.items() if change.media])
+def test_rows_without_media_are_refused_in_one_line(change: str) -> None:
+    line = (
+        r"^test row a: role 'odd' is made of 'chosen' by \w+, but the prompt holds no [a-z ]*video; leave the"
+    )
+    with pytest.raises(UserError, match=line) as error:
+        check_views(seen(), {"odd": View("chosen", change)})
+    assert "\n" not in str(error.value)
+    check_views(seen(clip(2)), {"odd": View("chosen", change)})
+    if CHANGES[change].media == SEEN:
+        check_views(seen(picture()), {"odd": View("chosen", change)})
+    else:
+        with pytest.raises(UserError, match="holds no video"):
+            check_views(seen(picture()), {"odd": View("chosen", change)})
+
+
+def test_a_clip_of_one_frame_has_no_order() -> None:
+    with pytest.raises(UserError, match="holds a clip of one frame, which has no order"):
+        check_views(seen(clip(1)), {"odd": View("chosen", "reversed_frames")})
+    check_views(seen(clip(1)), {"odd": View("chosen", "crop")})
+
+
+def test_a_prompt_of_pictures_alone_has_no_form_without_them() -> None:
+    with pytest.raises(UserError, match="holds nothing but media"):
+        only = Example((Message("user", (Part("image", picture()), Part("text", " \n"))),), ())
+        check_views(PreferenceSample("a", {"chosen": (only,)}), {"odd": View("chosen", "no_image")})
+
+
+def test_changes_of_media_need_an_adapter_that_reads_them() -> None:
+    for name, change in CHANGES.items():
+        views = {"odd": View("chosen", name)}
+        assert (unseen(views, frozenset()) is None) == (not change.media)
+        assert unseen(views, frozenset({"video"})) is None
+    assert unseen({"odd": View("chosen", "crop")}, frozenset({"image"})) is None
+    assert unseen({"odd": View("chosen", "reversed_frames")}, frozenset({"image"})) == "video"
+    with pytest.raises(UserError, match="unknown change 'blur'; known: other_response, crop"):
+        change_of("odd", View("chosen", "blur"))
+
+
+# ---------------------------------------------------------------- in the loader
+
+
+def pixels_of(sample: PreferenceSample, roles: tuple[str, ...]) -> Prepared:
+    """What an adapter would do: one row per role with the pixels of its prompt's first medium."""
+    rows = []
+    for role in roles:
+        parts = [p for turn in sample.examples[role][0].prompt for p in turn.parts if p.kind != "text"]
+        frames = [torch.tensor(media_of(sample.examples[role][0])[0])] if parts else [torch.zeros(0)]
+        rows.append(Row(role, 0, {"pixels": frames[0]}))
+    return Prepared(sample.id, tuple(rows))
+
+
+def items(samples: list[PreferenceSample], steps: int = 1, **recipe: Any) -> dict[tuple[int, str], Item]:
+    """Items by epoch and sample, one epoch per step."""
+    order = Order(seed=5, sizes=(len(samples),), batch=len(samples))
+    loader = Loader([samples], order, Recipe(pixels_of, frames=Frames(), **recipe))
+    return {(item.epoch, item.id): item for step in loader.steps(0, steps) for item in step}
+
+
+def view_of(item: Item, role: str = "view") -> Tensor:
+    (row,) = [row for row in item.prepared.rows if row.role == role]
+    return row.data["pixels"]
+
+
+ROWS = [seen(picture(number), name=str(number)) for number in range(6)]
+
+
+@pytest.mark.parametrize("change", SEEDED)
+def test_redraw(change: str) -> None:
+    rows = [seen(clip(6, number), name=str(number)) for number in range(4)]
+    recipe = {"roles": ("chosen", "view"), "views": {"view": View("chosen", change)}}
+    once = items(rows, 2, redraw="once", **recipe)
+    assert all(torch.equal(view_of(once[0, row.id]), view_of(once[1, row.id])) for row in rows)
+    fresh = items(rows, 2, redraw="epoch", **recipe)
+    assert any(not torch.equal(view_of(fresh[0, row.id]), view_of(fresh[1, row.id])) for row in rows)
+    assert all(torch.equal(view_of(fresh[0, row.id]), view_of(once[0, row.id])) for row in rows)
+
+
+def test_a_view_depends_on_its_sample_alone() -> None:
+    recipe = Recipe(pixels_of, ("chosen", "view"), {"view": View("chosen", "noise")})
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    whole = {i.id: view_of(i) for i in next(Loader([ROWS], Order(5, (6,), 6), recipe).steps(0, 1))}
+    assert torch.equal(before, torch.get_rng_state())
+    for rank in (0, 1):
+        share = Loader([ROWS], Order(5, (6,), 3, processes=2, rank=rank), recipe).steps(0, 2)
+        for item in (item for step in share for item in step):
+            assert torch.equal(view_of(item), whole[item.id])
+    two = items(ROWS, roles=("view", "twin"), views={r: View("chosen", "noise") for r in ("view", "twin")})
+    assert all(torch.equal(view_of(item), whole[item.id]) for item in two.values())
+    assert not any(torch.equal(view_of(item), view_of(item, "twin")) for item in two.values())
+
+
+@pytest.mark.multiprocess
+def test_workers_draw_the_same_views() -> None:
+    recipe = Recipe(pixels_of, ("chosen", "view"), {"view": View("chosen", "crop")})
+    here, there = (
+        {i.id: view_of(i) for i in next(Loader([ROWS], Order(5, (6,), 6), recipe, n, 60).steps(0, 1))}
+        for n in (0, 1)
+    )
+    assert all(torch.equal(here[name], there[name]) for name in here)
+
+
+@pytest.mark.parametrize("redraw", ["epoch", "once"])
+def test_the_other_picture_is_another_picture(redraw: str) -> None:
+    """Two questions about each picture: the partner must show another picture, not ask something else."""
+    rows = [seen(picture(n // 2), name=str(n), text=f"question {n}?") for n in range(6)]
+    views = {"view": View("chosen", "other_image")}
+    found = items(rows, 2, roles=("chosen", "view"), views=views, redraw=redraw)
+    for (_, name), item in found.items():
+        shown = view_of(item)
+        others = [n for n in range(3) if np.array_equal(np.asarray(picture(n)), shown.numpy())]
+        assert len(others) == 1 and others[0] != int(name) // 2
+
+
+def test_partners_show_media_of_the_same_kinds() -> None:
+    rows = [seen(picture(n), name=f"p{n}") for n in range(3)] + [
+        seen(clip(2, n), name=f"c{n}") for n in range(3)
+    ]
+    found = items(rows, roles=("chosen", "view"), views={"view": View("chosen", "other_image")})
+    assert all(view_of(item).dim() == (3 if name[0] == "p" else 4) for (_, name), item in found.items())
+
+
+def test_one_picture_for_all_rows_has_no_other() -> None:
+    rows = [seen(picture(1), name=str(n), text=f"question {n}?") for n in range(4)]
+    with pytest.raises(UserError, match="test row .: role 'view' needs a row of the same source with"):
+        items(rows, roles=("chosen", "view"), views={"view": View("chosen", "other_image")})
+
+
+def test_two_views_may_have_different_partners() -> None:
+    """A foreign answer needs another prompt, a foreign picture another picture."""
+    rows = [seen(picture(n // 2), name=str(n), text=f"question {n}?") for n in range(6)]
+    views = {"view": View("chosen", "other_image"), "mismatched": View("rejected", "other_response")}
+    found = items(rows, roles=("chosen", "view", "mismatched"), views=views)
+    for (_, name), item in found.items():
+        own = np.asarray(picture(int(name) // 2))
+        assert np.array_equal(view_of(item, "mismatched").numpy(), own)
+        assert not np.array_equal(view_of(item).numpy(), own)
+
+
+def test_probes_are_left_off_rows_they_cannot_be_made_of() -> None:
+    bare = Example((Message("user", (Part("image", picture(2)),)),), (Part("text", "red"),))
+    rows = [seen(picture(1), name="picture"), pair("text")]
+    rows.append(PreferenceSample("bare", {"chosen": (bare,), "rejected": (bare,)}, origin="test row bare"))
+    probes = {
+        "chosen/no_image": View("chosen", "no_image"),
+        "rejected/no_image": View("rejected", "no_image"),
+    }
+    found = items(rows, roles=("chosen",), probes=probes)
+    roles = {name: [row.role for row in item.prepared.rows] for (_, name), item in found.items()}
+    assert roles == {"picture": ["chosen", *probes], "text": ["chosen"], "bare": ["chosen"]}
+    assert set(found[0, "picture"].row_labels) == {"chosen"}
+
+
+def test_probes_that_the_adapter_refuses_are_left_off() -> None:
+    def needs_a_picture(sample: PreferenceSample, roles: tuple[str, ...]) -> Prepared:
+        if any(not media_of(sample.examples[role][0]) for role in roles):
+            raise UserError("no picture")
+        return pixels_of(sample, roles)
+
+    recipe = Recipe(needs_a_picture, ("chosen",), probes={"blind": View("chosen", "no_image")})
+    (step,) = Loader([ROWS], Order(5, (6,), 6), recipe).steps(0, 1)
+    assert all([row.role for row in item.prepared.rows] == ["chosen"] for item in step)
