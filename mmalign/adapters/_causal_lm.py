@@ -147,7 +147,7 @@ class CausalLM:
         inputs = batch.inputs
         if model is not self.policy:
             _loading.refuse_long(model, inputs["input_ids"].shape[1])
-        hidden = self._states(model, batch).flatten(0, 1).index_select(0, inputs["source"])
+        hidden = self.hidden(model, batch).flatten(0, 1).index_select(0, inputs["source"])
         head = Head.of(model)
         scored = token_log_probs(hidden, inputs["target"], head)
         index = inputs["index"]
@@ -162,34 +162,37 @@ class CausalLM:
             distribution=TiledDistribution(hidden, index, head) if "distribution" in needs else None,
         )
 
-    def _states(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Last hidden state at every place, [N, T, H]."""
+    def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Hidden states below the output head, [N, T, H]."""
         decoder = model.get_decoder()  # type: ignore[operator]
         states: Tensor = decoder(input_ids=batch.inputs["input_ids"], use_cache=False).last_hidden_state
         return states
 
-    def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Last hidden state at the last token of every row, [N, H]."""
-        states, last = self._states(model, batch), batch.inputs["length"] - 1
-        return states[torch.arange(len(last), device=last.device), last]
-
-    def hidden_alone(self, model: nn.Module, batch: Batch) -> tuple[int, Tensor]:
-        """The shortest row's index and its state [1, H], by the model's own forward of that row alone."""
-        row = int(batch.inputs["length"].argmin())
-        ids = batch.inputs["input_ids"][row : row + 1, : int(batch.inputs["length"][row])]
-        states: Tensor = model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[-1]
-        return row, states[:, -1]
+    def ends(self, batch: Batch) -> Tensor:
+        """Place of the token that a reward head reads, [N]: a row's last. A classifier reads the last that is
+        not its padding token, as its library does; only where that token also ends responses it differs."""
+        last: Tensor = batch.inputs["length"] - 1
+        pad = self.policy.config.get_text_config().pad_token_id  # type: ignore[operator, union-attr]
+        if not self._classifier or pad is None:
+            return last
+        ids = batch.inputs["input_ids"]
+        place = torch.arange(ids.shape[1], device=ids.device)
+        return (place * ((ids != pad) & (place <= last[:, None]))).argmax(-1)
 
     @torch.no_grad()
     def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
         """Largest difference between our log-probs and those from the model's own logits, on the batch's
-        shortest row scored alone and without padding. Above 1e-4 in float32 (5e-2 in bfloat16) is a fault."""
+        shortest row scored alone and without padding; of a classifier its score. Above 1e-4 in float32 (5e-2
+        in bfloat16) is a fault."""
         inputs = batch.inputs
         with evaluating(model):
-            ours = self.logprobs(model, batch, draw, frozenset())
             row = int(inputs["length"].argmin())
             ids = inputs["input_ids"][row : row + 1, : int(inputs["length"][row])]
             logits = model(input_ids=ids, use_cache=False).logits[0].float()
+            if self._classifier:
+                states = self.hidden(model, batch)[row, self.ends(batch)[row]]
+                return float((model.get_submodule("score")(states) - logits).abs().max())
+            ours = self.logprobs(model, batch, draw, frozenset())
         theirs = torch.log_softmax(logits[:-1], dim=-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
         mine = ours.values[row][ours.mask[row]]
         return float((mine - theirs[-len(mine) :]).abs().max())

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mmalign.adapters import _loading
 from mmalign.adapters._score_head import ScoreHead, has_head, load_head, read_settings, save_head
-from mmalign.adapters._text_sampling import evaluating
 from mmalign.adapters.reward_head import RewardHead, naming_the_backbone
 from mmalign.types import (
     Adapter,
@@ -35,10 +34,10 @@ class Backbone(Adapter, Protocol):
     """An adapter that a head can sit on; its config offers "hidden" and has `build_backbone`."""
 
     def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Last layer's hidden state at the last place of every row that is not padding, [N, H]."""
+        """Hidden states below the output head, [N, T, H]."""
 
-    def hidden_alone(self, model: nn.Module, batch: Batch) -> tuple[int, Tensor]:
-        """A row's index and its state [1, H], by the model's own forward of that row alone, unpadded."""
+    def ends(self, batch: Batch) -> Tensor:
+        """Place in [0, T) of the token that a head reads: the last of each row that is not padding, [N]."""
 
 
 class RewardAdapter:
@@ -53,7 +52,7 @@ class RewardAdapter:
         self.policy: nn.Module = backbone.policy
         self.device = backbone.device
         self.lora_targets = backbone.lora_targets
-        self.frames = backbone.frames
+        self.frames, self.media = backbone.frames, backbone.media
         self.media = backbone.media
         layer = dict(self.policy.named_children()).get(SCORE)
         self.classifier = layer is not None
@@ -115,7 +114,8 @@ class RewardAdapter:
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
         """Scores of every row, [N, A], float32: unbounded numbers, higher is better."""
-        values = model.get_submodule(SCORE)(self.backbone.hidden(model, batch))
+        states, ends = self.backbone.hidden(model, batch), self.backbone.ends(batch)
+        values = model.get_submodule(SCORE)(states[torch.arange(len(ends), device=ends.device), ends])
         return LogProbs(
             values=values,
             mask=torch.ones_like(values, dtype=torch.bool),
@@ -125,15 +125,9 @@ class RewardAdapter:
             slot=batch.row_slot,
         )
 
-    @torch.no_grad()
     def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
-        """Largest difference from the score of one row's state by the model's own forward, without padding.
-        Above 1e-4 in float32 (5e-2 in bfloat16) is a fault."""
-        with evaluating(model):
-            ours = self.logprobs(model, batch, draw, frozenset()).values
-            row, alone = self.backbone.hidden_alone(model, batch)
-            theirs = model.get_submodule(SCORE)(alone)[0]
-        return float((ours[row] - theirs).abs().max())
+        """The backbone's own: its states must give its library's log-probs, or a classifier's score."""
+        return self.backbone.self_check(model, batch, draw)
 
     def generate(
         self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]

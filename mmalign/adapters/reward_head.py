@@ -65,6 +65,12 @@ class RewardHead:
         chosen: str | None = self.part.dtype
         return chosen
 
+    @property
+    def media(self) -> frozenset[str]:
+        """Kinds of media that the backbone reads in a prompt."""
+        read: frozenset[str] = self.part.media
+        return read
+
     def at(self, folder: str) -> RewardHead:
         """The same model with backbone and head as they lie in another folder."""
         moved = {**self.backbone, "path": folder, "revision": None, "dtype": None}

@@ -101,14 +101,15 @@ def test_every_weight_that_trains_takes_part(folders: dict[str, str]) -> None:
         assert missed == []
 
 
-def test_self_check_sees_a_wrong_position(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = fresh(folders["llama"])
+@pytest.mark.parametrize("classifier", [False, True])
+def test_self_check_sees_wrong_states(
+    folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: bool
+) -> None:
+    adapter = fresh(save_classifier(tmp_path / "m") if classifier else folders["llama"])
     batch, _ = contract.Case(adapter, SAMPLES).score()
     assert adapter.self_check(adapter.policy, batch, {}) < 1e-5
-    batch.inputs["length"] -= 1
-    right = adapter.backbone.hidden_alone(adapter.policy, batch)
-    batch.inputs["length"] += 1
-    monkeypatch.setattr(adapter.backbone, "hidden_alone", lambda model, batch: right)
+    states = adapter.backbone.hidden(adapter.policy, batch).detach()
+    monkeypatch.setattr(adapter.backbone, "hidden", lambda model, batch: states.roll(1, dims=1))
     assert adapter.self_check(adapter.policy, batch, {}) > 1e-3
 
 
@@ -234,6 +235,24 @@ def test_a_classifier_scores_as_its_own_library_has_it(tmp_path: Path, family: s
         expected = upstream(input_ids=inputs, attention_mask=mask.long()).logits
     assert torch.allclose(scores.values, expected, atol=1e-5)
     assert adapter.self_check(adapter.policy, batch, {}) < 1e-5
+
+
+def test_a_classifier_that_pads_with_the_end_token_is_read_as_its_library_reads_it(tmp_path: Path) -> None:
+    """There the last token that is no padding is the one before the end token."""
+    folder = save_classifier(tmp_path / "m")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"pad_token_id": settings["eos_token_id"]}))
+    adapter = config(folder).build(CPU)
+    batch, scores = contract.Case(adapter, SAMPLES).score()
+    assert adapter.self_check(adapter.policy, batch, {}) < 1e-5
+    upstream = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    shifted = 0
+    for row, length in enumerate(batch.inputs["length"].tolist()):
+        ids = batch.inputs["input_ids"][row : row + 1, :length]
+        with torch.no_grad():
+            assert torch.allclose(scores.values[row], upstream(ids).logits[0], atol=1e-5)
+        shifted += int(adapter.backbone.ends(batch)[row]) < length - 1
+    assert shifted > 0
 
 
 def test_a_trained_classifier_goes_back_to_its_library(tmp_path: Path) -> None:
