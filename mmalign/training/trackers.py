@@ -141,8 +141,9 @@ def _started(name: str, folder: Path, run: str) -> Any:
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     kind = LOGGER_TYPE_TO_CLASS[name]
-    # an own name of the run, so that the service can add to it when the run is taken up again
-    settings = {"name": folder.name, "id": run, "resume": "allow"} if name == "wandb" else {}
+    settings = {}
+    if name == "wandb":  # an id of its own, so that the service can add to the run when it is taken up again
+        settings = {"name": folder.name, "id": run, "resume": "allow", "dir": str(folder)}
     title = _LOCAL if name == _LOCAL else _PROJECT
     place = [str(folder)] if kind.requires_logging_directory else []
     tracker = kind(title, *place, **settings)
