@@ -24,6 +24,18 @@ def count_media(row: Mapping[str, Any], **columns: str) -> dict[str, int]:
     return counts
 
 
+def has_markers(text: str) -> bool:
+    """Whether a text holds a marker."""
+    return _MARKER.search(text) is not None
+
+
+def cut_answer(turns: Any, field: str, reader: Reader) -> tuple[Sequence[Any], Any]:
+    """The turns of a prompt and the one that answers them, whose text may hold no marker."""
+    if not isinstance(turns, (list, tuple)) or len(turns) < 2:
+        raise reader.fail(field, "must be a list of at least two turns, the last of them the answer")
+    return turns[:-1], refuse_markers(turns[-1], field, reader)
+
+
 def place_markers(
     turns: Sequence[Any], field: str, media: Mapping[str, int], reader: Reader, front: bool = False
 ) -> list[Any]:

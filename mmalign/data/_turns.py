@@ -202,6 +202,8 @@ def insert_media(
     Raises UserError if places and values differ in number, or if the prompt already holds that kind.
     """
     parts = [part for message in prompt for part in message.parts]
+    if not any(values for _, values in media.values()) and all(part.kind == "text" for part in parts):
+        return prompt
     places = Counter(part.kind for part in parts if part.data is None)
     own = Counter(part.kind for part in parts if part.data is not None)
     for kind, (name, values) in media.items():

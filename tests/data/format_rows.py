@@ -45,6 +45,12 @@ RLHF_V: dict[str, Any] = {
     "chosen": "A cat.",
     "rejected": "A dog.",
 }
+LLAVA: dict[str, Any] = {
+    "image": "a.png",
+    "prompt": "<image>\nWhat is it?",
+    "chosen": "A cat.",
+    "rejected": "A dog.",
+}
 PICK_A_PIC: dict[str, Any] = {
     "caption": "a cat",
     "jpg_0": "a.png",
@@ -58,6 +64,7 @@ SOUND = {
     "sharegpt": SHAREGPT,
     "ms_swift": MS_SWIFT,
     "rlhf_v": RLHF_V,
+    "llava": LLAVA,
     "pick_a_pic": PICK_A_PIC,
     "canonical": {"prompt": "P", "chosen": "a", "rejected": "b"},
 }

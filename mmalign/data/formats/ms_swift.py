@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
-from mmalign.data._markers import count_media, place_markers, refuse_markers
+from mmalign.data._markers import count_media, cut_answer, place_markers, refuse_markers
 from mmalign.data._records import LABELS
 from mmalign.data._turns import Reader
 
@@ -40,7 +40,7 @@ class MsSwift(Format):
             if row.get(name):
                 raise reader.fail(name, "is not supported; remove the column if the answers do not need it")
         made = {key: row[key] for key in (*LABELS, *_MEDIA) if row.get(key) is not None}
-        prompt, answer = _cut(row.get("messages"), "messages", reader)
+        prompt, answer = cut_answer(row.get("messages"), "messages", reader)
         media = count_media(row, image="images", video="videos")
         places = place_markers(prompt, "messages", media, reader, front=True)
         other = next((name for name in _REJECTED if row.get(name) is not None), None)
@@ -53,7 +53,7 @@ class MsSwift(Format):
             raise reader.fail(given, "is null" if given in row else "is missing")
         rejected_prompt, rejected = prompt, row[other]
         if other == "rejected_messages":
-            rejected_prompt, rejected = _cut(rejected, other, reader)
+            rejected_prompt, rejected = cut_answer(rejected, other, reader)
         columns = {kind: f"rejected_{kind}s" for kind in ("image", "video")}
         own = {kind: name if row.get(name) is not None else f"{kind}s" for kind, name in columns.items()}
         field = other if other == "rejected_messages" else "messages"
@@ -65,10 +65,3 @@ class MsSwift(Format):
         names = {"prompt_chosen": "messages", "chosen": "messages", "prompt_rejected": field}
         names["rejected"] = other
         return Converted(made, names)
-
-
-def _cut(messages: Any, field: str, reader: Reader) -> tuple[Sequence[Any], Any]:
-    """Prompt turns and the answer that follows them."""
-    if not isinstance(messages, (list, tuple)) or len(messages) < 2:
-        raise reader.fail(field, "must be a list of at least two turns, the last of them the answer")
-    return messages[:-1], refuse_markers(messages[-1], field, reader)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
-from mmalign.data._markers import count_media, place_markers, refuse_markers
+from mmalign.data._markers import count_media, cut_answer, place_markers, refuse_markers
 from mmalign.data._records import LABELS
 from mmalign.data._turns import Reader
 
@@ -52,10 +52,8 @@ class Sharegpt(Format):
         if row.get("kto_tag") is not None:
             if row.get("chosen") is not None or row.get("rejected") is not None:
                 raise reader.fail("kto_tag", "given beside chosen and rejected; keep one")
-            if len(turns) < 2:
-                raise reader.fail(name, "must hold at least two turns, the last of them the answer")
-            made["completion"] = refuse_markers(turns[-1], name, reader)
-            made["label"], turns = row["kto_tag"], turns[:-1]
+            turns, made["completion"] = cut_answer(turns, name, reader)
+            made["label"] = row["kto_tag"]
         else:
             for role in ("chosen", "rejected"):
                 made[role] = refuse_markers(row.get(role), role, reader)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
+from mmalign.data._markers import has_markers
 from mmalign.data._records import CANONICAL, MARKS
 from mmalign.data._turns import Reader
 
@@ -26,6 +27,9 @@ class Trl(Format):
     def signs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Answers to a prompt, or whole conversations; with `image` or `video`, or with `images` if there are
         turns."""
+        prompt = row.get("prompt")
+        if isinstance(prompt, str) and _SINGLE.keys() & row.keys() and has_markers(prompt):
+            return ()  # there the markers are places
         answers = tuple(sorted(MARKS & row.keys()))
         turns = any(_is_turns(row[name]) for name in answers)
         media = tuple(sorted(_SINGLE.keys() & row.keys())) or (
@@ -45,8 +49,8 @@ class Trl(Format):
             made[many], names[many] = row[single], single
         if any(row.get(name) is not None for name in (*_SINGLE, *_SINGLE.values())):
             for text in _texts(row.get("prompt")):
-                if marker := next((one for one in ("<image>", "<video>") if one in text), None):
-                    rule = f"holds {marker} as text beside media; write the place as a part {{type: image}}"
+                if has_markers(text):
+                    rule = "holds a marker as text beside media; write the place as a part {type: image}"
                     raise reader.fail("prompt", rule)
         return Converted(made, names)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from bad_inputs import png, write_rows
-from data.format_rows import MS_SWIFT, PICK_A_PIC, RLHF_V, SHAREGPT, SOUND, TRL, changed, read_rows
+from data.format_rows import LLAVA, MS_SWIFT, PICK_A_PIC, RLHF_V, SHAREGPT, SOUND, TRL, changed, read_rows
 
 from mmalign.data._media import decode
 from mmalign.data._sources import load
@@ -72,6 +72,16 @@ BAD: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
         {**RLHF_V, "question": "<image> or <image>?"},
         ("'question'", "2 <image> markers for 1 images"),
     ),
+    "llava, two for one": (
+        "llava",
+        {**LLAVA, "image": ["a.png", "b.png"]},
+        ("'prompt'", "1 <image> markers for 2 images"),
+    ),
+    "llava, video for image": (
+        "llava",
+        changed(LLAVA, image=..., video="v.mp4"),
+        ("'prompt'", "1 <image> markers for 0 images"),
+    ),
     # media that are none
     "trl, null in list": ("trl", {**TRL, "images": ["a.png", None]}, ("images[1]", "no image (null)")),
     "trl, nested": ("trl", {**TRL, "images": [["a.png"], ["b.png"]]}, ("images[0]", "got a list")),
@@ -98,6 +108,13 @@ BAD: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "rlhf_v, no image": ("rlhf_v", {**RLHF_V, "image": None}, ("'image'", "no image (null)")),
     "rlhf_v, empty image": ("rlhf_v", {**RLHF_V, "image": {"bytes": None}}, ("'image'", "null")),
     "rlhf_v, list": ("rlhf_v", {**RLHF_V, "image": ["a.png"]}, ("'image'", "got a list")),
+    "llava, null": ("llava", {**LLAVA, "image": [None]}, ("image[0]", "null")),
+    "llava, both": (
+        "llava",
+        {**LLAVA, "conversations": [], "rejected_conversations": []},
+        ("'prompt'", "beside conversations"),
+    ),
+    "llava, blank": ("llava", {**LLAVA, "rejected": " "}, ("'rejected'", "empty")),
     "pick_a_pic, no picture": ("pick_a_pic", {**PICK_A_PIC, "jpg_1": None}, ("'jpg_1'", "null")),
     # texts and turns
     "sharegpt, role": ("sharegpt", {**SHAREGPT, "conversations": BOSS}, ("conversations[0]", "'boss'")),
@@ -166,12 +183,13 @@ MEDIA = {
     "sharegpt": "images",
     "ms_swift": "images",
     "rlhf_v": "image",
+    "llava": "image",
     "pick_a_pic": "jpg_1",
 }
 
 
 @pytest.mark.parametrize(
-    "value", ["https://example.com/a.png", "data:image/png;base64,iVBORw0KGgo=", "/etc/x"]
+    "value", ["https://example.com/a.png", "data:image/png;base64,iVBORw0KGgo=", "/etc/x", "../a.png"]
 )
 @pytest.mark.parametrize("kind", MEDIA)
 def test_addresses_and_outside_files_are_never_opened(kind: str, value: str, tmp_path: Path) -> None:

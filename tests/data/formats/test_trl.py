@@ -97,5 +97,10 @@ def test_bytes_win_over_a_path() -> None:
 
 
 def test_a_typed_marker_beside_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="field 'prompt': holds <image> as text beside media"):
-        read_rows(tmp_path, {"image": "a.png", "prompt": "<image> What?", "chosen": "a", "rejected": "b"})
+    turns = [{"role": "user", "content": "<image> What?"}]
+    for row in (
+        changed(TRL, prompt=turns),
+        {"image": "a.png", "prompt": turns, "chosen": "a", "rejected": "b"},
+    ):
+        with pytest.raises(UserError, match="field 'prompt': holds a marker as text beside media"):
+            read_rows(tmp_path, row)
