@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mmalign.clips import Frames
@@ -136,7 +136,7 @@ class Loader:
         if missing:
             raise UserError(f"{sample.origin}: has no role {missing[0]!r}, only {', '.join(sample.examples)}")
         row_labels = {role: tuple(example.labels for example in ready.examples[role]) for role in roles}
-        prepared = self.recipe.prepare(ready, roles)
+        prepared = self._without_passing_keys(self.recipe.prepare(ready, roles))
         if self.recipe.probes:
             prepared = Prepared(prepared.sample_id, prepared.rows + self._probe(ready, place))
         return Item(prepared, place.epoch, sample.labels, row_labels, sample.weight, sample.origin)
@@ -145,6 +145,14 @@ class Loader:
         if self._lost and (reason := self._lost.get(digest(sample.id))) is not None:
             raise UserError(reason)
         return decode(sample, self.recipe.frames)
+
+    def _without_passing_keys(self, prepared: Prepared) -> Prepared:
+        """A view that changes every epoch is not seen again: nothing is to be kept under its rows' keys."""
+        if self.recipe.redraw == "once" or not self.recipe.views:
+            return prepared
+        passing = {role for role, view in self.recipe.views.items() if change_of(role, view).varies}
+        rows = tuple(replace(row, key=None) if row.role in passing else row for row in prepared.rows)
+        return replace(prepared, rows=rows)
 
     def _seeds(self, place: Place, sample: PreferenceSample, views: Mapping[str, View]) -> dict[str, int]:
         epoch = place.epoch if self.recipe.redraw == "epoch" else 0

@@ -43,13 +43,19 @@ class Change:
 
     `lacks` says what examples are missing for it, in words that end "the prompt ...", or None. `media`: the
     kinds of which an adapter must read one for the view to differ from its origin; empty: the change is not
-    about media.
+    about media. `random`: it uses its generator.
     """
 
     make: Make
     lacks: Callable[[Examples], str | None] = lambda examples: None
     pairing: Pairing | None = None
     media: frozenset[str] = frozenset()
+    random: bool = False
+
+    @property
+    def varies(self) -> bool:
+        """Whether another epoch's view of the same sample is another one."""
+        return self.random or self.pairing is not None
 
 
 # ---------------------------------------------------------------- what examples must have, and their partners
@@ -118,13 +124,15 @@ def _order(order_of: Callable[[int, Generator], torch.Tensor]) -> Make:
 
 CHANGES: Mapping[str, Change] = {
     "other_response": Change(other_response, pairing=_OTHER_PROMPT),
-    "crop": Change(_pixels(pictures.crop), _no_media, media=SEEN),
-    "noise": Change(_pixels(pictures.noise), _no_media, media=SEEN),
+    "crop": Change(_pixels(pictures.crop), _no_media, media=SEEN, random=True),
+    "noise": Change(_pixels(pictures.noise), _no_media, media=SEEN, random=True),
     "black": Change(_pixels(pictures.black), _no_media, media=SEEN),
     "other_image": Change(other_image, _no_media, _OTHER_MEDIA, media=SEEN),
     "no_image": Change(no_image, _no_text_beside_media, media=SEEN),
     "reversed_frames": Change(_order(pictures.reversed_order), _no_frames, media=frozenset({"video"})),
-    "shuffled_frames": Change(_order(pictures.shuffled_order), _no_frames, media=frozenset({"video"})),
+    "shuffled_frames": Change(
+        _order(pictures.shuffled_order), _no_frames, media=frozenset({"video"}), random=True
+    ),
 }
 
 

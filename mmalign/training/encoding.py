@@ -36,23 +36,29 @@ class Encoder:
         self._prefix = adapter.fingerprint()
 
     def __call__(self, prepared: Sequence[Prepared]) -> list[Prepared]:
-        """Encoded samples in the same order. Samples whose rows carry no key are encoded every time."""
-        found = [self._lookup(sample) for sample in prepared]
-        missing = [i for i, sample in enumerate(found) if sample is None]
-        fresh = self._adapter.encode([prepared[i] for i in missing]) if missing else []
-        for i, sample in zip(missing, fresh, strict=True):
-            found[i] = sample
-            for before, after in zip(prepared[i].rows, sample.rows, strict=True):
-                if before.key is not None:
-                    self._store(before.key, after.data)
-        return [sample for sample in found if sample is not None]
+        """Encoded samples in the same order. Rows without a key are encoded every time."""
+        held = [[None if r.key is None else self._load(r.key) for r in one.rows] for one in prepared]
+        missing = [
+            replace(one, rows=tuple(r for r, data in zip(one.rows, found, strict=True) if data is None))
+            for one, found in zip(prepared, held, strict=True)
+        ]
+        work = [one for one in missing if one.rows]
+        fresh = iter(self._adapter.encode(work) if work else [])
+        return [
+            self._merged(one, found, next(fresh).rows if left.rows else ())
+            for one, found, left in zip(prepared, held, missing, strict=True)
+        ]
 
-    def _lookup(self, sample: Prepared) -> Prepared | None:
-        rows = []
-        for row in sample.rows:
-            data = None if row.key is None else self._load(row.key)
+    def _merged(
+        self, sample: Prepared, found: Sequence[dict[str, Tensor] | None], fresh: Sequence[Row]
+    ) -> Prepared:
+        """What was kept and what was computed now, in the order of the rows; the latter is kept, too."""
+        left, rows = iter(fresh), []
+        for row, data in zip(sample.rows, found, strict=True):
             if data is None:
-                return None
+                data = next(left).data
+                if row.key is not None:
+                    self._store(row.key, data)
             rows.append(replace(row, data=data))
         return replace(sample, rows=tuple(rows))
 
