@@ -47,8 +47,8 @@ class Frames:
     uniform where that would be more than `count`. A video with fewer frames than `count` gives each of its
     frames once.
 
-    Reader pyav decodes every frame in order and is exact for every codec. decord takes H.264 and VP9 only
-    and leaves the rest to pyav. auto is pyav.
+    Reader pyav decodes every frame in order and is exact for every codec. decord takes H.264 and VP9
+    in MP4/MOV and WebM/Matroska and leaves the rest to pyav. auto is pyav.
     """
 
     sampling: Literal["uniform", "fps", "segment"] = "uniform"

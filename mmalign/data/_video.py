@@ -2,8 +2,8 @@
 
 Rules, the same for every source and reader: frames are counted and taken in display order; rotation and
 mirroring flags are applied; transparency is laid on white (an alpha channel beside the pictures, as VP9 has
-it, is not read); pixels are taken as square; sound is not decoded. A video that is damaged or cut off is
-refused, never used in part. A frame that a decoder repaired without an error counts as sound.
+it, is not read); pixels are taken as square; sound is not decoded. A video that is damaged or cut
+off, as far as its decoder or its header's duration tell, is refused, never used in part.
 """
 
 from __future__ import annotations

@@ -154,6 +154,8 @@ def scan(data: bytes, frames: Frames) -> Header:
                     shown.append(None if stamp is None else float(stamp * packet.time_base))
                     if len(shown) > MAX_FRAMES:
                         raise UserError(f"more than {MAX_FRAMES} frames; cut the video into pieces")
+        except UserError:
+            raise
         except (av.FFmpegError, ValueError) as error:
             raise UserError(f"its data are damaged after {len(shown)} frames: {reason(error)}") from None
         if not shown:
@@ -183,7 +185,7 @@ def clock(raw: Sequence[float | None], stated: float) -> tuple[tuple[float, ...]
     if len(known) < len(raw) or any(later <= earlier for earlier, later in pairwise(known)):
         rate = stated if stated > 0 else ASSUMED_RATE
         return tuple(place / rate for place in range(len(raw))), rate
-    stamps = tuple(stamp - known[0] for stamp in known)
+    stamps = tuple(round(stamp - known[0], 6) for stamp in known)
     if len(stamps) == 1:
         return stamps, stated if stated > 0 else ASSUMED_RATE
     mean = (len(stamps) - 1) / stamps[-1]

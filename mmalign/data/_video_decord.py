@@ -1,8 +1,8 @@
 """Frames by decord, which jumps to the wanted frames: faster on long clips, for the codecs where it is exact.
 
-With B-frames of MPEG-4 and HEVC decord returns neighbours of the wanted frame, and AV1 it does not open;
-only H.264 and VP9 are left to it. It does not look at what lies behind the last wanted frame, so damage
-there goes unnoticed.
+With B-frames of MPEG-4 and HEVC, and with H.264 in MPEG-TS, decord returns neighbours of the wanted frame
+without a word, and AV1 it does not open; only H.264 and VP9 in MP4/MOV and WebM/Matroska are left to it. It
+does not look at what lies behind the last wanted frame, so damage there goes unnoticed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from mmalign.clips import Clip, Frames
 from mmalign.data._video_container import Header
 from mmalign.types import UserError
 
-EXACT = frozenset({"h264", "vp9"})
+CODECS = frozenset({"h264", "vp9"})
+KINDS = frozenset({"mov", "matroska"})
 
 
 def require_decord() -> None:
@@ -31,11 +32,11 @@ def require_decord() -> None:
 def read(data: bytes, header: Header, frames: Frames) -> Clip | None:
     """The chosen frames, or None for a video that is better left to the plain reader.
 
-    That is one of another codec, one that decord cannot read or counts differently than its packets say, and
-    one whose frames come out in another size than the header's.
+    That is one of another codec or kind, one that decord cannot read or counts differently than its packets
+    say, and one whose frames come out in another size than the header's.
     """
     require_decord()
-    if header.codec not in EXACT:
+    if header.codec not in CODECS or header.kind not in KINDS:
         return None
     import decord
 

@@ -12,8 +12,11 @@ import numpy as np
 import torch
 
 from mmalign.clips import Clip, Frames
-from mmalign.data._video_container import Header, clock, open_video, reason
+from mmalign.data._video_container import MISSING, Header, clock, open_video, reason
 from mmalign.types import UserError
+
+_LEAST_SHARE = {"vp8": 0.0}  # of its packets, some may be reference frames that are never shown
+_REMEDY = "fetch it again or leave the row out"
 
 
 def read(data: bytes, header: Header, frames: Frames) -> Clip:
@@ -21,7 +24,8 @@ def read(data: bytes, header: Header, frames: Frames) -> Clip:
 
     Usually decodes once. Where decoding gives another number of frames than the packets promised (hidden
     frames, several frames in one packet) the choice is made anew from that number, and decoded again if it
-    differs. Raises UserError, with the number of readable frames, if decoding stops early.
+    differs. Raises UserError, with the number of readable frames, if decoding stops early or gives far fewer
+    frames than packets, and for a chosen frame that the decoder marks as damaged.
     """
     total, rate = header.total, header.rate
     places = frames.choose(total, rate)
@@ -55,15 +59,18 @@ def _walk(
         try:
             for frame in container.decode(stream):
                 if len(stamps) in wanted:
+                    if frame.is_corrupt:
+                        raise UserError(f"damaged: frame {len(stamps)} cannot be restored; {_REMEDY}")
                     kept[len(stamps)] = upright(_rgb(frame), _matrix(frame))
                 stamps.append(frame.time)
+        except UserError:
+            raise
         except (av.FFmpegError, ValueError, MemoryError) as error:
-            raise UserError(
-                f"damaged: {len(stamps)} of {header.total} frames can be read, then {reason(error)!r}; "
-                "fetch it again or leave the row out"
-            ) from None
-    if not stamps:
-        raise UserError(f"none of its {header.total} frames can be decoded: damaged or cut off")
+            share = f"{len(stamps)} of {header.total} frames"
+            raise UserError(f"damaged: {share} can be read, then {reason(error)!r}; {_REMEDY}") from None
+    share = _LEAST_SHARE.get(header.codec, 1 - MISSING)
+    if len(stamps) <= share * header.total:
+        raise UserError(f"damaged: {len(stamps)} of {header.total} frames can be read; {_REMEDY}")
     return kept, stamps
 
 
