@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ class Denoiser:
         self._parts = parts
         self._family = parts.family
         self.policy: nn.Module = parts.pipeline.unet.to(device)
+        self.parts = {"denoiser": [name for name, _ in self.policy.named_parameters()]}
         self._vae = parts.pipeline.vae.to(device)
         self._towers = nn.ModuleList([encoder.to(device) for encoder in parts.encoders])
         self._schedule = Schedule.of(
@@ -118,19 +121,13 @@ class Denoiser:
         """
         rows = [row for sample in prepared for row in sample.rows]
         texts = self._captions.conditions([row.data["input_ids"] for row in rows])
-        pictures = [row.data["pixels"] for row in rows]
-        moments = encode_pictures(self._vae, pictures, self.device)
-        encoded = iter(zip(moments, texts, strict=True))
-        result = []
-        for sample in prepared:
-            done = []
-            for row in sample.rows:
-                (mean, logvar), text = next(encoded)
-                sizes = {"time_ids": row.data["time_ids"]} if self._family.sized else {}
-                data = {"mean": mean, "logvar": logvar, **text, **sizes}
-                done.append(Row(row.role, row.slot, data, row.key))
-            result.append(Prepared(sample.sample_id, tuple(done)))
-        return result
+        moments = encode_pictures(self._vae, [row.data["pixels"] for row in rows], self.device)
+        done = []
+        for row, (mean, logvar), text in zip(rows, moments, texts, strict=True):
+            sizes = {"time_ids": row.data["time_ids"]} if self._family.sized else {}
+            done.append(replace(row, data={"mean": mean, "logvar": logvar, **text, **sizes}))
+        remaining = iter(done)
+        return [replace(sample, rows=tuple(islice(remaining, len(sample.rows)))) for sample in prepared]
 
     def fingerprint(self) -> str:
         """Hash of the frozen encoders, the tokenizer and how pictures and captions are prepared."""
@@ -290,9 +287,8 @@ class Denoiser:
         """Conditions of pictures that are yet to be: of the full size, and uncropped."""
         condition = {name: torch.stack([text[name] for text in texts]).to(self.device) for name in texts[0]}
         if self._family.sized:
-            side = self.resolution
-            sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32, device=self.device)
-            condition["time_ids"] = sizes.expand(len(texts), -1)
+            sizes = torch.tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
+            condition["time_ids"] = sizes.float().to(self.device).expand(len(texts), -1)
         return condition
 
     # ------------------------------------------------------------ the trained model
