@@ -32,7 +32,6 @@ class RewardHead:
 
     kind: ClassVar[Kind] = "reward"
     offers: ClassVar[frozenset[str]] = frozenset({"reward", "aspects"})
-    media: ClassVar[frozenset[str]] = frozenset({"image", "video"})  # what a backbone may read
 
     backbone: dict[str, Any]  # adapter: text, path: ...; every field of that adapter
     head: Head = field(default_factory=Head)
