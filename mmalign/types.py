@@ -119,6 +119,21 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class RowView:
+    """A prepared row for people to read. `counts`: its tokens by kind; the model takes `limit` of them in all
+    (None: any number). `text`: all that stands before what is scored, control tokens included; `scored`: the
+    scored text. `media`: in words, what the model gets of every picture and clip; `pictures`: those that the
+    adapter itself made of the row's, uint8 [3, H, W]."""
+
+    counts: Mapping[str, int]
+    limit: int | None
+    text: str
+    scored: str = ""
+    media: tuple[str, ...] = ()
+    pictures: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True)
 class Item:
     """One sample of one optimizer step as the loader yields it."""
 
@@ -259,6 +274,9 @@ class Adapter(Protocol):
 
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
         """Tokenise and resize on the CPU; runs in loader workers. Media parts are already decoded."""
+
+    def describe(self, row: Row) -> RowView:
+        """A row of `prepare`, before `encode`, in words and numbers."""
 
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Run frozen encoders on the device, batched. Identity for text."""

@@ -75,6 +75,15 @@ class Captions:
             cut = cut or len(tokenizer(caption, verbose=False).input_ids) > self.width
         return torch.tensor(rows, dtype=torch.long), cut
 
+    def words(self, ids: Tensor) -> tuple[str, int]:
+        """The text of a caption's ids [T, L] as the first tower reads it, its start and end token included
+        and padding left out; and how many tokens that is, of the tower that spends most."""
+        counts = []
+        for row, tokenizer in zip(ids.tolist(), self._tokenizers, strict=True):
+            ends = [place for place, one in enumerate(row) if place and one == tokenizer.eos_token_id]
+            counts.append(ends[0] + 1 if ends else len(row))
+        return str(self._tokenizers[0].decode(ids[0, : counts[0]].tolist())), max(counts)
+
     @torch.no_grad()
     def conditions(self, captions: Sequence[Tensor]) -> list[dict[str, Tensor]]:
         """For each ids tensor [T, L] its `states` [L, W] and, where a tower gives one, `pooled` [P]; float32

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.adapters import _loading, _tokens
+from mmalign.adapters._describe import text_view
 from mmalign.adapters._distribution import Head, TiledDistribution, token_log_probs
 from mmalign.adapters._saving import save_lora
 from mmalign.adapters._text_sampling import evaluating, sample_ids
@@ -24,6 +25,7 @@ from mmalign.types import (
     PreferenceSample,
     Prepared,
     Row,
+    RowView,
     UserError,
 )
 
@@ -98,6 +100,10 @@ class CausalLM:
             for (role, slot), tokens in found.items()
         )
         return Prepared(sample.id, rows)
+
+    def describe(self, row: Row) -> RowView:
+        """Numbers of tokens, and their text."""
+        return text_view(self.tokenizer, row, self.rules.limit)
 
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Nothing to run: token ids are what the model reads."""

@@ -35,6 +35,7 @@ from mmalign.types import (
     PreferenceSample,
     Prepared,
     Row,
+    RowView,
 )
 
 _PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
@@ -112,6 +113,13 @@ class Denoiser:
             digest.update(f"{data['time_ids'].tolist()}\x1f".encode())
         digest.update(caption.encode("utf-8", "surrogatepass"))
         return Row(role, slot, data, digest.hexdigest())
+
+    def describe(self, row: Row) -> RowView:
+        """The caption as the text encoders read it, and the square picture."""
+        text, count = self._captions.words(row.data["input_ids"])
+        pixels: Tensor = row.data["pixels"]
+        size = f"picture: {pixels.shape[2]}x{pixels.shape[1]}"
+        return RowView({"caption": count}, self._captions.width, text, media=(size,), pictures=(pixels,))
 
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Rows with `mean` and `logvar` [C, h, w] and the family's condition, `states` [L, width] first, all

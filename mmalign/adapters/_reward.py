@@ -23,6 +23,8 @@ from mmalign.types import (
     Part,
     PreferenceSample,
     Prepared,
+    Row,
+    RowView,
     UserError,
 )
 
@@ -93,6 +95,10 @@ class RewardAdapter:
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
         """Rows as the backbone reads them."""
         return self.backbone.prepare(sample, roles)
+
+    def describe(self, row: Row) -> RowView:
+        """Numbers of tokens, and their text, of which the whole is scored at its end."""
+        return self.backbone.describe(row)
 
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Frozen encoders of the backbone, if it has any."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmalign.adapters import _loading, _tokens
 from mmalign.adapters._causal_lm import end_ids
+from mmalign.adapters._describe import seeing_view
 from mmalign.adapters._distribution import Head, TiledDistribution, token_log_probs
 from mmalign.adapters._saving import save_lora
 from mmalign.adapters._text_sampling import evaluating
@@ -44,6 +45,7 @@ from mmalign.types import (
     PreferenceSample,
     Prepared,
     Row,
+    RowView,
     UserError,
 )
 
@@ -132,6 +134,10 @@ class VisionLM:
             key = row_key(data) if self.keeps != "pixels" and seen.units else None
             rows.append(Row(role, slot, data, key))
         return Prepared(sample.id, tuple(rows))
+
+    def describe(self, row: Row) -> RowView:
+        """Numbers of tokens by kind, their text with media in short, and the sizes that the tower reads."""
+        return seeing_view(self.processor, row, self.reader.ids, units_of(row), self.reader.rules.limit)
 
     @torch.no_grad()
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
