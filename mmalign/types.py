@@ -265,6 +265,7 @@ class Adapter(Protocol):
     policy: nn.Module  # what trains; frozen encoders stay private to the adapter
     device: torch.device
     lora_targets: str | list[str]  # default LoRA sites
+    parts: Mapping[str, Sequence[str]]  # names of the policy's weights by part, before LoRA
     frames: Frames | None  # how clips are cut from videos; None reads none
     media: frozenset[str]  # kinds of parts it reads in a prompt besides text: "image", "video"
 

@@ -24,7 +24,8 @@ def row_data(seen: Seen) -> dict[str, Tensor]:
     for place, unit in enumerate(seen.units):
         base = f"{unit.kind}.{place}"
         data[f"{base}.digest"] = torch.frombuffer(bytearray(unit.digest), dtype=torch.uint8)
-        data |= {f"{base}.{name}": value for name, value in unit.tensors.items()}
+        for name, value in unit.tensors.items():  # files of the cache allow no shared memory
+            data[f"{base}.{name}"] = value if name.startswith("pixel_") else value.clone()
     return data
 
 

@@ -23,6 +23,7 @@ from mmalign.adapters._vision_batch import batch_inputs, row_data, row_key, unit
 from mmalign.adapters._vision_config import VisionOptions
 from mmalign.adapters._vision_loading import limit_pixels, load_vision_lm
 from mmalign.adapters._vision_media import (
+    GROUP,
     KINDS,
     TOWER,
     MediaKind,
@@ -149,7 +150,9 @@ class VisionLM:
         core = core_of(self.policy)
         with evaluating(self.policy):
             if self.keeps == "features":
-                found = encode_units(core, listed, self.device)
+                # alone on a CPU: what is kept must not depend, in its last bit, on who was encoded beside it
+                together = 1 if self.device.type == "cpu" else GROUP
+                found = encode_units(core, listed, self.device, together)
                 kept = [{"features": features.cpu()} for features in found]
             else:
                 kept = [{**u.tensors, TOWER: run_tower(core, u, self.device).cpu()} for u in listed]

@@ -78,18 +78,20 @@ def cut(kind: MediaKind, tensors: Mapping[str, Tensor], count: int, tiles: Seque
 # ---------------------------------------------------------------- units -> features
 
 
-def encode_units(core: nn.Module, units: Sequence[Unit], device: torch.device) -> list[Tensor]:
+def encode_units(
+    core: nn.Module, units: Sequence[Unit], device: torch.device, together: int = GROUP
+) -> list[Tensor]:
     """Features of every unit, [tokens, H] or [tiles, tokens, H] as the family gives them.
 
-    Units of equal shapes go through the tower together. Gradients flow wherever the weights take them.
+    Units of equal shapes go through the tower `together` at a time. Gradients flow wherever the weights take them.
     """
     found: list[Tensor | None] = [None] * len(units)
     groups: dict[Any, list[int]] = {}
     for place, unit in enumerate(units):
         groups.setdefault(_shape_key(unit), []).append(place)
     for members in groups.values():
-        for begin in range(0, len(members), GROUP):
-            part = members[begin : begin + GROUP]
+        for begin in range(0, len(members), together):
+            part = members[begin : begin + together]
             for place, features in zip(part, _run(core, [units[i] for i in part], device), strict=True):
                 found[place] = features
     return [features for features in found if features is not None]

@@ -26,6 +26,9 @@ def row_digest(row: Row) -> str:
     return digest.hexdigest()
 
 
+MEMORY_BYTES = 4 << 30  # kept without a cache folder; rows beyond it are encoded anew every time
+
+
 class Encoder:
     """`Adapter.encode` behind a cache keyed by the row's content and the encoders' fingerprint."""
 
@@ -33,6 +36,7 @@ class Encoder:
         self._adapter = adapter
         self._cache = None if folder is None else TensorCache(Path(folder))
         self._memory: dict[str, dict[str, Tensor]] = {}
+        self._held = 0
         self._prefix = adapter.fingerprint()
 
     def __call__(self, prepared: Sequence[Prepared]) -> list[Prepared]:
@@ -68,7 +72,10 @@ class Encoder:
 
     def _store(self, key: str, data: dict[str, Tensor]) -> None:
         full = f"{self._prefix}-{key}"
-        if self._cache is None:
-            self._memory[full] = data
-        else:
+        if self._cache is not None:
             self._cache.put(full, data)
+            return
+        size = sum(value.numel() * value.element_size() for value in data.values())
+        if full not in self._memory and self._held + size <= MEMORY_BYTES:
+            self._memory[full] = data
+            self._held += size

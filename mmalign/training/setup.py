@@ -16,7 +16,7 @@ from torch.optim import AdamW
 
 from mmalign.config import RunConfig, Train, to_tree
 from mmalign.data._digest import digest
-from mmalign.training import checkpoint, lora
+from mmalign.training import checkpoint, lora, what_trains
 from mmalign.training._agree import on_main
 from mmalign.training._files import sha256
 from mmalign.training.checks import choose, uses_chunks
@@ -97,6 +97,8 @@ def build_engine(
 ) -> tuple[Engine, Encoder, AdamW]:
     """Scorer, reference and optimizer. Must run before a checkpoint's weights are put into the policy: a
     reference that derives from the policy is taken from it here."""
+    for line in what_trains.lines(adapter.policy, adapter.parts):
+        console.note(line)
     encoder = Encoder(adapter, config.cache and str(Path(config.cache) / "rows"))
     scorer = Scorer(adapter, config.train.precision)
     name = choose(config)

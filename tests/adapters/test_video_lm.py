@@ -147,7 +147,6 @@ def test_a_frozen_tower_runs_once_per_distinct_clip(
 ) -> None:
     from test_vlm import Count
 
-    monkeypatch.setattr("mmalign.adapters._vision_media.GROUP", 1)
     own = build(folders[family], video=True)
     count = Count(own)
     batch = Case(

@@ -199,7 +199,6 @@ def test_a_frozen_tower_runs_once_per_distinct_picture(
     folders: dict[str, Path], family: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For all roles and sources of a step, without a graph; pictures go one by one here, to be counted."""
-    monkeypatch.setattr("mmalign.adapters._vision_media.GROUP", 1)
     own = build(folders[family])
     lora.inject(own.policy, Lora(rank=4), own.lora_targets, 0)
     if checkpointing:

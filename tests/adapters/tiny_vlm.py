@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adapters.tiny_lm import build_tokenizer
 from PIL import Image
-from tiny_lm import build_tokenizer
 from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
@@ -111,9 +111,7 @@ def llava() -> tuple[Any, Any]:
         image_seq_length=4,
     )
     processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
-        ),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
         tokenizer=tokenizer,
         patch_size=14,
         vision_feature_select_strategy="default",
@@ -182,9 +180,7 @@ def smolvlm() -> tuple[Any, Any]:
     processor = SmolVLMProcessor(
         image_processor=SmolVLMImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
         tokenizer=tokenizer,
-        video_processor=SmolVLMVideoProcessor(
-            size={"longest_edge": 64}, max_image_size={"longest_edge": 32}
-        ),
+        video_processor=SmolVLMVideoProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32}),
         image_seq_len=4,
         chat_template=tokenizer.chat_template,
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapters import tiny_lm, tiny_sd
+from adapters import tiny_lm, tiny_sd, tiny_vlm
 from safetensors.torch import load_file
 
 from mmalign.config import RunConfig, from_tree
@@ -45,6 +45,44 @@ def write_image_pairs(folder: Path, count: int = 10) -> Path:
     return path
 
 
+def write_vlm_pairs(folder: Path, count: int = 14) -> Path:
+    """Pairs about no, one and two pictures of different sizes, mixed; some with unequal sides."""
+    folder.mkdir(exist_ok=True)
+    for i in range(6):
+        tiny_vlm.picture(i, (24 + 8 * i, 40)).save(folder / f"{i}.png")
+    rows = []
+    for i in range(count):
+        question = {"type": "text", "text": f"what is {i}?"}
+        seen = [{"type": "image", "image": f"{(i + k) % 6}.png"} for k in range(i % 3)]
+        row: dict[str, Any] = {
+            "id": f"row-{i:02d}",
+            "prompt": [{"role": "user", "content": [*seen, question]}],
+            "chosen": WORDS[i % 8],
+            "rejected": f"{WORDS[(i + 3) % 8]} or {WORDS[(i + 4) % 8]}",
+        }
+        if i % 5 == 1:
+            other = [{"type": "image", "image": f"{(i + 2) % 6}.png"}, question]
+            row["prompt_chosen"] = row.pop("prompt")
+            row["prompt_rejected"] = [{"role": "user", "content": other}]
+        rows.append(json.dumps(row))
+    path = folder / "pairs.jsonl"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def add_vision(bench: "Bench", family: str = "qwen2_5_vl") -> None:
+    """A vision-language model and its pairs, as the kind "vlm"; with pictures in every row as "seeing"."""
+    path = tiny_vlm.save_vlm(family, bench.folder / family)
+    bench.model["vlm"] = bench.model["seeing"] = {"adapter": "vlm", "path": str(path)}
+    mixed = write_vlm_pairs(bench.folder / "photos")
+    rows = [json.loads(line) for line in mixed.read_text().splitlines()]
+    seeing = mixed.with_name("seeing.jsonl")
+    kept = [row for row in rows if '"image"' in json.dumps(row.get("prompt_chosen", row.get("prompt")))]
+    seeing.write_text("\n".join(json.dumps(row) for row in kept) + "\n")
+    bench.data["vlm"] = {"source": "jsonl", "path": str(mixed)}
+    bench.data["seeing"] = {"source": "jsonl", "path": str(seeing)}
+
+
 class Bench:
     """A folder with two tiny models and two data sets; `config` makes runs in it."""
 
@@ -62,7 +100,7 @@ class Bench:
 
     def tree(self, kind: str, output: str, **sections: Any) -> dict[str, Any]:
         """A config as plain values; sections given replace or extend the defaults."""
-        text = kind == "text"
+        text = kind != "image"
         tree: dict[str, Any] = {
             "model": dict(self.model[kind]),
             "data": dict(self.data[kind]),
