@@ -83,7 +83,7 @@ def encode_units(
 ) -> list[Tensor]:
     """Features of every unit, [tokens, H] or [tiles, tokens, H] as the family gives them.
 
-    Units of equal shapes go through the tower `together` at a time. Gradients flow wherever the weights take them.
+    Units of equal shapes go through the tower `together` at a time. Gradients flow where weights take them.
     """
     found: list[Tensor | None] = [None] * len(units)
     groups: dict[Any, list[int]] = {}
