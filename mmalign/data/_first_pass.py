@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from mmalign.clips import Frames
 from mmalign.data._digest import digest
@@ -18,7 +18,7 @@ from mmalign.types import PreferenceSample, UserError
 # Rows of one job: large enough to hide the cost of a message, small enough to spread the work.
 _CHUNK = 16
 
-Outcome = tuple[str, ...] | str  # what is shortened in a sound row, or the reason against a broken one
+Finding = TypeVar("Finding")  # what a check says of a sound row, such as what is shortened in it
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class FirstPass:
 
 
 @dataclass(frozen=True)
-class _Check:
+class _Check(Generic[Finding]):
     """The check of one chunk of rows; `lost` says why some are not tried again. A class, so that it can be
     sent to workers where processes cannot be forked."""
 
     samples: Sequence[PreferenceSample]
-    check: Callable[[PreferenceSample], Sequence[str]]
+    check: Callable[[PreferenceSample], Sequence[Finding]]
     on_error: str
     frames: Frames | None
     chunk: int
     lost: Mapping[str, str]
 
-    def __call__(self, number: int) -> list[Outcome]:
-        found: list[Outcome] = []
+    def __call__(self, number: int) -> list[tuple[Finding, ...] | str]:
+        found: list[tuple[Finding, ...] | str] = []
         for sample in self.samples[number * self.chunk : (number + 1) * self.chunk]:
             if self.lost and (reason := self.lost.get(digest(sample.id))) is not None:
                 found.append(reason)
@@ -76,13 +76,13 @@ class _Check:
 
 def outcomes(
     samples: Sequence[PreferenceSample],
-    check: Callable[[PreferenceSample], Sequence[str]],
+    check: Callable[[PreferenceSample], Sequence[Finding]],
     on_error: Literal["stop", "skip"] = "stop",
     workers: int = 0,
     timeout_s: float = 300.0,
     frames: Frames | None = None,
-) -> Iterator[Outcome]:
-    """The outcome of decoding and checking each sample, in order.
+) -> Iterator[tuple[Finding, ...] | str]:
+    """What the check says of each sample once it is decoded, in order, or the reason against a broken row.
 
     Videos are decoded in at least one worker process, and a row that hangs there or crashes it is a broken
     row like any other: the worker is replaced and the row not tried again. Under "stop" the first broken row
@@ -137,13 +137,19 @@ def first_pass(
 
 def require_unique(pools: Sequence[Sequence[PreferenceSample]]) -> None:
     """Raise UserError if an id occurs in more than one source: seeds and caches go by id."""
+    for _, repeated in clashes(pools):
+        raise UserError(repeated.reason)
+
+
+def clashes(pools: Sequence[Sequence[PreferenceSample]]) -> Iterator[tuple[int, Skipped]]:
+    """Samples whose id an earlier pool has too, each with the number of its own pool."""
     origins: dict[str, str] = {}
-    for pool in pools:
+    for number, pool in enumerate(pools):
         for sample in pool:
-            if sample.id in origins:
-                other = origins[sample.id]
-                raise UserError(f"{sample.origin}: id {sample.id!r} is also that of {other}, another source")
-            origins[sample.id] = sample.origin
+            if (other := origins.get(sample.id)) is not None:
+                reason = f"{sample.origin}: id {sample.id!r} is also that of {other}, another source"
+                yield number, Skipped(sample.id, sample.origin, reason)
+            origins.setdefault(sample.id, sample.origin)
 
 
 def require(samples: Sequence[PreferenceSample], roles: Sequence[str], fields: Sequence[str]) -> None:

@@ -109,20 +109,29 @@ def options_of(source: RecordSource | SampleSource) -> SourceOptions:
     return source if isinstance(source, SourceOptions) else SourceOptions()
 
 
-def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"] = "train") -> LoadedData:
+def load(
+    source: RecordSource | SampleSource,
+    which: Literal["train", "heldout"] = "train",
+    every_fault: bool = False,
+) -> LoadedData:
     """Read a whole source and check every row.
 
     Raises UserError for a broken row (on_error "stop"), an id that occurs twice, a split that does not exist,
-    a held-out part that is empty or leaves nothing, and a source without rows.
+    a held-out part that is empty or leaves nothing, and a source without rows. With `every_fault` all broken
+    rows and repeated ids are listed in the report, whatever `on_error` says, even if no row is left.
     """
-    options = options_of(source)
+    options = replace(options_of(source), on_error="skip") if every_fault else options_of(source)
     report = LoadReport(options.title)
     samples: list[PreferenceSample] = []
     digests: list[str] = []
     origins: dict[str, str] = {}
     for sample in _checked(source, options, report):
         if sample.id in origins:
-            raise UserError(f"{sample.origin}: id {sample.id!r} is also that of {origins[sample.id]}")
+            reason = f"{sample.origin}: id {sample.id!r} is also that of {origins[sample.id]}"
+            if not every_fault:
+                raise UserError(reason)
+            report.skipped.append(Skipped(sample.id, sample.origin, reason))
+            continue
         origins[sample.id] = sample.origin
         if sample.labels.get("tie"):
             report.ties += 1
@@ -137,6 +146,8 @@ def load(source: RecordSource | SampleSource, which: Literal["train", "heldout"]
         samples.append(sample)
         if options.limit is not None and len(samples) == options.limit:
             break
+    if not samples and every_fault and report.skipped:
+        return LoadedData([], report)
     if not samples:
         raise UserError(_nothing_left(options, report))
     total = len(samples)
