@@ -124,7 +124,10 @@ def sample(
 def evaluate(
     run: RunFolder,
     prompts: Annotated[int | None, typer.Option(help="how many held-out prompts")] = None,
-    judge: Annotated[str | None, typer.Option(help="a reward, or package.module:Class")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="a reward, package.module:Class, or '{name: reward_model, path: FOLDER}'"),
+    ] = None,
     seed: int | None = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     allow_code: AllowCode = False,
@@ -133,9 +136,13 @@ def evaluate(
     from mmalign import api
     from mmalign._build import build_named
     from mmalign._names import KINDS
+    from mmalign._yaml import parse
     from mmalign.training.finished import open_run
 
-    chosen = None if judge is None else build_named(KINDS["judge"], {"name": judge}, "--judge", True)
+    section = {"name": judge}
+    if judge is not None and judge.lstrip().startswith("{"):
+        section = parse(judge, "--judge")
+    chosen = None if judge is None else build_named(KINDS["judge"], section, "--judge", True)
     comparison = api.evaluate(open_run(run, allow_code), prompts, chosen, seed)
     rate = comparison.win_rate
     if as_json:

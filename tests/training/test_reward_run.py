@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cli_runs import call
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_runs import WORDS, Bench, largest_gap, losses, metrics, same_files, weights
@@ -249,3 +250,20 @@ def test_the_section_survives_being_written_and_read(bench: Bench) -> None:
     written = to_tree(made)
     assert written["model"]["backbone"]["append_eos"] is True, "defaults of the backbone are written out"
     assert from_tree(written, "test") == made and "max_new_tokens" in dump(made)
+
+
+def test_one_run_judges_another_from_the_command_line(
+    bench: Bench, done: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = {"generation": {"max_new_tokens": 6}}
+    judged = run(bench.config("text", "judged", data=kind_data(bench), model=model, train={"steps": 2}))
+    judge = f"{{name: reward_model, path: {done['lora']}, batch: 5}}"
+    shown = call(capsys, "evaluate", judged, "--prompts", "4", "--judge", judge, "--json")
+    assert shown.code == 0, shown.err
+    assert set(json.loads(shown.out)["means"]) == {"score"}
+    for row in json.loads((judged / "evaluation" / "results.json").read_text())["rows"]:
+        assert row["base_scores"].keys() == row["tuned_scores"].keys() == {"score"}
+    refused = call(capsys, "evaluate", judged, "--judge", "{name: reward_model, pth: x}")
+    assert refused.code == 2 and "--judge: unknown key pth" in refused.refusal
+    refused = call(capsys, "evaluate", done["lora"], "--prompts", "2")
+    assert refused.code == 2 and "scores responses and writes none" in refused.refusal
