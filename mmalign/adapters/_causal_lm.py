@@ -52,6 +52,7 @@ class CausalLM:
         self.policy: nn.Module = model.to(device)
         self.tokenizer = tokenizer
         self.frames = None  # reads no videos
+        self.parts = {"language": [name for name, _ in model.named_parameters()]}
         self.kind: Kind = config.kind
         self.offers = config.offers
         self.media = config.media

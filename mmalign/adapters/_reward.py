@@ -63,6 +63,9 @@ class RewardAdapter:
         head = ScoreHead(_width(self.policy), len(config.aspects), config.head.type)
         self._fill(head, layer)
         self.policy.add_module(SCORE, head.to(self.device))
+        own = [f"{SCORE}.{name}" for name, _ in head.named_parameters()]
+        self.parts = {part: [n for n in names if n not in own] for part, names in backbone.parts.items()}
+        self.parts["head"] = own
         self._freeze_what_is_never_used()
 
     def _fill(self, head: ScoreHead, layer: nn.Module | None) -> None:
