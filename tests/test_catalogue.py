@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmalign._names import KINDS, names
+from mmalign._names import KINDS, class_of, names
 from mmalign.catalogue import TOPICS, Entry, catalogue
 from mmalign.types import NEEDS, UserError
 
@@ -58,6 +58,15 @@ def test_a_reward_model_runs_what_reads_rewards_and_nothing_else() -> None:
     objectives = by_name("objectives")
     assert (objectives["bt"].adapters or {})["text"] == "lacks reward"
     assert (objectives["sft"].adapters or {})["reward_head"] == "lacks likelihood"
+
+
+def test_every_adapter_says_what_it_reads_beside_text() -> None:
+    media = {name: class_of(KINDS["model"], name).media for name in names(KINDS["model"])}
+    backbone = media.pop("reward_head")  # what its backbone reads
+    assert isinstance(backbone, property)
+    assert all(kinds <= {"image", "video"} for kinds in media.values())
+    assert media["text"] == media["diffusion"] == frozenset()
+    assert media["vlm"] == {"image"} and media["video_lm"] == {"image", "video"}
 
 
 def test_listing_for_one_adapter_leaves_out_what_it_cannot_run() -> None:
