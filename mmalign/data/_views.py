@@ -105,7 +105,8 @@ def other_response(examples: Examples, partner: Examples, generator: Generator) 
 
 
 def other_image(examples: Examples, partner: Examples, generator: Generator) -> Examples:
-    """Another sample's pictures and clips under the sample's own words and response."""
+    """Another sample's pictures and clips under the sample's own words and response. Files of different names
+    count as different pictures."""
     return pictures.with_media_of(examples, partner)
 
 
