@@ -40,6 +40,14 @@ PICTURE_WEIGHTS: dict[Topic, float] = {
 CLIP_WEIGHTS: dict[Topic, float] = {
     "caption": 1.2, "motion": 1.8, "motion_check": 1.4, "order": 1.4, "count": 0.8, "presence": 1.4,
 }  # fmt: skip
+# Questions to be answered with yes or no about two things at once come late: the second stage asks more.
+LATER_PICTURE_WEIGHTS: dict[Topic, float] = {
+    "caption": 1.6, "colour": 0.6, "shape": 0.8, "size": 0.6, "count": 1.2,
+    "presence": 2.6, "relation": 1.2, "relation_check": 2.0,
+}  # fmt: skip
+LATER_CLIP_WEIGHTS: dict[Topic, float] = {
+    "caption": 1.6, "motion": 1.4, "motion_check": 2.0, "order": 2.0, "count": 0.6, "presence": 1.4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,13 +80,14 @@ class Stage:
 
 
 _SPEAKING = Mix(16, 6, PICTURE_WEIGHTS, CLIP_WEIGHTS)
+_LATER = Mix(16, 6, LATER_PICTURE_WEIGHTS, LATER_CLIP_WEIGHTS)
 _DENSE = Mix(48, 1, {"count": 1.0}, {"count": 1.0})
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("tower", None, 1000, _DENSE, 2e-3, clips=0.35, tower=1.0, dense=1.0, speaks=False),
         Stage("first", "tower", 4000, _SPEAKING, 1.5e-3, warmup=150, clips=0.25),
-        Stage("second", "first", 4000, _SPEAKING, 1.5e-3, clips=0.3),
+        Stage("second", "first", 3600, _LATER, 1.5e-3, clips=0.35),
         Stage("vlm", "second", 400, replace(_SPEAKING, habits=PICTURE_HABITS), 1e-3, clips=0.1),
         Stage("video", "second", 400, replace(_SPEAKING, habits=CLIP_HABITS, usual=0.4), 1e-3, clips=0.9),
     )
@@ -195,6 +204,8 @@ def export(learner: Learner, target: Path) -> None:
     model.load_state_dict(weights)
     model.save_pretrained(target)
     build_processor(tokenizer).save_pretrained(target)
+    for path in target.iterdir():
+        path.chmod(0o644)
 
 
 def chain_of(name: str) -> list[Stage]:

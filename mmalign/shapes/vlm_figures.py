@@ -38,12 +38,25 @@ def picture_figures(
     """Figures of greedy answers on `num` scenes per topic of a stream; `blank` empties all pictures."""
     figures = caption_figures(model, processor, split, 2 * num, seed, blank)
     for topic in TOPICS[1:]:
-        scenes, asked = _ask_pictures(split, topic, num, seed)
-        answers = answer_pictures(model, processor, _drawn(scenes, blank), [q.text for q in asked])
-        figures[topic] = _share(a == q.answer for a, q in zip(answers, asked, strict=True))
+        figures[topic] = picture_share(model, processor, split, topic, num, seed, blank)
     for probe in PROBES[1:]:
         figures[f"yes to {probe}"] = false_yes(model, processor, split, probe, num, seed)
     return figures
+
+
+def picture_share(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    split: Split,
+    topic: Topic,
+    num: int,
+    seed: int,
+    blank: bool = False,
+) -> float:
+    """The share of `num` questions of one topic that are answered exactly."""
+    scenes, asked = _ask_pictures(split, topic, num, seed)
+    answers = answer_pictures(model, processor, _drawn(scenes, blank), [q.text for q in asked])
+    return _share(a == q.answer for a, q in zip(answers, asked, strict=True))
 
 
 def caption_figures(
@@ -108,17 +121,32 @@ def clip_figures(
     """Figures of greedy answers on `num` clips per topic of a stream, some also with shuffled frames."""
     figures: Figures = {}
     for topic in CLIP_TOPICS:
-        clips, asked = _ask_clips(split, topic, num, seed)
-        texts, frames = [q.text for q in asked], [render_clip(clip) for clip in clips]
-        answers = answer_clips(model, processor, frames, texts)
-        figures[topic] = _share(a == q.answer for a, q in zip(answers, asked, strict=True))
+        figures[topic] = clip_share(model, processor, split, topic, num, seed)
         if topic in SHUFFLED_TOPICS:
-            rng = random.Random(f"shuffle/{split}/{seed}/{topic}")
-            mixed = [clip[_other_order(rng)] for clip in frames]
-            answers = answer_clips(model, processor, mixed, texts)
-            figures[f"{topic}, shuffled"] = _share(a == q.answer for a, q in zip(answers, asked, strict=True))
+            figures[f"{topic}, shuffled"] = clip_share(
+                model, processor, split, topic, num, seed, shuffled=True
+            )
     figures["usual when false"] = usual_when_false(model, processor, split, 2 * num, seed)
     return figures
+
+
+def clip_share(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    split: Split,
+    topic: Topic,
+    num: int,
+    seed: int,
+    shuffled: bool = False,
+) -> float:
+    """The share of `num` questions of one topic about clips that are answered exactly."""
+    clips, asked = _ask_clips(split, topic, num, seed)
+    frames = [render_clip(clip) for clip in clips]
+    if shuffled:
+        rng = random.Random(f"shuffle/{split}/{seed}/{topic}")
+        frames = [clip[_other_order(rng)] for clip in frames]
+    answers = answer_clips(model, processor, frames, [q.text for q in asked])
+    return _share(a == q.answer for a, q in zip(answers, asked, strict=True))
 
 
 def usual_when_false(
