@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from cli_runs import call
 from peft import PeftModel
 from safetensors.torch import load_file
+from test_two_processes import torchrun
 from tiny_runs import WORDS, Bench, largest_gap, losses, metrics, same_files, weights
 from transformers import AutoModelForCausalLM
 
@@ -137,6 +139,25 @@ def test_micro_batches_and_chunks_give_the_same_gradient(bench: Bench) -> None:
     for name, change in (("micro", {}), ("chunked", {"backward": "chunked"})):
         split = run(config(bench, name, train={"steps": 2, "micro_batch": 3, **change}))
         assert losses(split) == pytest.approx(losses(whole), abs=1e-6), name
+
+
+@pytest.mark.multiprocess
+def test_two_processes_equal_one(bench: Bench) -> None:
+    """Every weight that trains gets a gradient in both, the vocabulary head is left out, the heads agree."""
+    train = {"steps": 3, "lr": 1e-4, "eps": 1e-3, "batch": 6, "micro_batch": 2}
+    head = {"head": {"init": "fresh", "type": "mlp"}}
+    cases = {"full": None, "lora": LORA}
+    files = []
+    for name, lora in cases.items():
+        file = bench.folder / f"two-{name}.yaml"
+        file.write_text(yaml.safe_dump(tree(bench, f"two-{name}", lora=lora, train=train, model=head)))
+        files.append(str(file))
+    code, output = torchrun([str(Path(__file__).with_name("two_processes.py")), *files])
+    assert code == 0, output[-3000:]
+    for name, lora in cases.items():
+        one, two = run(config(bench, f"one-{name}", lora=lora, train=train, model=head)), f"two-{name}"
+        assert largest_gap(weights(one, 3), weights(bench.folder / two, 3)) < 2e-6
+        assert losses(bench.folder / two) == pytest.approx(losses(one), abs=2e-6)
 
 
 def test_bf16_and_checkpointing(bench: Bench) -> None:
