@@ -66,18 +66,34 @@ def sample(
     seed: int = 0,
     model: Literal["tuned", "base"] = "tuned",
     plain: bool = False,
+    images: Sequence[str | Path] = (),
+    videos: Sequence[str | Path] = (),
 ) -> list[Part]:
     """One response per prompt from a run's trained model, or from the base it started from.
 
     A prompt is a user turn for a language model, or text to continue with `plain`; for an image model it is
-    the caption. The same seed gives base and trained model the same randomness.
+    the caption. `images` and `videos`, files, stand in front of every prompt for a model that looks. The same
+    seed gives base and trained model the same randomness.
     """
+    from mmalign.data._prompts import decode_prompts
+
     finished = _open(run)
     speaker: Literal["text", "user"] = "text" if plain or finished.adapter.kind == "surrogate" else "user"
-    turns = [(Message(speaker, (Part("text", prompt),)),) for prompt in prompts]
+    media = (*(_file("image", path) for path in images), *(_file("video", path) for path in videos))
+    asked = [(prompt, (Message(speaker, (*media, Part("text", prompt))),)) for prompt in prompts]
+    turns = [turns for _, turns in decode_prompts(asked, finished.adapter.frames)]
     seeds = [derive_seed(seed, 0, f"{i}/{prompt}", "sample") for i, prompt in enumerate(prompts)]
     with (finished.base if model == "base" else finished.tuned)() as chosen:
         return finished.adapter.generate(chosen, turns, seeds)
+
+
+def _file(kind: Literal["image", "video"], path: str | Path) -> Part:
+    from mmalign.data._paths import File
+
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise UserError(f"sample --{kind}: there is no file {path}")
+    return Part(kind, File(str(place.resolve().parent), place.name))
 
 
 def evaluate(

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,7 +20,7 @@ from mmalign.types import UserError
 
 app = typer.Typer(
     name="mmalign",
-    help="Preference alignment for text and diffusion models.",
+    help="Preference alignment for models that write, look, watch and draw.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -94,6 +94,8 @@ def sample(
     plain: Annotated[
         bool, typer.Option("--plain", help="continue the prompt as plain text, no chat")
     ] = False,
+    image: Annotated[list[Path] | None, typer.Option(help="a picture in front of every prompt")] = None,
+    video: Annotated[list[Path] | None, typer.Option(help="a video in front of every prompt")] = None,
     out: Annotated[Path | None, typer.Option(help="folder for pictures; default RUN/samples")] = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -108,7 +110,11 @@ def sample(
         raise UserError("sample --out: is for pictures; this run's responses are text and are printed")
     if finished.config.model.kind == "surrogate" and plain:
         raise UserError("sample --plain: is for language models; a caption is plain text anyway")
-    parts = api.sample(finished, prompt, seed, "base" if base else "tuned", plain)
+    for kind, given in (("image", image), ("video", video)):
+        if given and kind not in finished.adapter.media:
+            raise UserError(f"sample --{kind}: this run's model reads no {kind} in its prompt")
+    which: Literal["base", "tuned"] = "base" if base else "tuned"
+    parts = api.sample(finished, prompt, seed, which, plain, image or (), video or ())
     folder = out or run / "samples"
     for number, (text, part) in enumerate(zip(prompt, parts, strict=True)):
         if part.kind == "text":

@@ -12,7 +12,10 @@ from adapters import tiny_vlm
 from data.clips import KINDS, video
 from tiny_runs import Bench, add_vision, largest_gap, losses, metrics, weights
 
+from mmalign import api
+from mmalign.cli import main
 from mmalign.config import from_tree
+from mmalign.training.finished import open_run
 from mmalign.training.run import run
 from mmalign.types import UserError
 
@@ -170,3 +173,49 @@ def test_a_clip_for_a_model_of_pictures_is_refused(bench: Bench, clips: Path) ->
     tree["model"] = dict(bench.model["vlm"])
     with pytest.raises(UserError, match="videos need model.adapter: video_lm"):
         run(from_tree(tree, "test"))
+
+
+# ---------------------------------------------------------------- finished runs
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 4}])
+def test_a_finished_run_answers_is_exported_and_loads_upstream(
+    bench: Bench, lora: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    output = run(
+        bench.config(
+            "vlm",
+            f"finished-{lora is None}",
+            lora=lora,
+            model={"generation": {"max_new_tokens": 6}},
+            data={"heldout": 4},
+            train={"lr": 1e-2},
+        )
+    )
+    photo = bench.folder / "photos" / "1.png"
+    arguments = ["sample", str(output), "--prompt", "what is it?", "--image"]
+    assert main([*arguments, str(photo)]) == 0
+    with_one = capsys.readouterr().out
+    assert main([*arguments, str(bench.folder / "photos" / "4.png")]) == 0
+    assert capsys.readouterr().out != with_one
+    assert main([*arguments, str(tmp_path / "none.png")]) == 2
+    assert "there is no file" in capsys.readouterr().err
+    assert main(["sample", str(output), "--prompt", "x", "--video", str(photo)]) == 2
+    assert "reads no video" in capsys.readouterr().err
+    assert api.export(output, tmp_path / "merged", merge=lora is not None) < 1e-5
+    AutoProcessor.from_pretrained(tmp_path / "merged")
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
+    with open_run(output).tuned() as ours:
+        ids = torch.tensor([[4, 60, 61, 62]])
+        gap = (ours(input_ids=ids).logits - theirs(input_ids=ids).logits).abs().max()
+        if lora is not None:
+            base = AutoModelForImageTextToText.from_pretrained(bench.model["vlm"]["path"])
+            adapted = PeftModel.from_pretrained(base, output / "final").eval()
+            assert float((ours(input_ids=ids).logits - adapted(input_ids=ids).logits).abs().max()) < 1e-5
+    assert float(gap.detach()) < 1e-4
+    comparison = api.evaluate(output, num_prompts=3)
+    assert len(comparison.rows) == 3
+    assert (output / "report.html").is_file()
