@@ -1,9 +1,9 @@
 """Decoding of videos: whatever a row gave as a video -> a `Clip` of the frames that a rule chooses.
 
-Rules, the same for every source and reader: frames are counted and taken in display order; rotation and
-mirroring flags are applied; transparency is laid on white (an alpha channel beside the pictures, as VP9 has
-it, is not read); pixels are taken as square; sound is not decoded. A video that is damaged or cut
-off, as far as its decoder or its header's duration tell, is refused, never used in part.
+Rules, the same for every source and reader: frames are counted and taken in display order; flags for quarter
+turns are applied, those for mirroring are not; transparency is laid on white (an alpha channel beside the
+pictures, as VP9 has it, is not read); pixels are taken as square; sound is not decoded. A video that is
+damaged or cut off, as far as its decoder or its header's duration tell, is refused, never used in part.
 """
 
 from __future__ import annotations

@@ -50,59 +50,44 @@ def _walk(
 ) -> tuple[dict[int, np.ndarray], list[float | None]]:
     """The upright frames [H, W, 3] at `places`, and the time stamps of all frames that were decoded."""
     import av
+    import av.video.reformatter
 
     wanted = frozenset(places)
     kept: dict[int, np.ndarray] = {}
     stamps: list[float | None] = []
     container, stream = open_video(data, header.kind, frames)
+    converter = av.video.reformatter.VideoReformatter()
     with container:
         try:
             for frame in container.decode(stream):
                 if len(stamps) in wanted:
                     if frame.is_corrupt:
                         raise UserError(f"damaged: frame {len(stamps)} cannot be restored; {_REMEDY}")
-                    kept[len(stamps)] = upright(_rgb(frame), _matrix(frame))
+                    kept[len(stamps)] = upright(_rgb(frame, converter), frame.rotation)
                 stamps.append(frame.time)
         except UserError:
             raise
         except (av.FFmpegError, ValueError, MemoryError) as error:
-            share = f"{len(stamps)} of {header.total} frames"
-            raise UserError(f"damaged: {share} can be read, then {reason(error)!r}; {_REMEDY}") from None
+            sound = f"{len(stamps)} of {header.total} frames"
+            raise UserError(f"damaged: {sound} can be read, then {reason(error)!r}; {_REMEDY}") from None
     share = _LEAST_SHARE.get(header.codec, 1 - MISSING)
     if len(stamps) <= share * header.total:
         raise UserError(f"damaged: {len(stamps)} of {header.total} frames can be read; {_REMEDY}")
     return kept, stamps
 
 
-def _rgb(frame: Any) -> np.ndarray:
+def _rgb(frame: Any, converter: Any) -> np.ndarray:
     """RGB [H, W, 3] uint8; transparency is laid on white as in pictures."""
-    if not any(component.is_alpha for component in frame.format.components):
-        return frame.to_ndarray(format="rgb24")
-    clear = frame.to_ndarray(format="rgba").astype(np.uint16)
-    share = clear[..., 3:]
-    return ((clear[..., :3] * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
-
-
-def _matrix(frame: Any) -> tuple[int, int, int, int] | None:
-    """How the picture is to be turned for display: a, b, c, d of x' = a x + c y, y' = b x + d y."""
-    from av.sidedata.sidedata import Type
-
-    for side in frame.side_data:
-        if side.type == Type.DISPLAYMATRIX:
-            a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side), np.int32)[:5])
-            return a, b, c, d
-    return None
-
-
-def upright(picture: np.ndarray, matrix: tuple[int, int, int, int] | None) -> np.ndarray:
-    """The picture [H, W, 3] as it is shown: quarter turns and mirrorings; other angles go to the nearest."""
-    if matrix is None:
+    clear = any(component.is_alpha for component in frame.format.components)
+    # One thread: a converter with threads hangs where it is freed in a forked process.
+    picture = converter.reformat(frame, format="rgba" if clear else "rgb24", threads=1).to_ndarray()
+    if not clear:
         return picture
-    a, b, c, d = matrix
-    if abs(a) >= abs(b):
-        across, down = a, d
-    else:
-        picture, across, down = picture.swapaxes(0, 1), c, b
-    picture = picture[:, ::-1] if across < 0 else picture
-    picture = picture[::-1] if down < 0 else picture
-    return np.ascontiguousarray(picture)
+    values = picture.astype(np.uint16)
+    share = values[..., 3:]
+    return ((values[..., :3] * share + 255 * (255 - share) + 127) // 255).astype(np.uint8)
+
+
+def upright(picture: np.ndarray, rotation: int) -> np.ndarray:
+    """The picture [H, W, 3] turned counterclockwise by `rotation` degrees, to the nearest quarter turn."""
+    return np.ascontiguousarray(np.rot90(picture, round(rotation / 90)))

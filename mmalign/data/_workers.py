@@ -8,6 +8,7 @@ put under `guarded`: then the operating system ends the worker in time, and the 
 
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import multiprocessing
@@ -100,8 +101,7 @@ def run_jobs(
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
     )
     before = {child.pid for child in multiprocessing.active_children()}
-    results = iter(loader)
-    assert isinstance(results, _MultiProcessingDataLoaderIter)
+    results = _forked(loader)
     try:
         for number in pending:
             try:
@@ -119,6 +119,20 @@ def run_jobs(
         for child in multiprocessing.active_children():
             if child.pid not in before:
                 child.kill()
+
+
+def _forked(loader: DataLoader[Any]) -> _MultiProcessingDataLoaderIter:
+    """Start the workers. What this process has left to the garbage collector is kept from theirs: a library's
+    object that waits for its threads to end would wait for ever where they never ran."""
+    frozen = gc.get_freeze_count() > 0
+    gc.freeze()
+    try:
+        results = iter(loader)
+    finally:
+        if not frozen:
+            gc.unfreeze()
+    assert isinstance(results, _MultiProcessingDataLoaderIter)
+    return results
 
 
 class _Note(NamedTuple):
