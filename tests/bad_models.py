@@ -135,6 +135,73 @@ IMAGE: dict[str, Damage] = {
     ),
 }
 
+_ESCAPE = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
+_ENDLESS = "{% for a in range(10000000) %}{% for b in range(10000000) %}x{% endfor %}{% endfor %}"
+
+
+def _narrow(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    for name in [n for n in weights if n.endswith(("embed_tokens.weight", "lm_head.weight"))]:
+        weights[name] = weights[name][:300].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text())["text_config"] | {"vocab_size": 300}
+    edit(folder / "config.json", text_config=settings)
+
+
+# what is done to a vision-language model
+VISION: dict[str, Damage] = {
+    "empty folder": (clear, ("model/config.json", "missing")),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), ("model:", "no weights", "safetensors")),
+    "cut weights": (lambda f: halve(f / "model.safetensors"), ("model.safetensors", "not a whole")),
+    "pickled": (_pickled, ("pytorch_model.bin", "model.allow_pickle")),
+    "more layers": (
+        lambda f: edit(
+            f / "config.json",
+            text_config=json.loads((f / "config.json").read_text())["text_config"]
+            | {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3},
+        ),
+        ("model:", "are missing", "layers.2."),
+    ),
+    "another tower": (
+        lambda f: edit(
+            f / "config.json",
+            vision_config=json.loads((f / "config.json").read_text())["vision_config"] | {"depth": 1},
+        ),
+        ("model:", "no place for", "visual.blocks.1."),
+    ),
+    "unknown type": (lambda f: edit(f / "config.json", model_type="llamo"), ("config.json", "'llamo'")),
+    "no processor": (lambda f: (f / "processor_config.json").unlink(), ("model:", "no processor")),
+    "cut processor": (
+        lambda f: halve(f / "processor_config.json"),
+        ("processor_config.json", "not valid JSON"),
+    ),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), ("model:", "no tokenizer")),
+    "tokenizer too wide": (_narrow, ("model:", "has only 300 rows")),
+    "no template": (
+        lambda f: (f / "chat_template.jinja").unlink(),
+        ("no chat template", "plain_prompts: raw"),
+    ),
+    "template that climbs out": (
+        lambda f: (f / "chat_template.jinja").write_text(_ESCAPE),
+        ("the chat template refuses these turns",),
+    ),
+    "endless template": (
+        lambda f: (f / "chat_template.jinja").write_text(_ENDLESS),
+        ("the chat template refuses these turns", "Range too big"),
+    ),
+    "template without pictures": (
+        lambda f: (f / "chat_template.jinja").write_text(
+            "{% for m in messages %}{{ m['role'] }}{% endfor %}{% if add_generation_prompt %}a{% endif %}"
+        ),
+        ("images, but the chat template wrote 0 placeholders",),
+    ),
+    "LoRA folder": (lambda f: (f / "adapter_config.json").write_text("{}"), ("LoRA adapter", "lora.path")),
+    "code of its own": (
+        lambda f: edit(f / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"}),
+        ("config.json", "'own'"),
+    ),
+}
+
 # what is done to the folder of a saved LoRA
 LORA: dict[str, Damage] = {
     "nothing in it": (clear, ("lora.path adapter", "holds none of adapter_model.safetensors")),

@@ -23,10 +23,12 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> "Bench":
-    """Two tiny models and their data, for the tests of the command line; no test writes into them."""
-    from training.tiny_runs import Bench
+    """Tiny models and their data, for the tests of the command line; no test writes into them."""
+    from training.tiny_runs import Bench, add_vision
 
-    return Bench(tmp_path_factory.mktemp("bench"))
+    made = Bench(tmp_path_factory.mktemp("bench"))
+    add_vision(made)
+    return made
 
 
 @pytest.fixture(scope="session")

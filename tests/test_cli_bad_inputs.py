@@ -83,6 +83,14 @@ def test_a_bad_pipeline_is_refused(capsys: Capture, bench: Bench, work: Path, na
     refused(capsys, work, words, "train", "config.yaml")
 
 
+@pytest.mark.parametrize("name", bad_models.VISION)
+def test_a_bad_vision_model_is_refused(capsys: Capture, bench: Bench, work: Path, name: str) -> None:
+    damage, words = bad_models.VISION[name]
+    damage(Path(shutil.copytree(bench.model["seeing"]["path"], work / "model")))
+    write_config(bench, "seeing", model={"path": "model"}, data={"path": bench.data["seeing"]["path"]})
+    refused(capsys, work, words, "train", "config.yaml")
+
+
 @pytest.mark.parametrize("name", bad_models.LORA)
 def test_a_bad_saved_adapter_is_refused(capsys: Capture, bench: Bench, work: Path, name: str) -> None:
     write_config(bench, "text", lora={"rank": 4}, train={"steps": 1})
@@ -95,6 +103,9 @@ def test_a_bad_saved_adapter_is_refused(capsys: Capture, bench: Bench, work: Pat
 
 SWAPPED = {
     "pipeline as a language model": ("text", "image", ("holds a diffusion pipeline", "adapter: diffusion")),
+    "language model as one that looks": ("seeing", "text", ("reads text only", "adapter: text")),
+    "model that looks as a language model": ("text", "seeing", ("also reads images", "adapter: vlm")),
+    "pipeline as one that looks": ("seeing", "image", ("holds a diffusion pipeline",)),
     "language model as a pipeline": ("image", "text", ("holds a language model", "adapter: text")),
 }
 

@@ -200,13 +200,23 @@ def load_causal_lm(
     `dtype` None keeps the files' own. With `classifier` it is loaded with its score layer. Raises UserError
     for anything missing, left over or foreign.
     """
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-    )
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    refuse_other_folders(folder)
+    settings = read_json(folder / "config.json")
+    _check_architecture(settings, folder)
+    if not classifier and holds_classifier(folder):
+        raise UserError(
+            f"{folder}: holds a sequence classifier ({settings['architectures'][0]}), which gives scores and "
+            "no log-probabilities; use model.adapter: reward_head with this folder as model.backbone.path"
+        )
+    auto: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    model = load_weights(folder, auto, dtype, attention, allow_pickle)
+    return model, load_tokenizer(folder, AutoTokenizer)
+
+
+def refuse_other_folders(folder: Path) -> None:
+    """Raise UserError for the folder of a LoRA adapter or of a diffusion pipeline."""
     if (folder / "adapter_config.json").exists():
         raise UserError(
             f"{folder}: holds a LoRA adapter; give the base model as model.path and this folder as lora.path"
@@ -215,32 +225,31 @@ def load_causal_lm(
         raise UserError(
             f"{folder}: holds a diffusion pipeline (model_index.json); use model.adapter: diffusion"
         )
-    settings = read_json(folder / "config.json")
-    _check_architecture(settings, folder)
-    if not classifier and holds_classifier(folder):
-        raise UserError(
-            f"{folder}: holds a sequence classifier ({settings['architectures'][0]}), which gives scores and "
-            "no log-probabilities; use model.adapter: reward_head with this folder as model.backbone.path"
-        )
+
+
+def load_weights(
+    folder: Path, auto: Any, dtype: torch.dtype | None, attention: str, allow_pickle: bool
+) -> Any:
+    """A model by one of transformers' auto classes: evaluation mode, CPU, every weight accounted for."""
+    from transformers import AutoConfig
+
     check_weights(folder, allow_pickle=allow_pickle)
-    safetensors = any(folder.glob("*.safetensors"))
     with readable_errors(f"{folder}/config.json"):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with readable_errors(f"{folder}"):
-        auto: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
         model, info = auto.from_pretrained(
             folder,
             config=config,
             dtype="auto" if dtype is None else dtype,
             attn_implementation=None if attention == "auto" else attention,
-            use_safetensors=safetensors,
+            use_safetensors=any(folder.glob("*.safetensors")),
             trust_remote_code=False,
             local_files_only=True,
             ignore_mismatched_sizes=True,  # so that all of them are named below
             output_loading_info=True,
         )
     refuse_misfits(info, str(folder))
-    return model.eval(), load_tokenizer(folder, AutoTokenizer)
+    return model.eval()
 
 
 def load_tokenizer(folder: Path, loader: Any) -> Any:
@@ -266,7 +275,7 @@ def _check_architecture(settings: dict[str, Any], folder: Path) -> None:
     if media:
         raise UserError(
             f"{where}: {model_type} also reads images, video or sound ({media[0]}); model.adapter: text "
-            "takes language models only, use the adapter for this modality"
+            "takes language models only; use model.adapter: vlm or video_lm"
         )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or settings.get("is_encoder_decoder"):
         raise UserError(

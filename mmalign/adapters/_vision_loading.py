@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from mmalign.adapters._loading import check_weights, read_json, readable_errors, refuse_misfits
+from mmalign.adapters._loading import load_weights, read_json, readable_errors, refuse_other_folders
 from mmalign.types import UserError
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -20,34 +21,12 @@ def load_vision_lm(
 
     `dtype` None keeps the files' own. Raises UserError for anything missing, left over or foreign.
     """
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText
 
-    if (folder / "adapter_config.json").exists():
-        raise UserError(
-            f"{folder}: holds a LoRA adapter; give the base model as model.path and this folder as lora.path"
-        )
-    if (folder / "model_index.json").exists():
-        raise UserError(
-            f"{folder}: holds a diffusion pipeline (model_index.json); use model.adapter: diffusion"
-        )
+    refuse_other_folders(folder)
     _check_architecture(read_json(folder / "config.json"), folder)
-    check_weights(folder, allow_pickle=allow_pickle)
-    with readable_errors(f"{folder}/config.json"):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    with readable_errors(f"{folder}"):
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            config=config,
-            dtype="auto" if dtype is None else dtype,
-            attn_implementation=None if attention == "auto" else attention,
-            use_safetensors=any(folder.glob("*.safetensors")),
-            trust_remote_code=False,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # so that all of them are named below
-            output_loading_info=True,
-        )
-    refuse_misfits(info, str(folder))
-    return model.eval(), load_processor(folder)
+    model = load_weights(folder, AutoModelForImageTextToText, dtype, attention, allow_pickle)
+    return model, load_processor(folder)
 
 
 def load_processor(folder: Path) -> Any:
@@ -56,7 +35,9 @@ def load_processor(folder: Path) -> Any:
 
     if not any((folder / name).exists() for name in _PROCESSOR_FILES):
         raise UserError(f"{folder}: no processor; expected {' or '.join(_PROCESSOR_FILES)}")
-    for name in (*_PROCESSOR_FILES, "tokenizer_config.json"):
+    if not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        raise UserError(f"{folder}: no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}")
+    for name in (*_PROCESSOR_FILES, "tokenizer_config.json", "tokenizer.json"):
         if (folder / name).exists():
             read_json(folder / name)
     with readable_errors(f"{folder}: processor"):
