@@ -92,7 +92,7 @@ class RewardAdapter:
 
     def check(self, sample: PreferenceSample, roles: Sequence[str]) -> Sequence[str]:
         """What is shortened in the sample. Raises UserError with the reason if it cannot be scored."""
-        with naming_the_backbone():
+        with naming_the_backbone(self.config.part):
             return self.backbone.check(sample, roles)
 
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:

@@ -83,7 +83,7 @@ class RewardHead:
         """Load backbone and head. Raises UserError, also for a head that is not there."""
         from mmalign.adapters._reward import RewardAdapter
 
-        with naming_the_backbone():
+        with naming_the_backbone(self.part):
             return RewardAdapter(self, self.part.build_backbone(device, dtype))
 
     @staticmethod
@@ -99,11 +99,11 @@ class RewardHead:
 
 
 @contextmanager
-def naming_the_backbone() -> Iterator[None]:
+def naming_the_backbone(part: Any) -> Iterator[None]:
     """Refusals of the backbone's adapter name its fields as the section has them, one level down."""
     try:
         yield
     except UserError as error:
-        raise UserError(
-            re.sub(r"\bmodel\.(?!head|aspects|backbone)", "model.backbone.", str(error))
-        ) from error
+        names = "|".join(one.name for one in dataclasses.fields(part))
+        line = re.sub(rf"(?<!/)\bmodel\.(?=({names})\b)", "model.backbone.", str(error))
+        raise UserError(line) from error

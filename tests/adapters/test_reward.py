@@ -238,6 +238,10 @@ def test_a_fresh_head_has_no_path() -> None:
 def test_refusals_of_the_backbone_name_its_own_fields(folders: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^model.backbone.path: there is no folder"):
         config(tmp_path / "nowhere", init="fresh").build(CPU)
+    folder = Path(save_tiny(tmp_path / "m"))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no weights; expected model.safetensors or"):
+        config(folder, init="fresh").build(CPU)
     long = sample("9", plain("the fox"), chosen=" zq" * 128)
     with pytest.raises(UserError, match=r"rows.jsonl row 9: chosen: .* more than the 128 allowed"):
         fresh(folders["llama"]).check(long, ROLES[:1])
