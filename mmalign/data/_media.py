@@ -70,7 +70,7 @@ def most_videos(samples: Sequence[PreferenceSample]) -> int:
 def _num_videos(sample: PreferenceSample) -> int:
     examples = (example for group in sample.examples.values() for example in group)
     parts = (part for example in examples for parts in _turns(example) for part in parts)
-    return len({_key(part) for part in parts if part.kind == "video"})
+    return len({media_key(part) for part in parts if part.kind == "video"})
 
 
 class _Place(NamedTuple):
@@ -86,14 +86,15 @@ def _is_text(example: Example) -> bool:
     return all(part.kind == "text" for parts in _turns(example) for part in parts)
 
 
-def _key(part: Part) -> Any:
+def media_key(part: Part) -> Any:
+    """What a part is decoded once by: its kind and file, or the value itself while it is alive."""
     return part.kind, part.data if isinstance(part.data, File) else id(part.data)
 
 
 def _part(part: Part, at: _Place, done: dict[Any, Part], frames: Frames | None) -> Part:
     if part.kind == "text":
         return part
-    key = _key(part)
+    key = media_key(part)
     if key not in done:
         if part.kind == "video" and frames is None:
             raise UserError(f"{at.where}: holds a video; videos need model.adapter: video_lm")

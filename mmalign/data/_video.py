@@ -85,7 +85,9 @@ def _check_clip(clip: Clip, frames: Frames) -> None:
     if not _ascends(clip.seconds) or not clip.rate > 0:
         raise UserError("a Clip's time stamps must ascend and its rate must be above 0")
     if shape[2] * shape[3] > frames.max_pixels:
-        raise UserError(f"{shape[3]}x{shape[2]} is more than max_pixels {frames.max_pixels}; make it smaller")
+        raise UserError(
+            f"{shape[3]}x{shape[2]} is more than model.frames.max_pixels {frames.max_pixels}; make it smaller"
+        )
 
 
 def _ascends(values: Sequence[float]) -> bool:

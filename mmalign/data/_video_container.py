@@ -115,7 +115,9 @@ def open_video(data: bytes, kind: str, frames: Frames) -> tuple[InputContainer, 
         if width < 1 or height < 1:
             raise UserError("its header gives no picture size: damaged or cut off")
         if width * height > frames.max_pixels:
-            raise UserError(f"{width}x{height} is more than max_pixels {frames.max_pixels}; make it smaller")
+            raise UserError(
+                f"{width}x{height} is more than model.frames.max_pixels {frames.max_pixels}; make it smaller"
+            )
         stream.codec_context.options = {"max_pixels": str(frames.max_pixels)}  # holds inside the stream too
         stream.codec_context.thread_count = 1
         stream.thread_type = "NONE"
@@ -195,7 +197,7 @@ def clock(raw: Sequence[float | None], stated: float) -> tuple[tuple[float, ...]
 def _check_seconds(seconds: float, frames: Frames) -> None:
     if seconds > frames.max_seconds:
         raise UserError(
-            f"{seconds:.0f} s long; max_seconds is {frames.max_seconds:g}, so cut it into pieces or raise it"
+            f"{seconds:.0f} s long; model.frames.max_seconds is {frames.max_seconds:g}; cut it or raise that"
         )
 
 

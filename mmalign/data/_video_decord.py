@@ -24,8 +24,8 @@ def require_decord() -> None:
     """Raise UserError where decord is not installed."""
     if importlib.util.find_spec("decord") is None:
         raise UserError(
-            "reader decord is not installed; pip install 'mmalign[video]' (Linux x86-64 and Windows only), "
-            "or choose reader pyav"
+            "model.frames.reader decord is not installed; pip install 'mmalign[video]' (Linux x86-64 and "
+            "Windows only), or choose pyav"
         )
 
 

@@ -161,7 +161,9 @@ def _failure(
             continue
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         if name == "SIGALRM":
-            message = f"gave no answer within {note.seconds:g} s; leave the row out or raise timeout_s"
+            message = (
+                f"gave no answer within {note.seconds:g} s; leave the row out or raise model.frames.timeout_s"
+            )
             return LostWorker(f"{note.what}: {message}", note.key)
         if code > 0 or name in _CRASHES:
             message = f"crashed the decoder ({name}); leave the row out or convert the file"

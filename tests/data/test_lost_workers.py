@@ -34,7 +34,8 @@ ROLES = ("chosen", "rejected")
 FRAMES = Frames(count=3, timeout_s=1.0)
 SOUND = video(KINDS["h264"], 6)
 NO_ANSWER = (
-    "test row {0}, role 'chosen', video: gave no answer within 1 s; leave the row out or raise timeout_s"
+    "test row {0}, role 'chosen', video: gave no answer within 1 s; "
+    "leave the row out or raise model.frames.timeout_s"
 )
 CRASHED = (
     "test row {0}, role 'chosen', video: crashed the decoder (SIGSEGV); leave the row out or convert the file"
@@ -173,7 +174,7 @@ def test_a_prompt_whose_video_hangs_is_named() -> None:
     turns = [tuple(replace(turn, parts=side.response) for turn in side.prompt) for side in (sound, bad)]
     (one,) = decode_prompts([("a", turns[0])], FRAMES)
     assert one[0] == "a" and one[1][0].parts[0].data.indices == (0, 2, 5)
-    with pytest.raises(UserError, match="^evaluation: prompt 'b', .*video: gave no answer within 1 s"):
+    with pytest.raises(UserError, match="^prompt 'b', .*video: gave no answer within 1 s"):
         decode_prompts([("a", turns[0]), ("b", turns[1])], FRAMES)
 
 

@@ -185,7 +185,7 @@ BLANK = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
         (np.zeros((4, 5, 6, 4), np.uint8), "got shape"),
         (np.zeros((4, 5, 6, 3)), "8-bit values, got float64"),
         (np.zeros((0, 5, 6, 3), np.uint8), "holds no frame"),
-        (np.zeros((2, 50, 60, 3), np.uint8), "60x50 is more than max_pixels 2000"),
+        (np.zeros((2, 50, 60, 3), np.uint8), "60x50 is more than model.frames.max_pixels 2000"),
         (None, "NoneType"),
         (Image.new("RGB", (4, 4)), "got Image"),
         (Clip(BLANK.float(), (0, 1), (0.0, 1.0), 1.0, 2, "x"), "uint8"),

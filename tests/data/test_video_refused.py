@@ -68,10 +68,10 @@ def test_names_that_are_refused_before_anything_is_opened(tmp_path: Path) -> Non
 
 def test_limits() -> None:
     data = video(H264)
-    with pytest.raises(UserError, match="64x48 is more than max_pixels 3071"):
+    with pytest.raises(UserError, match="64x48 is more than model.frames.max_pixels 3071"):
         decode_video(data, Frames(max_pixels=3071))
     assert decode_video(data, Frames(max_pixels=3072, max_seconds=1.2)).total == 30
-    with pytest.raises(UserError, match="1 s long; max_seconds is 1.1"):
+    with pytest.raises(UserError, match="1 s long; model.frames.max_seconds is 1.1"):
         decode_video(data, Frames(max_seconds=1.1))
     with pytest.raises(UserError, match="its codec is cinepak; convert it to H.264"):
         decode_video(video(replace(KINDS["mjpeg"], codec="cinepak", pixels="rgb24")), Frames())
