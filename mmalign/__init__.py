@@ -1,8 +1,8 @@
 """mmalign: preference alignment for text, vision-language, video and diffusion models through one seam.
 
-The verbs of the command line are functions here: `train`, `sample`, `evaluate`, `export`,
-`write_report`, `load_config`. `Objective`, `Outcome` and the other records are what an objective of your
-own needs.
+The verbs of the command line are functions here: `train`, `check`, `sample`, `evaluate`, `export`,
+`write_report`, `load_config`. `Objective`, `Outcome` and the other records are what an objective of your own
+needs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmalign.api import evaluate, export, load_config, sample, train, write_report
+    from mmalign.api import check, evaluate, export, load_config, sample, train, write_report
     from mmalign.types import Objective, Outcome, PreferenceSample, Transform, UserError
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "PreferenceSample",
     "Transform",
     "UserError",
+    "check",
     "evaluate",
     "export",
     "load_config",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +16,7 @@ from mmalign.types import Judge, Message, Part, PreferenceSample, UserError, der
 if TYPE_CHECKING:
     from mmalign.evaluation.compare import Comparison
     from mmalign.training.finished import FinishedRun
+    from mmalign.training.inspection.check import Inspection
 
 
 def load_config(path: str | Path, *overrides: str) -> RunConfig:
@@ -52,6 +53,32 @@ def train(config: str | Path | RunConfig, *overrides: str) -> Path:
     if _is_main():
         write_report(folder)
     return folder
+
+
+def check(
+    config: str | Path | RunConfig,
+    *overrides: str,
+    output: str | Path | None = None,
+    tell: Callable[[Sequence[str]], None] | None = None,
+) -> Inspection:
+    """Read all rows of a config and try its first step without training. Nothing is written, except with
+    `output`, an absent or empty folder: report.json and the first samples. `tell` hears of every section, in
+    plain lines, as soon as it is known."""
+    if isinstance(config, RunConfig) and overrides:
+        raise UserError("overrides apply to a config file; use dataclasses.replace on a RunConfig")
+    resolved = config if isinstance(config, RunConfig) else load_config(config, *overrides)
+    from mmalign.training.checks import check_config
+
+    check_config(resolved)  # before anything heavy is imported
+    from mmalign.training.inspection import files
+    from mmalign.training.inspection.check import inspect
+
+    if output is not None:
+        files.refuse_taken(Path(output))
+    found = inspect(resolved, tell or (lambda lines: None))
+    if output is not None:
+        files.write(found, Path(output))
+    return found
 
 
 def _is_main() -> bool:

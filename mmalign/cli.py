@@ -47,6 +47,32 @@ def train(config: Path, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def check(
+    config: Path,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="new folder for report.json and the first samples")
+    ] = None,
+) -> None:
+    """Read all rows of CONFIG and try one step without training; exit code 1 if there is a finding."""
+    from mmalign import api
+
+    found = api.check(config, *(overrides or []), output=output, tell=_show)
+    if output is not None:
+        print(f"{output}/report.json")
+    if not found.sound:
+        raise SystemExit(1)
+
+
+def _show(lines: Sequence[str]) -> None:
+    """Print a section; on a terminal what is scored is shown in colour instead of between marks."""
+    text = "\n".join(lines)
+    if sys.stdout.isatty():
+        text = text.replace("⟦", "\x1b[1;32m").replace("⟧", "\x1b[0m")
+    print(text, flush=True)
+
+
+@app.command()
 def launch(
     args: Annotated[list[str], typer.Argument(help="train CONFIG [section.field=value ...]")],
     processes: Annotated[int, typer.Option(help="processes on this machine")],

@@ -175,7 +175,7 @@ def _check(
 def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     """Read every source, check each row's form, and fit pairs to objectives that take single responses."""
     loaded = [load(source) for _, source in config.data]
-    kept_back = [(source, load(source, which)) for source, which in _heldout_sources(config)]
+    kept_back = [(source, load(source, which)) for source, which in heldout_sources(config)]
     notes = [line for part in loaded for line in part.report.lines()]
     notes += [f"held-out {line}" for _, part in kept_back for line in part.report.lines()]
     pools = [Pool(p.samples, source, w) for p, (w, source) in zip(loaded, config.data, strict=True)]
@@ -191,7 +191,7 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     return RunData(pools, heldout, world, digest([p.report.data_hash for p in loaded]), notes, skipped)
 
 
-def _heldout_sources(config: RunConfig) -> list[tuple[Any, Literal["train", "heldout"]]]:
+def heldout_sources(config: RunConfig) -> list[tuple[Any, Literal["train", "heldout"]]]:
     """Sources of held-out rows, and which part of each."""
     if config.heldout is not None:
         return [(config.heldout, "train")]

@@ -1,0 +1,121 @@
+"""All rows of a config's sources; a row that cannot be used is named, and the next one is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from mmalign.config import RunConfig
+from mmalign.data._digest import digest
+from mmalign.data._first_pass import clashes, unpair
+from mmalign.data._sources import LoadedData, Skipped, load
+from mmalign.training.rows import Pool, heldout_sources, scored_roles
+from mmalign.types import PreferenceSample, UserError
+
+Part = Literal["training", "held-out"]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that cannot be used, and why."""
+
+    part: Part
+    row: Skipped
+
+
+@dataclass(frozen=True)
+class SourceRead:
+    """What was found in one source: its rows, and plain lines about their form."""
+
+    title: str
+    part: Part
+    rows: int
+    lines: tuple[str, ...]
+
+
+@dataclass
+class Reading:
+    """Rows of sound form, one pool per source, and what is wrong with the others."""
+
+    sources: list[SourceRead]
+    pools: list[Pool]
+    heldout: list[Pool]
+    hash: str
+    faults: list[Fault] = field(default_factory=list)
+    ties: int = 0
+
+    def parts(self) -> list[tuple[Part, Pool]]:
+        """Every pool with the part of the data it is."""
+        training: list[tuple[Part, Pool]] = [("training", pool) for pool in self.pools]
+        return [*training, *(("held-out", pool) for pool in self.heldout)]
+
+    def leave_out(self, part: Part, pool: Pool, rows: list[Skipped]) -> None:
+        """Take rows out of a pool and note them as faults."""
+        gone = {row.id for row in rows}
+        pool.samples = [sample for sample in pool.samples if sample.id not in gone]
+        self.faults += [Fault(part, row) for row in rows]
+
+
+def read(config: RunConfig) -> Reading:
+    """Read every source. Raises UserError only for what no single row is to blame for, such as a file that
+    is not there."""
+    reading = Reading([], [], [], "")
+    sources, pools, heldout = reading.sources, reading.pools, reading.heldout
+    hashes = []
+    for weight, source in config.data:
+        found = load(source, every_fault=True)
+        hashes.append(found.report.data_hash)
+        sources.append(_described(source, "training", found))
+        pools.append(Pool(found.samples, source, weight))
+        reading.faults += [Fault("training", row) for row in found.report.skipped]
+        reading.ties += found.report.ties
+    for source, which in heldout_sources(config):
+        found = load(source, which, every_fault=True)
+        heldout.append(Pool(found.samples, source))
+        if which == "train":  # a file of its own; else its rows were counted above
+            sources.append(_described(source, "held-out", found))
+            reading.faults += [Fault("held-out", row) for row in found.report.skipped]
+            reading.ties += found.report.ties
+    reading.hash = digest(hashes)
+    if "completion" in scored_roles(config.objective):
+        for part, pool in reading.parts():
+            _split_pairs(reading, part, pool)
+    _leave_out_clashes(reading, config)
+    return reading
+
+
+def _described(source: Any, part: Part, found: LoadedData) -> SourceRead:
+    report = replace(found.report, skipped=[])  # broken rows are told apart by reason, later
+    lines = report.lines() if found.samples else [f"data: none of {report.rows} rows can be used"]
+    title = report.title if report.title != "the source" else type(source).__name__
+    return SourceRead(title, part, report.rows, tuple(lines))
+
+
+def _split_pairs(reading: Reading, part: Part, pool: Pool) -> None:
+    """Pairs as labelled single responses, where the objective takes those."""
+
+    def fits(sample: PreferenceSample) -> bool:
+        return "completion" in sample.examples or {"chosen", "rejected"} <= set(sample.examples)
+
+    odd = [sample for sample in pool.samples if not fits(sample)]
+    reading.leave_out(part, pool, [Skipped(one.id, one.origin, _refusal(one)) for one in odd])
+    if any("completion" not in sample.examples for sample in pool.samples):
+        pool.samples = unpair(pool.samples).samples
+
+
+def _refusal(sample: PreferenceSample) -> str:
+    try:
+        unpair([sample])
+    except UserError as error:
+        return str(error)
+    raise AssertionError("a sample that fits was to be refused")
+
+
+def _leave_out_clashes(reading: Reading, config: RunConfig) -> None:
+    """An id of two sources; a held-out file of its own may repeat ids."""
+    places = reading.parts() if config.heldout is None else [("training", p) for p in reading.pools]
+    found: dict[int, list[Skipped]] = {}
+    for number, row in clashes([pool.samples for _, pool in places]):
+        found.setdefault(number, []).append(row)
+    for number, rows in found.items():
+        reading.leave_out(*places[number], rows)
