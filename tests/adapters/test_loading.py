@@ -119,7 +119,7 @@ BREAKS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "LoRA folder": (lambda f: (f / "adapter_config.json").write_text("{}"), ("LoRA adapter", "lora.path")),
     "vision": (
         lambda f: edit_json(f / "config.json", vision_config={"hidden_size": 8}),
-        ("config.json", "vision_config", "adapter for this modality"),
+        ("config.json", "vision_config", "use model.adapter: vlm"),
     ),
     "translation": (lambda f: edit_json(f / "config.json", model_type="t5"), ("'t5'", "causal")),
 }

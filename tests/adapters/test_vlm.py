@@ -439,3 +439,56 @@ def test_greedy_answers_are_upstreams(adapter: VisionLM, folders: dict[str, Path
     out = model.generate(**inputs, max_new_tokens=10, do_sample=False)
     theirs = processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     assert ours.data == theirs
+
+
+# ---------------------------------------------------------------- more of what upstream says nothing about
+
+
+def test_a_template_with_a_place_too_many_is_refused(folders: dict[str, Path], family: str) -> None:
+    own = build(folders[family])
+    marker = own.reader.markers["image"]
+    own.processor.chat_template = own.processor.chat_template.replace(marker, marker * 2)
+    with pytest.raises(UserError, match=r"has 1 images, but the chat template wrote 2 placeholders"):
+        own.check(vlm_pair("a", (picture(1),)), ("chosen",))
+
+
+def test_scores_do_not_remember_an_answer_given_before(adapter: VisionLM) -> None:
+    """Qwen2.5-VL keeps position offsets of its last call on the module."""
+    case = Case(adapter, mixed_pairs())
+    adapter.config = replace(adapter.config, generation=Sampling(max_new_tokens=4))
+    with torch.no_grad():
+        before = by_row(*case.score())
+        adapter.generate(adapter.policy, [looking(picture(3), picture(4), picture(5))], [0])
+        after = by_row(*case.score())
+    assert gap(before, after) == 0.0
+
+
+def test_bfloat16_stays_close(folders: dict[str, Path], family: str, adapter: VisionLM) -> None:
+    half = build(folders[family], dtype="bfloat16")
+    assert half.policy.get_output_embeddings().weight.dtype == torch.bfloat16  # type: ignore[operator]
+    with torch.no_grad():
+        ours, theirs = (
+            by_row(*Case(half, mixed_pairs()).score()),
+            by_row(*Case(adapter, mixed_pairs()).score()),
+        )
+    assert all(value.dtype == torch.float32 for value in ours.values())
+    means = torch.stack([(ours[key] - theirs[key]).abs().mean() for key in ours])
+    assert float(means.max()) < 0.25
+
+
+@pytest.mark.parametrize("trains", [("language",), ("language", "projector", "vision")])
+def test_recomputed_activations_give_the_same_gradients(
+    folders: dict[str, Path], family: str, trains: tuple[Any, ...]
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        own = build(folders[family], trains=trains)
+        if checkpointing:
+            own.enable_checkpointing()
+        own.policy.train()
+        batch = Case(own, mixed_pairs()).batch()
+        own.logprobs(own.policy, batch, {}, frozenset()).total().sum().backward()
+        found.append({n: p.grad for n, p in own.policy.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, plain in found[0].items():
+        assert torch.allclose(plain, found[1][name], atol=1e-6, rtol=1e-5), name
