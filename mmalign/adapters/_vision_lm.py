@@ -25,6 +25,7 @@ from mmalign.adapters._vision_loading import limit_pixels, load_vision_lm
 from mmalign.adapters._vision_media import (
     GROUP,
     KINDS,
+    PIXELS,
     TOWER,
     MediaKind,
     Unit,
@@ -102,6 +103,14 @@ class VisionLM:
         absent = sorted(self.media - set(markers))
         if "image" in absent or (absent and self.frames is not None):
             raise UserError(f"{folder}: its processor reads no {absent[0]}s; use another adapter or model")
+        if (
+            self.frames is not None
+            and PIXELS["video"] not in self.processor.video_processor.model_input_names
+        ):
+            raise UserError(
+                f"{folder}: its processor hands frames over as pictures; adapter video_lm reads families that "
+                "keep clips apart (Qwen2.5-VL, LLaVA-OneVision)"
+            )
         if config.plain_prompts == "chat" and self.processor.chat_template is None:
             raise UserError(
                 f"{folder}: has no chat template; set model.plain_prompts: raw and give plain text"

@@ -168,6 +168,8 @@ def test_answers_do_not_depend_on_the_batch(adapter: VisionLM) -> None:
 def test_a_model_without_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its processor reads no videos"):
         build(save_vlm("llava", tmp_path / "llava"), video=True)
+    with pytest.raises(UserError, match="hands frames over as pictures"):
+        build(save_vlm("smolvlm", tmp_path / "smolvlm"), video=True)
 
 
 def test_unequal_sides_keep_their_own_clips(adapter: VisionLM) -> None:
