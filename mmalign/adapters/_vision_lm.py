@@ -108,7 +108,7 @@ class VisionLM:
             and PIXELS["video"] not in self.processor.video_processor.model_input_names
         ):
             raise UserError(
-                f"{folder}: its processor hands frames over as pictures; adapter video_lm reads families that "
+                f"{folder}: its processor hands frames over as pictures; video_lm reads families that "
                 "keep clips apart (Qwen2.5-VL, LLaVA-OneVision)"
             )
         if config.plain_prompts == "chat" and self.processor.chat_template is None:
