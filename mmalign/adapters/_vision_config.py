@@ -22,7 +22,7 @@ class VisionOptions:
 
     kind: ClassVar[Kind] = "exact"
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"ratio", "length", "absolute", "probability", "units", "distribution"}
+        {"ratio", "length", "absolute", "probability", "units", "distribution", "hidden"}
     )
 
     path: str  # folder or hub id
@@ -67,3 +67,7 @@ class VisionOptions:
         from mmalign.adapters._vision_lm import VisionLM
 
         return VisionLM(self, device, dtype)
+
+    def build_backbone(self, device: torch.device, dtype: torch.dtype = torch.float32) -> VisionLM:
+        """The same, below a reward head."""
+        return self.build(device, dtype)

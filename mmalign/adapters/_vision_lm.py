@@ -266,6 +266,11 @@ class VisionLM:
             hidden = hidden + sum((p.sum() * 0.0 for p in unused), hidden.new_zeros(()))
         return hidden
 
+    def ends(self, batch: Batch) -> Tensor:
+        """Place of every row's last token, [N], which a reward head reads."""
+        last: Tensor = batch.inputs["length"] - 1
+        return last
+
     def _features(self, core: nn.Module, inputs: Mapping[str, Any], kind: str) -> list[Tensor]:
         kept = inputs.get(f"{kind}.distinct", [])
         if kept and isinstance(kept[0], Unit):
