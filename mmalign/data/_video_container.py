@@ -109,6 +109,8 @@ def open_video(data: bytes, kind: str, frames: Frames) -> tuple[InputContainer, 
         stream = container.streams.best("video")
         if stream is None or bool(stream.disposition & av.stream.Disposition.attached_pic):
             raise UserError("no video in it, only other streams")
+        if stream.codec_context is None:
+            raise UserError("its codec is unknown: damaged, or to be converted to H.264")
         if (codec := stream.codec_context.codec.canonical_name) not in CODECS:
             raise UserError(f"its codec is {codec}; convert it to H.264 (known: {', '.join(sorted(CODECS))})")
         width, height = stream.codec_context.width, stream.codec_context.height

@@ -67,7 +67,7 @@ def _walk(
                 stamps.append(frame.time)
         except UserError:
             raise
-        except (av.FFmpegError, ValueError, MemoryError) as error:
+        except (av.FFmpegError, ValueError) as error:
             sound = f"{len(stamps)} of {header.total} frames"
             raise UserError(f"damaged: {sound} can be read, then {reason(error)!r}; {_REMEDY}") from None
     share = _LEAST_SHARE.get(header.codec, 1 - MISSING)

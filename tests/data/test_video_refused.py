@@ -1,6 +1,7 @@
 """Videos that are refused, and why: other files, playlists, limits, and damage of every kind."""
 
 import importlib.util
+import random
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,30 @@ def test_damage_that_the_decoder_covers_up_is_refused(name: str) -> None:
         data[place] ^= 0x55
     with pytest.raises(UserError, match=r"^damaged: (frame \d+ cannot|\d+ of 40 frames can)"):
         decode_video(bytes(data), ALL)
+
+
+def test_a_codec_that_nobody_knows_is_refused() -> None:
+    data = video(H264).replace(b"avc1", b"zzz9")
+    with pytest.raises(UserError, match="its codec is unknown"):
+        decode_video(data, Frames())
+
+
+def test_broken_bytes_are_refused_or_read_but_never_fail_otherwise() -> None:
+    random_ = random.Random(0)
+    outcomes = {"read": 0, "refused": 0}
+    for name in ("h264", "vp9", "mpeg4 in avi", "gif", "h264 in mpeg-ts"):
+        whole = video(KINDS[name], 12)
+        for _ in range(60):
+            data = bytearray(whole)
+            for _ in range(random_.choice([1, 3, 9])):
+                data[random_.randrange(random_.choice([64, 600, len(data)]))] = random_.randrange(256)
+            try:
+                decode_video(bytes(data), Frames(count=3))
+                outcomes["read"] += 1
+            except UserError as error:
+                outcomes["refused"] += 1
+                assert "\n" not in str(error)
+    assert min(outcomes.values()) > 50
 
 
 def test_far_fewer_frames_than_packets_are_refused() -> None:
