@@ -80,7 +80,7 @@ def rule_of(reason: str, origin: str) -> str:
     text = re.sub(r"\bgot '[^']*'", "got '…'", text)
     text = re.sub(r"'([^']*)'", lambda m: m[0] if _WORD.fullmatch(m[1]) else "'…'", text)
     text = re.sub(r'"[^"]*"', '"…"', text)
-    return re.sub(r"\d+(?:[.,:]\d+)*", "#", text)
+    return re.sub(r"(?:(?<!\w)-)?\d+(?:[.,:]\d+)*", "#", text)
 
 
 def group_faults(faults: Sequence[Fault]) -> tuple[Reason, ...]:
