@@ -182,7 +182,7 @@ class VisionLM:
             digest = hashlib.sha256()
             rules = replace(self.reader.rules, limit=self.config.max_length)
             digest.update(_tokens.fingerprint(self.processor, rules).encode())
-            frames = "" if self.frames is None else self.frames.fingerprint()
+            frames = "" if self.frames is None else _fingerprint_of(self.frames)
             settings = [self.config.plain_prompts, self.config.min_pixels, self.config.max_pixels, frames]
             digest.update(json.dumps(settings).encode())
             if self.keeps != "pixels":
@@ -363,6 +363,13 @@ class VisionLM:
             self.processor.save_pretrained(folder)
             return
         save_lora(model, folder, lora, self.config.path)
+
+
+def _fingerprint_of(frames: Frames) -> str:
+    try:
+        return frames.fingerprint()
+    except ValueError as error:  # the reader is not installed
+        raise UserError(f"model.frames.{error}") from error
 
 
 def _base(name: str) -> str:
