@@ -14,7 +14,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from mmalign.clips import Clip
 from mmalign.evaluation import _files
+from mmalign.evaluation._sheet import contact_sheet
 from mmalign.evaluation.win_rate import Z95, WinRate, win_rate
 from mmalign.rewards._batch import BatchJudge
 from mmalign.types import Judge, Message, Part, UserError, derive_seed
@@ -40,8 +42,8 @@ class Answering(Protocol):
 
 @dataclass(frozen=True)
 class Answered:
-    """One prompt with both models' responses. `text` is the prompt in words, `media` the pictures in it;
-    the scores are empty where nothing judged them."""
+    """One prompt with both models' responses. `text` is the prompt in words, `media` the pictures in it,
+    a clip being one picture of its frames; the scores are empty where nothing judged them."""
 
     id: str
     text: str
@@ -241,9 +243,17 @@ def _words(turns: tuple[Message, ...]) -> str:
 
 
 def _pictures(turns: tuple[Message, ...]) -> tuple[Part, ...]:
-    """The decoded pictures of a prompt; a picture still in its file stays a word in the prompt's text."""
-    parts = [part for turn in turns for part in turn.parts]
-    return tuple(part for part in parts if part.kind == "image" and _files.is_picture(part.data))
+    """What can be seen of a prompt: its decoded pictures, and its clips as one picture of frames each.
+
+    A picture or video still in its file stays a word in the prompt's text.
+    """
+    seen = []
+    for part in (part for turn in turns for part in turn.parts):
+        if part.kind == "image" and _files.is_picture(part.data):
+            seen.append(part)
+        elif part.kind == "video" and isinstance(part.data, Clip):
+            seen.append(Part("image", contact_sheet(part.data)))
+    return tuple(seen)
 
 
 def _t95(degrees: int) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from mmalign.data._sources import SourceOptions
@@ -20,7 +21,15 @@ from mmalign.shapes.preferences import (
 )
 from mmalign.shapes.render import render
 from mmalign.shapes.scenes import BASE, parse_caption, refilled, sample_scene
-from mmalign.types import Example, Message, Part, PreferenceSample
+from mmalign.shapes.sight_pairs import (
+    CAPTION_PAIRS_FILE,
+    CLIP_PAIRS_FILE,
+    SightPair,
+    clip_of,
+    read_pairs,
+)
+from mmalign.shapes.sights import render_sight, sample_sight
+from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +72,57 @@ class ImagePairs(SourceOptions):
             scene = sample_scene(parse_caption(text), BASE, rng)
             name = f"{self.prompts}-{self.seed}-{index}"
             yield ImagePair(name, text, render(refilled(scene, True)), render(refilled(scene, False)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionPairs(SourceOptions):
+    """Captions of pictures, and answers on what is there: pairs of the shipped model's own answers.
+
+    `prompts`: "training", or scenes of the two disjoint streams "validation", for choosing settings, and
+    "heldout", for figures; those are taken as they come, not by what a model says of them. `path`: another
+    file of such pairs (null: the shipped one).
+    """
+
+    prompts: Literal["training", "validation", "heldout"] = "training"
+    path: str | None = None
+
+    def samples(self) -> Iterator[PreferenceSample]:
+        """Every pair with its picture drawn."""
+        for pair, origin in _listed(self.path, CAPTION_PAIRS_FILE, self.prompts):
+            picture = render_sight(sample_sight(pair.split, pair.seed, pair.number))
+            yield _sample(pair, Part("image", picture), origin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPairs(SourceOptions):
+    """Questions about clips, most of them on motion, with a right and a wrong answer of the shipped model.
+
+    `prompts` and `path` are those of CaptionPairs.
+    """
+
+    prompts: Literal["training", "validation", "heldout"] = "training"
+    path: str | None = None
+
+    def samples(self) -> Iterator[PreferenceSample]:
+        """Every pair with its clip of four frames."""
+        for pair, origin in _listed(self.path, CLIP_PAIRS_FILE, self.prompts):
+            yield _sample(pair, Part("video", clip_of(pair.split, pair.seed, pair.number)), origin)
+
+
+def _listed(path: str | None, shipped: Path, prompts: str) -> Iterator[tuple[SightPair, str]]:
+    """The pairs of one stream, with the places they come from."""
+    file = Path(path) if path is not None else shipped
+    found = False
+    for number, pair in enumerate(read_pairs(file), 1):
+        if pair.split == prompts:
+            found = True
+            yield pair, f"{file.name} row {number}"
+    if not found:
+        raise UserError(f"{file}: holds no pair with split {prompts!r}; choose other prompts")
+
+
+def _sample(pair: SightPair, medium: Part, origin: str) -> PreferenceSample:
+    prompt = (Message("user", (medium, Part("text", pair.question))),)
+    sides = {"chosen": pair.chosen, "rejected": pair.rejected}
+    examples = {role: (Example(prompt, (Part("text", text),)),) for role, text in sides.items()}
+    return PreferenceSample(pair.id, examples, origin=origin)
