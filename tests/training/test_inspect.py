@@ -1,27 +1,19 @@
 """`check`: every unusable row by its rule, repeats and leaks, tokens, the samples shown, and one step."""
 
-import json
-import math
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cli_runs import listing
+from inspected import CONTROL, KTO, inspect_rows, pair, text_config, write
 from tiny_runs import Bench
 from transformers import AutoTokenizer
 
-from mmalign.adapters._causal_lm import CausalLM
-from mmalign.config import RunConfig
 from mmalign.training.inspection import _counts as counts
-from mmalign.training.inspection.check import Inspection, inspect
+from mmalign.training.inspection.check import inspect
 from mmalign.types import UserError
-
-CONTROL = "<|im_end|>"
-KTO = {"name": "kto", "baseline": "batch"}
 
 
 @pytest.fixture(scope="module")
@@ -30,37 +22,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     torch.set_num_threads(1)
     yield Bench(tmp_path_factory.mktemp("bench"))
     torch.set_num_threads(threads)
-
-
-def pair(number: int, **changes: Any) -> dict[str, Any]:
-    """A sound row unlike those of other numbers; a field changed to None is left out."""
-    row = {
-        "id": f"r{number}",
-        "prompt": f"say {number}",
-        "chosen": f" yes {number}",
-        "rejected": f" no {number}",
-    }
-    return {name: value for name, value in {**row, **changes}.items() if value is not None}
-
-
-def write(path: Path, rows: Sequence[Mapping[str, Any] | str]) -> Path:
-    """Rows as JSON lines; a str stands as it is."""
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path.write_text("\n".join(lines) + "\n")
-    return path
-
-
-def text_config(bench: Bench, path: Path, heldout: Path | None = None, **sections: Any) -> RunConfig:
-    """A run on rows of texts."""
-    data = {"source": "jsonl", "path": str(path), **sections.pop("data", {})}
-    if heldout is not None:
-        sections["heldout"] = {"source": "jsonl", "path": str(heldout)}
-    train = {"batch": 4, **sections.pop("train", {})}
-    return bench.config("text", "never", data=data, train=train, **sections)
-
-
-def inspect_rows(bench: Bench, folder: Path, rows: Sequence[Any], **sections: Any) -> Inspection:
-    return inspect(text_config(bench, write(folder / "rows.jsonl", rows), **sections))
 
 
 # ---------------------------------------------------------------- counting alone
@@ -125,26 +86,6 @@ def test_sound_rows(bench: Bench, tmp_path: Path) -> None:
         max(heads),
     )
     assert found.limit == 128
-
-
-def test_the_step_is_that_of_the_run(bench: Bench, tmp_path: Path) -> None:
-    found = inspect_rows(bench, tmp_path, [pair(i) for i in range(8)])
-    trial = found.trial
-    assert trial is not None and trial.samples == 4
-    assert trial.loss == pytest.approx(math.log(2), abs=1e-6)
-    assert trial.expected_loss == pytest.approx(math.log(2), abs=1e-6)
-    assert trial.reward_margin == 0.0 and trial.gradient_norm > 0
-    adapter = bench.config("text", "never").model.build(torch.device("cpu"), torch.float32)
-    assert trial.trainable == trial.weights == sum(p.numel() for p in adapter.policy.parameters())
-    assert trial.optimizer_bytes == 8 * trial.trainable
-    assert trial.peak_bytes > 10 * 2**20 and trial.step_seconds > 0
-
-    from mmalign.training.run import run
-
-    config = text_config(bench, tmp_path / "rows.jsonl", train={"steps": 1})
-    folder = run(replace(config, output=str(tmp_path / "run"), cache=str(tmp_path / "cache")))
-    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    assert line["grad_norm"] == pytest.approx(trial.gradient_norm, rel=1e-5)
 
 
 SEEING = {"prompt": "see <image>", "images": ["a.png"]}
@@ -317,121 +258,3 @@ def test_single_responses_of_pairs(bench: Bench, tmp_path: Path) -> None:
     found = inspect_rows(bench, tmp_path, [*rows, lists], objective=KTO)
     (reason,) = found.reasons
     assert reason.rule == "neither a pair nor a labelled completion" and reason.rows == ("rows.jsonl row 6",)
-
-
-# ---------------------------------------------------------------- samples and the step
-
-
-def test_the_samples_are_those_of_the_first_step(bench: Bench, tmp_path: Path) -> None:
-    rows = [pair(i, margin=0.5) for i in range(8)]
-    config = text_config(bench, write(tmp_path / "rows.jsonl", rows))
-    found = inspect(config)
-    assert len(found.samples) == 3
-    for one in found.samples:
-        number = one.id.removeprefix("r")
-        chosen, rejected = one.responses
-        assert (chosen.role, chosen.text, chosen.scored) == (
-            "chosen",
-            f"say {number}",
-            f" yes {number}{CONTROL}",
-        )
-        assert rejected.scored == f" no {number}{CONTROL}"
-        assert one.labels == {"margin": 0.5} and one.origin.startswith("rows.jsonl row ")
-    from mmalign.training.console import Console
-    from mmalign.training.rows import load_data
-    from mmalign.training.world import World
-
-    world = World(0, 1, torch.device("cpu"))
-    adapter = config.model.build(world.device, torch.float32)
-    data = load_data(config, world, Console(world, progress=False, quiet=True))
-    first = next(iter(data.loader(adapter, config).steps(0, 1)))
-    assert [one.id for one in found.samples] == [item.id for item in first[:3]]
-
-
-def test_a_failing_first_check_is_a_finding(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(CausalLM, "self_check", lambda self, model, batch, draw: 0.5)
-    found = inspect_rows(bench, tmp_path, [pair(i) for i in range(6)])
-    assert found.trial is None and len(found.samples) == 3
-    assert found.findings == (
-        "the first step fails: first-batch check: scores differ by 0.5 from the model's own computation",
-    )
-
-
-@pytest.mark.parametrize(
-    ("sections", "expected"),
-    [
-        ({"objective": {"name": "simpo"}}, False),
-        ({"objective": {"name": "sft"}}, False),
-        ({"lora": {"rank": 2}, "reference": {"name": "cached"}}, True),
-        ({"objective": KTO, "train": {"micro_batch": 2}}, True),
-        ({"objective": [{"name": "dpo", "weight": 0.5}, {"name": "ipo", "weight": 2}]}, True),
-    ],
-)
-def test_the_expected_loss(bench: Bench, tmp_path: Path, sections: dict[str, Any], expected: bool) -> None:
-    found = inspect_rows(bench, tmp_path, [pair(i) for i in range(8)], **sections)
-    assert found.sound and found.trial is not None
-    assert (found.trial.expected_loss is not None) == expected
-    if expected:
-        assert found.trial.expected_loss == pytest.approx(found.trial.loss, abs=1e-5)
-    if "lora" in sections:
-        assert found.trial.trainable < found.trial.weights / 2
-        assert not (tmp_path / "cache").exists()
-
-
-def test_a_reward_model(bench: Bench, tmp_path: Path) -> None:
-    tree = bench.tree("text", "never", train={"batch": 4}, objective={"name": "bt"})
-    tree["model"] = {"adapter": "reward_head", "backbone": tree["model"], "head": {"init": "fresh"}}
-    tree["data"] = {"source": "jsonl", "path": str(write(tmp_path / "r.jsonl", [pair(i) for i in range(6)]))}
-    from mmalign.config import from_tree
-
-    found = inspect(from_tree(tree, "test"))
-    assert found.sound and found.trial is not None and found.trial.expected_loss is None
-    assert found.samples[0].responses[0].scored.endswith(CONTROL)
-
-
-def test_an_output_that_is_taken_is_a_finding(bench: Bench, tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "notes.txt").write_text("mine")
-    config = text_config(bench, write(tmp_path / "rows.jsonl", [pair(i) for i in range(6)]))
-    found = inspect(replace(config, output=str(tmp_path / "taken")))
-    assert len(found.findings) == 1 and "holds no run" in found.findings[0]
-    assert found.trial is not None
-
-
-# ---------------------------------------------------------------- pictures
-
-
-def test_image_rows(bench: Bench, tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
-    shutil.copytree(bench.folder / "pictures", folder)
-    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
-    (folder / "chosen-2.png").write_bytes(b"")
-    (folder / "chosen-5.png").write_bytes(b"")
-    rows[7]["prompt"] = "a very long caption " * 30
-    shutil.copy(folder / "chosen-0.png", folder / "copy-c.png")
-    shutil.copy(folder / "rejected-0.png", folder / "copy-r.png")
-    other = {
-        "prompt": rows[0]["prompt"],
-        "chosen": {"image": "copy-c.png"},
-        "rejected": {"image": "copy-r.png"},
-    }
-    path = write(folder / "pairs.jsonl", rows)
-    held = write(folder / "held.jsonl", [other | {"id": "h"}])
-    data = {"source": "jsonl", "path": str(path)}
-    found = inspect(bench.config("image", "never", data=data, heldout={**data, "path": str(held)}))
-    (reason,) = found.reasons
-    assert reason.count == 2 and "role 'chosen', image '…': the file is empty" in reason.rule
-    (leak,) = found.leaks
-    assert leak.what == "sample", "files of other names hold the same pictures"
-    assert found.shortened["captions cut to fit"] == 2
-    spread = {(one.what, one.kind): one for one in found.tokens}
-    assert spread["chosen", "caption"].maximum == found.limit
-    assert {one.what for one in found.media} == {"image"}
-    assert found.sides is not None and found.sides.chosen_longer is None
-    shown = found.samples[0].responses[0]
-    assert shown.scored == "" and {"image-1", "model-1"} == set(shown.pictures)
-    side = shown.pictures["model-1"].size
-    assert f"the model reads picture: {side[0]}x{side[1]}" in shown.media
-    assert found.trial is not None and found.trial.loss == pytest.approx(math.log(2), abs=1e-5)

@@ -77,7 +77,7 @@ class Leak:
 def rule_of(reason: str, origin: str) -> str:
     """A reason without what only this row has: its name, numbers, and quoted values."""
     text = reason.replace(origin, "").lstrip(":, ") if origin else reason
-    text = re.sub(r"\bgot '[^']*'", "got '…'", text)
+    text = re.sub(r"\b(got|id) '[^']*'", r"\1 '…'", text)
     text = re.sub(r"'([^']*)'", lambda m: m[0] if _WORD.fullmatch(m[1]) else "'…'", text)
     text = re.sub(r'"[^"]*"', '"…"', text)
     return re.sub(r"(?:(?<!\w)-)?\d+(?:[.,:]\d+)*", "#", text)
