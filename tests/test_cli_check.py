@@ -115,6 +115,13 @@ def test_mistakes_in_the_config_end_with_code_2(
     assert listing(work) == before
 
 
+def test_several_processes_are_refused(
+    capsys: Capture, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_refused(call(capsys, "check", config), ("one process, not in 2",))
+
+
 def test_output(capsys: Capture, config: Path, work: Path) -> None:
     called = call(capsys, "check", config, "--output", "seen")
     assert called.code == 0 and called.out.endswith("seen/report.json\n")

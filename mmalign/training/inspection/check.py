@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,9 +64,9 @@ def inspect(config: RunConfig, tell: Tell = lambda lines: None) -> Inspection:
         tell([text.printable(line) for line in lines])
 
     notes = check_config(config)
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UserError(f"check: runs in one process, not in {processes}; start it without a launcher")
     accelerator, world = start()
-    if world.size > 1:
-        raise UserError(f"check: runs in one process, not in {world.size}; start it without a launcher")
     reading = read(config)
     say(text.source_lines(notes, reading.sources))
     adapter = build_policy(config, world.device)
