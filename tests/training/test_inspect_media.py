@@ -155,10 +155,13 @@ def test_rows_without_what_a_view_needs(bench: Bench, tmp_path: Path) -> None:
     folder = beside(bench, "vlm", tmp_path / "photos")
     prompts = [row.get("prompt_chosen", row.get("prompt")) for row in rows_of(bench, "vlm")]
     blind = sum("image" not in json.dumps(prompt) for prompt in prompts)
-    found = check(bench, "vlm", folder / "pairs.jsonl", objective={"name": "mdpo"})
+    said: list[str] = []
+    data = {"source": "jsonl", "path": str(folder / "pairs.jsonl")}
+    found = inspect(bench.config("vlm", "never", data=data, objective={"name": "mdpo"}), said.extend)
     (reason,) = found.reasons
     assert reason.count == blind > 0 and "the prompt holds no picture or video" in reason.rule
     assert found.trial is not None
+    assert any(line.endswith("reference has 2.0794 = 3 ln 2") for line in said), "three terms of ratios"
 
 
 def test_clips_are_told_frame_by_frame(bench: Bench, tmp_path: Path) -> None:

@@ -25,11 +25,12 @@ class Fault:
 
 @dataclass(frozen=True)
 class SourceRead:
-    """What was found in one source: its rows, and plain lines about their form."""
+    """What was found in one source: its rows, those taken of them, and plain lines on the others."""
 
     title: str
     part: Part
     rows: int
+    kept: int
     lines: tuple[str, ...]
 
 
@@ -86,9 +87,9 @@ def read(config: RunConfig) -> Reading:
 
 def _described(source: Any, part: Part, found: LoadedData) -> SourceRead:
     report = replace(found.report, skipped=[])  # broken rows are told apart by reason, later
-    lines = report.lines() if found.samples else [f"data: none of {report.rows} rows can be used"]
+    lines = [line for line in report.lines() if not line.startswith(f"data: {report.kept} of {report.rows} ")]
     title = report.title if report.title != "the source" else type(source).__name__
-    return SourceRead(title, part, report.rows, tuple(lines))
+    return SourceRead(title, part, report.rows, report.kept, tuple(lines))
 
 
 def _split_pairs(reading: Reading, part: Part, pool: Pool) -> None:

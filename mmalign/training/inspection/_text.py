@@ -63,7 +63,7 @@ def source_lines(notes: Sequence[str], sources: Sequence[SourceRead]) -> list[st
     """Notes on the config, and what the sources hold."""
     lines = [*notes, "What was read"]
     for one in sources:
-        lines.append(f"  {one.part}: {one.title}, {_number(one.rows, 'row')}")
+        lines.append(f"  {one.part}: {one.title}, {_number(one.rows, 'row')}, {one.kept} taken")
         lines += [f"    {line.removeprefix('data: ')}" for line in one.lines]
     return lines
 
@@ -168,10 +168,8 @@ def trial_lines(found: Inspection) -> list[str]:
     if one.expected_loss is None:
         lines.append(f"  loss {one.loss:.4f}")
     else:
-        named = " = ln 2" if math.isclose(one.expected_loss, math.log(2), rel_tol=1e-5) else ""
-        lines.append(
-            f"  loss {one.loss:.4f}; a policy equal to its reference has {one.expected_loss:.4f}{named}"
-        )
+        expected = f"{one.expected_loss:.4f}{_in_ln_2(one.expected_loss)}"
+        lines.append(f"  loss {one.loss:.4f}; a policy equal to its reference has {expected}")
     if one.reward_margin is not None:
         lines.append(f"  reward margin {one.reward_margin:.4g}")
     lines.append(f"  gradient norm {one.gradient_norm:.4g}")
@@ -180,6 +178,14 @@ def trial_lines(found: Inspection) -> list[str]:
     lines.append(f"  peak memory {memory}; the optimizer adds {one.optimizer_bytes / _MB:,.0f} MB")
     speed = f"{one.step_seconds:.2f} s forward and backward, {one.load_seconds:.2f} s to load and encode"
     return [*lines, f"  {speed}", *(f"  {note}" for note in one.notes)]
+
+
+def _in_ln_2(value: float) -> str:
+    """What sigmoid losses of ratios start at: ln 2 for each of their terms."""
+    terms = round(value / math.log(2))
+    if terms < 1 or not math.isclose(value, terms * math.log(2), rel_tol=1e-5):
+        return ""
+    return " = ln 2" if terms == 1 else f" = {terms} ln 2"
 
 
 def closing_lines(found: Inspection) -> list[str]:
