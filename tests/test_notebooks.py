@@ -1,0 +1,155 @@
+"""The notebooks in examples/ run from top to bottom, and what they say holds, stored and run anew."""
+
+import base64
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+ALIGN, OWN = EXAMPLES / "align_a_diffusion_model.ipynb", EXAMPLES / "your_own_objective.ipynb"
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+MACHINE = re.compile(r"(?<![\w.])/(tmp|home|root|work|usr|opt|var|Users|mnt|private)/|[A-Z]:\\|site-packages")
+
+
+def cells(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Cells of one kind, in order."""
+    return [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+def outputs(path: Path) -> list[dict[str, Any]]:
+    """All stored outputs, in order."""
+    return [output for cell in cells(path, "code") for output in cell["outputs"]]
+
+
+def printed(path: Path) -> str:
+    """What the stored run wrote to stdout."""
+    streams = [one for one in outputs(path) if one["output_type"] == "stream" and one["name"] == "stdout"]
+    return "".join("".join(one["text"]) for one in streams)
+
+
+def run_cells(path: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Execute the code cells in one namespace; `parameters` replace those of the cell with that tag."""
+    namespace: dict[str, Any] = {"__name__": "notebook"}
+    for cell in cells(path, "code"):
+        exec(compile("".join(cell["source"]), f"{path.name} {cell['id']}", "exec"), namespace)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            assert parameters.keys() <= namespace.keys()
+            namespace |= parameters
+    return namespace
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for a notebook's files; the working folder, import path and threads are put back."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(threads)
+    sys.modules.pop("positive_dpo", None)
+
+
+def test_there_are_notebooks() -> None:
+    assert {ALIGN, OWN} <= set(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_form(path: Path) -> None:
+    """Format 4.5 with ids, run once from top to bottom without an error, small, and of no machine."""
+    tree = json.loads(path.read_text())
+    assert (tree["nbformat"], tree["nbformat_minor"]) == (4, 5)
+    assert tree["metadata"]["kernelspec"]["name"] == "python3"
+    ids = [cell["id"] for cell in tree["cells"]]
+    assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[\w-]{1,64}", name) for name in ids)
+    code = cells(path, "code")
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    assert os.path.getsize(path) < 400_000
+    for output in outputs(path):
+        assert output["output_type"] in ("stream", "execute_result"), output
+        data = output.get("data", {"text/plain": output.get("text", "")})
+        words = ["".join(text) for mime, text in data.items() if not mime.startswith("image/p")]
+        assert not any(MACHINE.search(text) or "\r" in text for text in words), words
+
+
+def test_stored_pictures() -> None:
+    """Pictures before, the pairs, before and after, samples, and the judged ones; curves as SVG."""
+    data = [output["data"] for output in outputs(ALIGN) if "data" in output]
+    drawn = [base64.b64decode("".join(one["image/png"])) for one in data if "image/png" in one]
+    sheets = [Image.open(io.BytesIO(png)) for png in drawn]
+    width, height = sheets[0].size
+    assert [sheet.size for sheet in sheets] == [(width, height * lines) for lines in (1, 2, 2, 1, 2)]
+    assert all(len(sheet.convert("RGB").getcolors(1 << 20) or ()) > 50 for sheet in sheets)
+    (curves,) = ["".join(one["image/svg+xml"]) for one in data if "image/svg+xml" in one]
+    assert curves.count("<polyline") == 8
+
+
+def test_stored_figures_of_the_alignment() -> None:
+    """The text's claims: the interval is above one half, shapes are filled, the loser's error grows more."""
+    said = printed(ALIGN)
+    rate = re.search(r"win rate [\d.]+ % \[([\d.]+), ([\d.]+)\]", said)
+    assert rate and float(rate[1]) > 50
+    solid = re.search(r"solidity .* change (\S+) \[(\S+), (\S+)\]", said)
+    assert solid and float(solid[2]) > 0
+    errors = {role: float(gap) for role, gap in re.findall(r"error of (\w+) +(\S+) against", said)}
+    assert errors["rejected"] > max(0.0, errors["chosen"])
+    assert "the base is what it was: True" in said
+
+
+def test_stored_figures_of_the_own_objective() -> None:
+    """The text's claims: ln 2 at the start, then less; fewer chosen responses fall than with plain DPO."""
+    said = printed(OWN)
+    found = re.findall(r"^(text|image) +(dpo|own) +([\d.]+) -> ([\d.]+) +(\S+) +(\S+) +(\S+)$", said, re.M)
+    rows = {(kind, name): [float(value) for value in values] for kind, name, *values in found}
+    assert len(rows) == 4
+    for first, last, margin, accuracy, _ in rows.values():
+        assert first == 0.6931 > last and margin > 0 and accuracy > 0.5
+    for kind in ("text", "image"):
+        assert rows[kind, "own"][4] < rows[kind, "dpo"][4]
+        assert rows[kind, "own"][2] < rows[kind, "dpo"][2]
+
+
+def test_align_a_diffusion_model(folder: Path) -> None:
+    small = {"STEPS": 16, "HELDOUT": 16, "PROMPTS": 6, "SAMPLING_STEPS": 5, "OUTPUT": str(folder)}
+    found = run_cells(ALIGN, small)
+    held = found["log"].heldout
+    assert held["loss"].first == pytest.approx(math.log(2), abs=1e-5)
+    assert held["loss"].last < held["loss"].first
+    assert held["reward/margin"].last > 0 == held["reward/margin"].first
+    assert held["implicit_acc"].last > 0.5
+    assert found["same"] is True
+    changed = [a.data != b.data for a, b in zip(found["before"], found["after"], strict=True)]
+    assert any(changed)
+    assert found["rate"].num == 6 and (folder / "align" / "report.html").is_file()
+    assert found["Drawing"]("<svg/>")._repr_svg_() == "<svg/>"
+
+
+def test_your_own_objective(folder: Path) -> None:
+    small = {"TEXT_STEPS": 8, "IMAGE_STEPS": 12, "HELDOUT": 24, "OUTPUT": str(folder)}
+    found = run_cells(OWN, small)
+    kinds = {name: {scores.kind for scores in roles.values()} for name, roles in found["seen"].items()}
+    assert kinds == {"text": {"exact"}, "image": {"surrogate"}}
+    for penalty, (loss, chosen, rejected) in {  # the table of the text
+        0.0: (0.5130, -0.0401, 0.0401),
+        2.0: (0.6931, -0.15, 0.05),
+    }.items():
+        assert found["worked"][penalty][0] == pytest.approx(loss, abs=5e-5)
+        assert found["worked"][penalty][1] == pytest.approx([chosen] * 2, abs=5e-5)
+        assert found["worked"][penalty][2] == pytest.approx([rejected] * 2, abs=5e-5)
+    assert found["picture"] == pytest.approx({0.0: 0.3133, 2.0: 0.6931}, abs=5e-5)
+    for kind in ("text", "image"):
+        held = found["logs"][kind, "own"].heldout
+        assert held["loss"].first == pytest.approx(math.log(2), abs=1e-5)
+        assert held["loss"].last < held["loss"].first
+        assert held["reward/margin"].last > 0 == held["reward/margin"].first
+    assert "--allow-code" in found["refusal"]
