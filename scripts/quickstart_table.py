@@ -4,13 +4,14 @@ import sys
 from pathlib import Path
 
 from mmalign._names import KINDS, name_of
-from mmalign.evaluation.compare import read
+from mmalign.evaluation.compare import TOTAL, Comparison, read
 from mmalign.training.finished import read_config
 from mmalign.training.record import RunRecord
 
 
 def main() -> None:
-    print(f"{'modality':10}{'objective':11}{'steps':>6}{'before':>10}{'after':>10}   win rate, 95 % interval")
+    print(f"{'modality':10}{'objective':12}{'steps':>6}{'before':>10}{'after':>10}   win rate, 95 % interval")
+    found: dict[str, Comparison] = {}
     for name in sys.argv[1:]:
         folder = Path(name)
         config, record, comparison = read_config(folder), RunRecord.read(folder), read(folder)
@@ -19,9 +20,14 @@ def main() -> None:
         terms = getattr(config.objective, "terms", None)
         single = name_of(KINDS["objective"], type(config.objective))
         objective = single if terms is None else " + ".join(label for label, _, _ in terms)
+        found[folder.name] = comparison
         score, rate = comparison.means["score"], comparison.win_rate
-        row = f"{folder.name:10}{objective:11}{record.step:6d}{score.base:10.3f}{score.tuned:10.3f}"
+        row = f"{folder.name:10}{objective:12}{record.step:6d}{score.base:10.3f}{score.tuned:10.3f}"
         print(f"{row}   {rate.rate:.1%} [{rate.low:.1%}, {rate.high:.1%}] on {rate.num} prompts")
+    print()
+    for name, comparison in found.items():
+        others = {key: mean for key, mean in comparison.means.items() if key != TOTAL}
+        print(f"{name:10}" + ", ".join(f"{k} {m.base:.2f} -> {m.tuned:.2f}" for k, m in others.items()))
     for name in sys.argv[1:]:
         print(f"report: {name}/report.html")
 
