@@ -264,10 +264,13 @@ class Adapter(Protocol):
     offers: frozenset[str]
     policy: nn.Module  # what trains; frozen encoders stay private to the adapter
     device: torch.device
-    lora_targets: str | list[str]  # default LoRA sites
     parts: Mapping[str, Sequence[str]]  # names of the policy's weights by part, before LoRA
     frames: Frames | None  # how clips are cut from videos; None reads none
     media: frozenset[str]  # kinds of parts it reads in a prompt besides text: "image", "video"
+
+    @property
+    def lora_targets(self) -> str | list[str]:
+        """Default LoRA sites. Raises UserError if there are none where the config wants them."""
 
     def check(self, sample: PreferenceSample, roles: Sequence[str]) -> Sequence[str]:
         """What has to be shortened in the sample (media already decoded), one entry each time, to be counted.

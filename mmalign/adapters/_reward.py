@@ -53,9 +53,7 @@ class RewardAdapter:
         self.backbone = backbone
         self.policy: nn.Module = backbone.policy
         self.device = backbone.device
-        self.lora_targets = backbone.lora_targets
         self.frames, self.media = backbone.frames, backbone.media
-        self.media = backbone.media
         layer = dict(self.policy.named_children()).get(SCORE)
         self.classifier = layer is not None
         if layer is not None:
@@ -78,6 +76,11 @@ class RewardAdapter:
             head.load_state_dict({"weight": layer.get_parameter("weight").float().cpu()})
             return
         load_head(folder, head, self.config.aspects)
+
+    @property
+    def lora_targets(self) -> str | list[str]:
+        """The backbone's LoRA sites."""
+        return self.backbone.lora_targets
 
     def _freeze_what_is_never_used(self) -> None:
         """The vocabulary head takes no part in a score; a weight without a gradient would stop DDP."""

@@ -32,8 +32,9 @@ from mmalign.adapters._vision_media import (
     answering,
     encode_units,
     run_tower,
+    together,
 )
-from mmalign.adapters._vision_parts import core_of, freeze, lora_sites, parts_of
+from mmalign.adapters._vision_parts import core_of, freeze, has_one_projector, lora_sites, parts_of, unread_of
 from mmalign.adapters._vision_rows import Reader, markers_of
 from mmalign.adapters._vision_sampling import sample_answers
 from mmalign.types import (
@@ -78,8 +79,8 @@ class VisionLM:
         self.media: frozenset[str] = type(config).media  # type: ignore[attr-defined]
         self.frames: Frames | None = config.clips
         self.parts = parts_of(model)
+        self._unread = unread_of(model)
         freeze(model, self.parts, config.trains)
-        self.lora_targets: str | list[str] = lora_sites(model, self.parts, config.trains)
         self.positions = _loading.num_positions(model)
         self.end_ids = end_ids(model, self.tokenizer)
         self.reader = self._reader(folder)
@@ -99,7 +100,7 @@ class VisionLM:
         eos_id = tokenizer.eos_token_id if config.append_eos else None
         if config.append_eos and eos_id is None:
             raise UserError(f"{folder}: the tokenizer has no end token; set model.append_eos: false")
-        markers, ids = markers_of(self.processor, self.media)
+        markers, ids = markers_of(self.processor, self.policy, self.media)
         absent = sorted(self.media - set(markers))
         if "image" in absent or (absent and self.frames is not None):
             raise UserError(f"{folder}: its processor reads no {absent[0]}s; use another adapter or model")
@@ -121,12 +122,19 @@ class VisionLM:
         return Reader(self.processor, rules, self.media, config.plain_prompts, markers, ids)
 
     @cached_property
+    def lora_targets(self) -> str | list[str]:
+        """A pattern of the linear layers of the parts in `trains`. Raises UserError for a part without."""
+        return lora_sites(self.policy, self.parts, self.config.trains)
+
+    @cached_property
     def keeps(self) -> Literal["features", "tower", "pixels"]:
         """What of a medium is computed once and kept: what is frozen. Not asked before LoRA is in place."""
         moving = {_base(n) for n, p in self.policy.named_parameters() if p.requires_grad}
         if moving & set(self.parts["vision"]):
             return "pixels"
-        return "tower" if moving & set(self.parts["projector"]) else "features"
+        if moving & set(self.parts["projector"]):
+            return "tower" if has_one_projector(core_of(self.policy)) else "pixels"
+        return "features"
 
     # ------------------------------------------------------------ rows
 
@@ -152,29 +160,30 @@ class VisionLM:
     @torch.no_grad()
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Run the frozen tower once per distinct medium; nothing to do where part of it trains."""
-        if self.keeps == "pixels":
-            return list(prepared)
+        done = list(prepared) if self.keeps == "pixels" else self._encoded(prepared)
+        if self._probe is None:
+            rows = zip(
+                (row for one in prepared for row in one.rows),
+                (row for one in done for row in one.rows),
+                strict=True,
+            )
+            self._probe = next((pair for pair in rows if units_of(pair[0])), None)
+        return done
+
+    def _encoded(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         units = {u.digest: u for one in prepared for row in one.rows for u in units_of(row)}
         listed = list(units.values())
         core = core_of(self.policy)
         with evaluating(self.policy):
             if self.keeps == "features":
                 # alone on a CPU: what is kept must not depend, in its last bit, on who was encoded beside it
-                together = 1 if self.device.type == "cpu" else GROUP
-                found = encode_units(core, listed, self.device, together)
+                at_once = 1 if self.device.type == "cpu" else GROUP
+                found = encode_units(core, listed, self.device, at_once)
                 kept = [{"features": features.cpu()} for features in found]
             else:
                 kept = [{**u.tensors, TOWER: run_tower(core, u, self.device).cpu()} for u in listed]
         by_digest = {unit.digest: tensors for unit, tensors in zip(listed, kept, strict=True)}
-        done = [replace(one, rows=tuple(with_media(row, by_digest) for row in one.rows)) for one in prepared]
-        if self._probe is None:
-            rows = [
-                (a, b)
-                for x, y in zip(prepared, done, strict=True)
-                for a, b in zip(x.rows, y.rows, strict=True)
-            ]
-            self._probe = next((pair for pair in rows if len(units_of(pair[0])) == 1), None)
-        return done
+        return [replace(one, rows=tuple(with_media(row, by_digest) for row in one.rows)) for one in prepared]
 
     def fingerprint(self) -> str:
         """Hash of processor files, of settings that shape rows, and of a frozen tower's weights."""
@@ -258,10 +267,11 @@ class VisionLM:
             hidden: Tensor = core(
                 input_ids=inputs["input_ids"], use_cache=False, **inputs["forward"], **pixels
             ).last_hidden_state
-        if self.keeps != "features" and not any(features.values()) and torch.is_grad_enabled():
+        if self.keeps != "features" and torch.is_grad_enabled():
             # a batch without media must still give every trainable weight a gradient, or processes would
-            # disagree about what to average
-            own = {*self.parts["vision"], *self.parts["projector"]}
+            # disagree about what to average; so must LoRA on a layer whose output is never read
+            none = not any(features.values())
+            own = {*self.parts["vision"], *self.parts["projector"]} if none else self._unread
             unused = [p for n, p in model.named_parameters() if p.requires_grad and _base(n) in own]
             hidden = hidden + sum((p.sum() * 0.0 for p in unused), hidden.new_zeros(()))
         return hidden
@@ -299,27 +309,29 @@ class VisionLM:
                 single = self.collate([Prepared("", (after,))], [after.role])
                 ours = self.logprobs(model, single, draw, frozenset())
                 return self._against_upstream(model, before, ours.values[0][ours.mask[0]])
-            if any(f"{kind}.distinct" in batch.inputs for kind in KINDS):
-                return 0.0
+            assert not any(f"{kind}.distinct" in batch.inputs for kind in KINDS), (
+                "rows that were never encoded"
+            )
             ours = self.logprobs(model, batch, draw, frozenset())
             row = int(batch.inputs["length"].argmin())
             ids = batch.inputs["input_ids"][row, : int(batch.inputs["length"][row])]
             return self._against_upstream(model, Row("", 0, {"ids": ids}), ours.values[row][ours.mask[row]])
 
     def _against_upstream(self, model: nn.Module, row: Row, ours: Tensor) -> float:
-        ids = row.data["ids"].to(self.device)[None]
+        whole = row.data["ids"].to(self.device)
+        # without the last token: a model that looked ahead would show itself
+        ids = whole[None, :-1]
         given: dict[str, Tensor] = {"attention_mask": torch.ones_like(ids)}
         for name, value in row.data.items():
             if name.startswith("token."):
-                given[name.removeprefix("token.")] = value[None].to(self.device)
+                given[name.removeprefix("token.")] = value[None, :-1].to(self.device)
             if name.startswith("row."):
                 given[name.removeprefix("row.")] = value.to(self.device)
         for kind in KINDS:
-            for unit in (unit for unit in units_of(row) if unit.kind == kind):
-                pixels = {name: v for name, v in unit.tensors.items() if name.startswith("pixel_")}
-                given |= {name: value.to(self.device) for name, value in pixels.items()}
+            pixels = together([unit for unit in units_of(row) if unit.kind == kind])
+            given |= {name: value.to(self.device) for name, value in pixels.items()}
         logits = model(input_ids=ids, use_cache=False, **given).logits[0].float()
-        theirs = torch.log_softmax(logits[:-1], dim=-1).gather(-1, ids[0, 1:, None]).squeeze(-1)
+        theirs = torch.log_softmax(logits, dim=-1).gather(-1, whole[1:, None]).squeeze(-1)
         return float((ours - theirs[-len(ours) :]).abs().max())
 
     # ------------------------------------------------------------ responses

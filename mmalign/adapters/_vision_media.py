@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.adapters._vision_parts import projector_of, tower_layers
+from mmalign.types import UserError
 
 MediaKind = Literal["image", "video"]
 KINDS: tuple[MediaKind, ...] = ("image", "video")
@@ -75,13 +76,22 @@ def cut(kind: MediaKind, tensors: Mapping[str, Tensor], count: int, tiles: Seque
     return [Unit.of(kind, {name: value[i] for name, value in parts.items()}) for i in range(count)]
 
 
+def together(units: Sequence[Unit]) -> dict[str, Tensor]:
+    """The pixels of a row's units of one kind as the processor gave them: `cut` undone."""
+    names = [name for name in (units[0].tensors if units else ()) if name.startswith("pixel_")]
+    # a row of tiles is the one layout that also has a mask
+    along = 1 if "pixel_attention_mask" in names else 0
+    return {name: torch.cat([unit.tensors[name] for unit in units], dim=along) for name in names}
+
+
 # ---------------------------------------------------------------- units -> features
 
 
 def encode_units(
     core: nn.Module, units: Sequence[Unit], device: torch.device, together: int = GROUP
 ) -> list[Tensor]:
-    """Features of every unit, [tokens, H] or [tiles, tokens, H] as the family gives them.
+    """Features of every unit, [tokens, H] or [tiles, tokens, H] as the family gives them. Where deeper
+    layers of the language model take features too (Qwen3-VL), those follow: [tokens, (1 + layers) * H].
 
     Units of equal shapes go through the tower `together` at a time. Gradients flow where weights take them.
     """
@@ -108,7 +118,10 @@ def _run(core: nn.Module, units: Sequence[Unit], device: torch.device) -> list[T
     joined = {name: torch.cat([unit.tensors[name] for unit in units]).to(device) for name in units[0].tensors}
     method = getattr(core, METHOD[units[0].kind])
     with _replayed(core, joined.pop(TOWER, None)):
-        given = method(**joined, return_dict=True).pooler_output
+        out = method(**joined, return_dict=True)
+    given, deep = out.pooler_output, out.get("deepstack_features")
+    if deep is not None:
+        given = [torch.cat(widths, dim=-1) for widths in zip(given, *deep, strict=True)]
     if isinstance(given, (list, tuple)):
         if len(units) == 1:
             return [torch.cat(list(given))]
@@ -165,23 +178,45 @@ def joined_features(features: Sequence[Tensor]) -> Any:
 def answering(core: nn.Module, features: Mapping[MediaKind, Sequence[Tensor]]) -> Iterator[dict[str, Tensor]]:
     """Inside the block the model's feature methods answer with the given features, in row order.
 
-    Yields stand-ins for the pixels, without which a forward would not ask.
+    Yields stand-ins for the pixels, without which a forward would not ask. Raises UserError if the block ends
+    and the model has not asked: it would have read the placeholders as text.
     """
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
+    asked: set[MediaKind] = set()
+    width: int = core.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
 
-    def answer(method: Callable[..., Any], given: Any) -> Callable[..., Any]:
+    def answer(kind: MediaKind, method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)  # `generate` reads the signature to see what to hand over
         def answered(*_: Any, **__: Any) -> Any:
-            return BaseModelOutputWithPooling(pooler_output=given)
+            asked.add(kind)
+            return _answer(features[kind], width)
 
         return answered
 
     kinds = [kind for kind in KINDS if features.get(kind)]
     for kind in kinds:
-        method = getattr(core, METHOD[kind])
-        object.__setattr__(core, METHOD[kind], answer(method, joined_features(features[kind])))
+        object.__setattr__(core, METHOD[kind], answer(kind, getattr(core, METHOD[kind])))
     try:
-        yield {PIXELS[kind]: torch.empty(0) for kind in kinds}
+        # not empty: LLaVA-NeXT takes no pixels for no picture
+        yield {PIXELS[kind]: torch.empty(1) for kind in kinds}
     finally:
         for kind in kinds:
             object.__delattr__(core, METHOD[kind])
+    for kind in kinds:
+        if kind not in asked:
+            raise UserError(
+                f"{type(core).__name__}: its forward does not call {METHOD[kind]}, so that its {kind}s would "
+                "go unseen; this family is not supported"
+            )
+
+
+def _answer(features: Sequence[Tensor], width: int) -> Any:
+    """What a feature method returns for these features; beyond `width` they are for deeper layers."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    layers = features[0].shape[-1] // width
+    if layers <= 1:
+        return BaseModelOutputWithPooling(pooler_output=joined_features(features))
+    parts = [tuple(part) for part in zip(*(f.chunk(layers, dim=-1) for f in features), strict=True)]
+    out: Any = BaseModelOutputWithPooling(pooler_output=parts[0])
+    out.deepstack_features = parts[1:]
+    return out

@@ -62,6 +62,11 @@ def projector_of(core: Any) -> nn.Module:
     return found
 
 
+def has_one_projector(core: Any) -> bool:
+    """True if all that the language model sees of a picture passes one projector behind the whole tower."""
+    return sum(_at(core, name) is not None for name in PROJECTORS) == 1
+
+
 def tower_layers(core: Any) -> nn.ModuleList:
     """The transformer layers of the vision tower."""
     tower = core.get_encoder(modality="image")
@@ -80,15 +85,17 @@ def freeze(model: Any, parts: Mapping[str, Sequence[str]], trains: Sequence[str]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in wanted)
     if "vision" in trains:
-        for parameter in _unread(model):
-            parameter.requires_grad_(False)
+        unread = unread_of(model)
+        for name, parameter in model.named_parameters():
+            if name in unread:
+                parameter.requires_grad_(False)
 
 
-def _unread(model: Any) -> list[nn.Parameter]:
-    """Weights behind the last tower layer that is read (`vision_feature_layer`, LLaVA and its kin)."""
+def unread_of(model: Any) -> frozenset[str]:
+    """Names of weights behind the last tower layer that is read (`vision_feature_layer`; LLaVA and kin)."""
     chosen = getattr(model.config, "vision_feature_layer", None)
     if chosen is None:
-        return []
+        return frozenset()
     tower, layers = core_of(model).get_encoder(modality="image"), tower_layers(core_of(model))
     last = max(
         i if i >= 0 else len(layers) + 1 + i for i in ([chosen] if isinstance(chosen, int) else chosen)
@@ -97,7 +104,8 @@ def _unread(model: Any) -> list[nn.Parameter]:
         *layers[last:],
         *(m for n, m in tower.named_modules() if n.endswith(("post_layernorm", "head"))),
     ]
-    return [parameter for module in behind for parameter in module.parameters()]
+    found = {id(parameter) for module in behind for parameter in module.parameters()}
+    return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in found)
 
 
 def lora_sites(model: Any, parts: Mapping[str, Sequence[str]], trains: Sequence[str]) -> str:

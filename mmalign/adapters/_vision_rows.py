@@ -295,13 +295,17 @@ def _metadata(clip: Clip) -> Any:
     )
 
 
-def markers_of(processor: Any, media: frozenset[str]) -> tuple[dict[MediaKind, str], dict[MediaKind, int]]:
-    """The placeholder a chat template writes for every kind of media the processor knows, and its id."""
+def markers_of(
+    processor: Any, model: Any, media: frozenset[str]
+) -> tuple[dict[MediaKind, str], dict[MediaKind, int]]:
+    """The placeholder a chat template writes for every kind of media the processor knows, and the id that its
+    features replace: in Gemma 3 that of another token, which the processor puts behind the placeholder."""
     markers: dict[MediaKind, str] = {}
     ids: dict[MediaKind, int] = {}
     for kind in (kind for kind in KINDS if kind in media):
         token = getattr(processor, f"{kind}_token", None)
         if token is not None and getattr(processor, f"{kind}_processor", None) is not None:
             markers[kind] = str(getattr(token, "content", token))
-            ids[kind] = int(processor.tokenizer.convert_tokens_to_ids(markers[kind]))
+            own = getattr(model.config, f"{kind}_token_id", None)
+            ids[kind] = int(processor.tokenizer.convert_tokens_to_ids(markers[kind]) if own is None else own)
     return markers, ids
