@@ -1,8 +1,8 @@
 """mmalign: preference alignment for text, vision-language, video and diffusion models through one seam.
 
 The verbs of the command line are functions here: `train`, `check`, `sample`, `evaluate`, `export`,
-`write_report`, `load_config`. `Objective`, `Outcome` and the other records are what an objective of your own
-needs.
+`write_report`, `load_config`; `open_run` loads a finished run once for several of them. `Objective`, `Outcome`
+and the other records are what an objective of your own needs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmalign.api import check, evaluate, export, load_config, sample, train, write_report
+    from mmalign.api import check, evaluate, export, load_config, open_run, sample, train, write_report
     from mmalign.types import Objective, Outcome, PreferenceSample, Transform, UserError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_config",
+    "open_run",
     "sample",
     "train",
     "write_report",

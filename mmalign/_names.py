@@ -71,7 +71,8 @@ def _dotted(name: str, module_name: str, class_name: str, where: str, allow_code
     if not (allow_code or module_name.split(".")[0] == "mmalign"):
         raise UserError(
             f"{where}: {name} would import code from outside mmalign; "
-            "pass --allow-code if you trust where this config comes from"
+            "pass --allow-code (Python: mmalign.open_run(folder, allow_code=True)) if you trust where this "
+            "config comes from"
         )
     try:
         found = getattr(importlib.import_module(module_name), class_name)

@@ -204,7 +204,15 @@ def write_report(run: str | Path) -> Path:
     return write.write_report(Path(run))
 
 
-def _open(run: str | Path | FinishedRun) -> FinishedRun:
-    from mmalign.training.finished import open_run
+def open_run(run: str | Path, allow_code: bool = False) -> FinishedRun:
+    """A finished run with its models loaded, for `sample`, `evaluate` and `export`, which then load nothing.
 
-    return open_run(Path(run)) if isinstance(run, str | Path) else run
+    `allow_code`: import the classes from outside mmalign that the run's config names.
+    """
+    from mmalign.training.finished import open_run as open_folder
+
+    return open_folder(Path(run), allow_code)
+
+
+def _open(run: str | Path | FinishedRun) -> FinishedRun:
+    return open_run(run) if isinstance(run, str | Path) else run
