@@ -51,7 +51,7 @@ def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def _split(tokenizer: Any, ids: Sequence[int], start: int) -> tuple[str, str]:
-    """Text before and after a place; the end decoded alone would lose a leading space with some tokenizers."""
+    """Text before and after a place; the end alone would lose a leading space with some tokenizers."""
     before, whole = _decoded(tokenizer, ids[:start]), _decoded(tokenizer, ids)
     if whole.startswith(before):
         return before, whole[len(before) :]
