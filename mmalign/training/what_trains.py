@@ -12,6 +12,13 @@ def lines(policy: nn.Module, parts: Mapping[str, Sequence[str]]) -> list[str]:
     """One line per part: its own weights, how many train, and how. `parts` names weights as they were called
     before LoRA was added."""
     part_of = {name: part for part, names in parts.items() for name in names}
+    every = [
+        (name.replace(".base_layer.", "."), parameter)
+        for name, parameter in policy.named_parameters(remove_duplicate=False)
+    ]
+    shared = {id(parameter): part_of[name] for name, parameter in every if name in part_of}
+    # a tied weight has two names, of which `parts` has the first
+    part_of |= {name: shared[id(parameter)] for name, parameter in every if id(parameter) in shared}
     total, trained, layers = dict.fromkeys(parts, 0), dict.fromkeys(parts, 0), dict.fromkeys(parts, 0)
     for name, parameter in policy.named_parameters():
         plain = name.replace(".base_layer.", ".")
