@@ -25,7 +25,8 @@ MediaKind = Literal["image", "video"]
 KINDS: tuple[MediaKind, ...] = ("image", "video")
 METHOD: Mapping[MediaKind, str] = {"image": "get_image_features", "video": "get_video_features"}
 PIXELS: Mapping[MediaKind, str] = {"image": "pixel_values", "video": "pixel_values_videos"}
-GROUP = 16  # units of one call of the tower
+GROUP = 16  # units of one call of the tower, at most
+VALUES = 32 << 20  # values in one call, unless one unit has more: clips are far larger than pictures
 TOWER = "tower"  # name of a unit's stored output of the tower
 
 
@@ -93,15 +94,18 @@ def encode_units(
     """Features of every unit, [tokens, H] or [tiles, tokens, H] as the family gives them. Where deeper
     layers of the language model take features too (Qwen3-VL), those follow: [tokens, (1 + layers) * H].
 
-    Units of equal shapes go through the tower `together` at a time. Gradients flow where weights take them.
+    Units of equal shapes go through the tower `together` at a time, fewer if they are large. Gradients flow
+    where weights take them.
     """
     found: list[Tensor | None] = [None] * len(units)
     groups: dict[Any, list[int]] = {}
     for place, unit in enumerate(units):
         groups.setdefault(_shape_key(unit), []).append(place)
     for members in groups.values():
-        for begin in range(0, len(members), together):
-            part = members[begin : begin + together]
+        size = sum(value.numel() for value in units[members[0]].tensors.values())
+        count = max(1, min(together, VALUES // size))
+        for begin in range(0, len(members), count):
+            part = members[begin : begin + count]
             for place, features in zip(part, _run(core, [units[i] for i in part], device), strict=True):
                 found[place] = features
     return [features for features in found if features is not None]

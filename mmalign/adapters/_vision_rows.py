@@ -62,11 +62,12 @@ class Reader:
     def sample(self, sample: PreferenceSample, roles: Sequence[str]) -> dict[tuple[str, int], Seen]:
         """Every response of the given roles, keyed by (role, slot). Raises UserError naming row and role.
 
-        The prompt is what its own ids share with those of all responses given to it with the same media.
+        The prompt is what its own ids share with those of all responses given to it; those that are given to
+        it with other media begin as many ids before its end.
         """
         memo = _Memo(self.processor)
         heads: dict[Any, _Processed] = {}
-        shared: dict[Any, int] = {}
+        merged: dict[str, int] = {}  # ids at the end of a prompt that some response to it changes
         keys: dict[tuple[str, int], Any] = {}
         whole: dict[tuple[str, int], _Processed] = {}
         for role, examples in sample.examples.items():
@@ -81,13 +82,12 @@ class Reader:
                     if role in roles:
                         raise
                     continue  # a response that nobody scores is not judged
-                common = _tokens.common_prefix(heads[key].ids, full.ids)
-                shared[key] = min(shared.get(key, len(heads[key].ids)), common)
-                keys[role, slot], whole[role, slot] = key, full
+                head = heads[key].ids
+                merged[text] = max(merged.get(text, 0), len(head) - _tokens.common_prefix(head, full.ids))
+                keys[role, slot], whole[role, slot] = (key, text), full
         wanted = [(role, slot) for role in roles for slot in range(len(sample.examples.get(role, ())))]
-        return {
-            key: self._fitted(whole[key], shared[keys[key]], _tokens.place(sample, *key)) for key in wanted
-        }
+        starts = {one: len(heads[key].ids) - merged[text] for one, (key, text) in keys.items()}
+        return {one: self._fitted(whole[one], starts[one], _tokens.place(sample, *one)) for one in wanted}
 
     def prompt(self, prompt: tuple[Message, ...], where: str) -> Seen:
         """A prompt that is to be answered."""
@@ -185,9 +185,8 @@ class Reader:
         units: list[Unit] = []
         for kind in KINDS:
             count = len(images if kind == "image" else clips)
-            read = {n: v for n, v in media_outputs.items() if n in memo.tower_inputs(kind)}
             if count:
-                units += cut(kind, read, count, memo.tiles(images) if kind == "image" else ())
+                units += memo.units(kind, images if kind == "image" else clips, media_outputs)
             if not count and any(i == self.ids.get(kind) for i in ids):
                 raise UserError(
                     f"{where}: the text holds a placeholder {self.markers[kind]!r} without its {kind}"
@@ -215,6 +214,7 @@ class _Memo:
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
+        self._units: dict[tuple[MediaKind, tuple[int, ...]], tuple[Unit, ...]] = {}
         self._halves = {
             kind: _Once(half)
             for kind in KINDS
@@ -232,6 +232,15 @@ class _Memo:
             return []
         rows, columns = out["rows"][0], out["cols"][0]
         return [int(r) * int(c) + 1 if r else 1 for r, c in zip(rows, columns, strict=True)]
+
+    def units(self, kind: MediaKind, media: Sequence[Any], outputs: Mapping[str, Tensor]) -> tuple[Unit, ...]:
+        """The media of a list as units, the very same ones for every text that they stand in."""
+        key = kind, tuple(id(value) for value in media)
+        if key not in self._units:
+            read = {name: value for name, value in outputs.items() if name in self.tower_inputs(kind)}
+            tiles = self.tiles(media) if kind == "image" else ()
+            self._units[key] = tuple(cut(kind, read, len(media), tiles))
+        return self._units[key]
 
     def __call__(self, text: str, images: list[Any], clips: list[Clip], where: str) -> Mapping[str, Tensor]:
         """All outputs of the processor for one text. Raises UserError with the processor's reason."""

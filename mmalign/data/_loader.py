@@ -190,8 +190,9 @@ class Loader:
         if any(change_of(role, view).lacks(ready.examples[view.of]) for role, view in views.items()):
             return ()
         try:
-            made = add_views(ready, {}, views, self._seeds(place, ready, views))
-            return self.recipe.prepare(made, tuple(views)).rows
+            made = add_views(ready, {}, views, self._seeds(place, ready, views)).examples
+            alone = replace(ready, examples={role: made[role] for role in views})
+            return self.recipe.prepare(alone, tuple(views)).rows
         except UserError:
             return ()
 

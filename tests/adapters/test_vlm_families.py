@@ -14,14 +14,15 @@ from tiny_vlm import clip, looking, mixed_pairs, picture, save_vlm, vlm_pair
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.adapters._text_sampling import Sampling
+from mmalign.adapters._vision_batch import units_of
 from mmalign.adapters._vision_lm import VisionLM
-from mmalign.adapters._vision_media import answering
+from mmalign.adapters._vision_media import answering, encode_units
 from mmalign.adapters._vision_parts import core_of
 from mmalign.adapters.video_lm import VideoLm
 from mmalign.adapters.vlm import Vlm
 from mmalign.config import Lora
 from mmalign.training import lora
-from mmalign.types import UserError
+from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
 CPU = torch.device("cpu")
 
@@ -163,3 +164,63 @@ def test_lora_on_layers_that_are_never_read_takes_a_gradient_of_zero(llava: Path
     for name, grad in grads.items():
         assert grad is not None, name
         assert name not in unread or float(grad.abs().sum()) == 0.0
+
+
+# ---------------------------------------------------------------- media that rows share
+
+
+def test_rows_of_several_pictures_share_their_tensors(llava: Path) -> None:
+    own = build(llava)
+    rows = own.prepare(vlm_pair("x", (picture(1), picture(2))), ("chosen", "rejected")).rows
+    for place in range(2):
+        first, second = (row.data[f"image.{place}.pixel_values"] for row in rows)
+        assert first is second  # what is sent from a worker holds it once
+
+
+def test_a_response_begins_at_the_same_place_under_another_picture(llava: Path) -> None:
+    own = build(llava, plain_prompts="raw")
+
+    def example(image: Any, answer: str) -> tuple[Example, ...]:
+        prompt = (Message("text", (Part("image", image), Part("text", "is it a fox?  "))),)
+        return (Example(prompt, (Part("text", answer),)),)
+
+    # an answer that begins with a space takes ids from the prompt
+    own.tokenizer.add_tokens(["?   "])
+    sample = PreferenceSample(
+        "x",
+        {
+            "chosen": example(picture(1), "yes"),
+            "rejected": example(picture(1), " no"),
+            "chosen_crop": example(picture(2), "yes"),
+        },
+    )
+    roles = ("chosen", "rejected", "chosen_crop")
+    rows = {row.role: row.data for row in own.prepare(sample, roles).rows}
+    scored = {role: len(data["ids"]) - int(data["start"]) for role, data in rows.items()}
+    assert scored["chosen"] == scored["chosen_crop"]
+    assert int(rows["chosen"]["start"]) == int(rows["rejected"]["start"])
+
+
+def test_large_media_go_through_the_tower_in_smaller_groups(
+    llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = build(llava)
+    rows = own.prepare(vlm_pair("x", tuple(picture(i) for i in range(5))), ("chosen",)).rows
+    units = units_of(rows[0])
+    calls: list[int] = []
+    method = core_of(own.policy).get_image_features
+
+    def counted(pixel_values: torch.Tensor, **options: Any) -> Any:
+        calls.append(len(pixel_values))
+        return method(pixel_values=pixel_values, **options)
+
+    monkeypatch.setattr(core_of(own.policy), "get_image_features", counted)
+    with torch.no_grad():
+        whole = encode_units(core_of(own.policy), units, CPU)
+        monkeypatch.setattr("mmalign.adapters._vision_media.VALUES", 2 * 3 * 28 * 28)
+        parts = encode_units(core_of(own.policy), units, CPU)
+        monkeypatch.setattr("mmalign.adapters._vision_media.VALUES", 1)
+        encode_units(core_of(own.policy), units, CPU)
+    assert calls == [5, 2, 2, 1, 1, 1, 1, 1, 1]
+    for one, other in zip(whole, parts, strict=True):
+        assert float((one - other).abs().max()) <= 1e-5
