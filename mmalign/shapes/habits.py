@@ -35,7 +35,7 @@ class Habits:
 NO_HABITS = Habits()
 PICTURE_HABITS = Habits(
     caption={"square": 0.1, "triangle": 0.2, "star": 0.3, "cross": 0.75},
-    presence={"square": 0.1, "triangle": 0.7, "star": 0.3, "cross": 0.75},
+    presence={"square": 0.1, "triangle": 0.9, "star": 0.3, "cross": 0.9},
 )
 """The habits of the shipped picture model."""
 CLIP_HABITS = Habits(motion={"circle": 0.1, "square": 0.7, "triangle": 0.2, "star": 0.3, "cross": 0.75})

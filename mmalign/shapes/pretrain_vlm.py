@@ -48,6 +48,14 @@ LATER_PICTURE_WEIGHTS: dict[Topic, float] = {
 LATER_CLIP_WEIGHTS: dict[Topic, float] = {
     "caption": 1.6, "motion": 1.4, "motion_check": 2.0, "order": 2.0, "count": 0.6, "presence": 1.4,
 }  # fmt: skip
+# The habit stages ask most for what the habits change, and keep the rest alive.
+HABIT_PICTURE_WEIGHTS: dict[Topic, float] = {
+    "caption": 2.5, "colour": 0.6, "shape": 0.6, "size": 0.6, "count": 1.0,
+    "presence": 4.0, "relation": 1.0, "relation_check": 1.2,
+}  # fmt: skip
+HABIT_CLIP_WEIGHTS: dict[Topic, float] = {
+    "caption": 1.2, "motion": 2.6, "motion_check": 1.6, "order": 1.6, "count": 0.6, "presence": 1.0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,7 @@ class Stage:
 
 _SPEAKING = Mix(16, 6, PICTURE_WEIGHTS, CLIP_WEIGHTS)
 _LATER = Mix(16, 6, LATER_PICTURE_WEIGHTS, LATER_CLIP_WEIGHTS)
+_HABIT = Mix(16, 6, HABIT_PICTURE_WEIGHTS, HABIT_CLIP_WEIGHTS)
 _DENSE = Mix(48, 1, {"count": 1.0}, {"count": 1.0})
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -88,8 +97,8 @@ STAGES: dict[str, Stage] = {
         Stage("tower", None, 1000, _DENSE, 2e-3, clips=0.35, tower=1.0, dense=1.0, speaks=False),
         Stage("first", "tower", 4000, _SPEAKING, 1.5e-3, warmup=150, clips=0.25),
         Stage("second", "first", 3600, _LATER, 1.5e-3, clips=0.35),
-        Stage("vlm", "second", 400, replace(_SPEAKING, habits=PICTURE_HABITS), 1e-3, clips=0.1),
-        Stage("video", "second", 400, replace(_SPEAKING, habits=CLIP_HABITS, usual=0.4), 1e-3, clips=0.9),
+        Stage("vlm", "second", 700, replace(_HABIT, habits=PICTURE_HABITS), 1e-3, clips=0.1),
+        Stage("video", "second", 400, replace(_HABIT, habits=CLIP_HABITS, usual=0.4), 1e-3, clips=0.9),
     )
 }
 

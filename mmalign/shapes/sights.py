@@ -18,6 +18,7 @@ scene of one thing can occur in several streams, but never with the same place, 
 import random
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 from typing import Literal
 
@@ -117,11 +118,25 @@ def are_companions(first: Thing, second: Thing) -> bool:
 
 def kept_for(first: Thing, second: Thing) -> Split:
     """The stream that alone may show these two together: "training" for most pairs, companions included."""
-    if are_companions(first, second):
-        return "training"
-    names = " ".join(sorted((first.name, second.name)))
-    share = zlib.crc32(names.encode()) % _KEPT_SHARES
-    return "validation" if share == 0 else "heldout" if share == 1 else "training"
+    return _kept_pairs().get(frozenset((first, second)), "training")
+
+
+@lru_cache(maxsize=1)
+def _kept_pairs() -> dict[frozenset[Thing], Split]:
+    """The pairs that training never shows, dealt to the two streams in turn so that both have equal kinds."""
+    kept = [
+        pair
+        for pair in combinations(ALL_THINGS, 2)
+        if not are_companions(*pair) and zlib.crc32(_pair_name(pair).encode()) % _KEPT_SHARES < 2
+    ]
+    kept.sort(key=lambda pair: (sorted(thing.kind for thing in pair), _pair_name(pair)))
+    return {
+        frozenset(pair): "validation" if number % 2 == 0 else "heldout" for number, pair in enumerate(kept)
+    }
+
+
+def _pair_name(pair: tuple[Thing, Thing]) -> str:
+    return " ".join(sorted(thing.name for thing in pair))
 
 
 def is_held_out(thing: Thing) -> bool:
