@@ -21,8 +21,9 @@ from mmalign.adapters._vision_parts import core_of
 from mmalign.adapters.video_lm import VideoLm
 from mmalign.adapters.vlm import Vlm
 from mmalign.config import Lora
+from mmalign.data._views import add_views
 from mmalign.training import lora
-from mmalign.types import Example, Message, Part, PreferenceSample, UserError
+from mmalign.types import Example, Message, Part, PreferenceSample, UserError, View
 
 CPU = torch.device("cpu")
 
@@ -224,3 +225,16 @@ def test_large_media_go_through_the_tower_in_smaller_groups(
     assert calls == [5, 2, 2, 1, 1, 1, 1, 1, 1]
     for one, other in zip(whole, parts, strict=True):
         assert float((one - other).abs().max()) <= 1e-5
+
+
+def test_frames_out_of_order_do_not_take_their_time_stamps_along(folders: dict[str, Path]) -> None:
+    own = VideoLm(str(folders["qwen3_vl"])).build(CPU)
+    sample = add_views(
+        vlm_pair("x", (clip(1),)), {}, {"back": View("chosen", "reversed_frames")}, {"back": 0}
+    )
+    rows = {row.role: row.data for row in own.prepare(sample, ("chosen", "back")).rows}
+    text = own.tokenizer.decode(rows["back"]["ids"])
+    assert text.index("<0.") < text.index("<0.6 seconds>")  # frames 0 to 3 at 4 per second, two at a time
+    assert torch.equal(rows["chosen"]["ids"], rows["back"]["ids"])
+    name = "video.0.pixel_values_videos"
+    assert not torch.equal(rows["chosen"][name], rows["back"][name])
