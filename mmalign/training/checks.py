@@ -55,6 +55,8 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             raise UserError(
                 f"transforms: {name} changes {' and '.join(transform.roles)}, which are not scored"
             )
+    if "tie" in objective.fields and any(getattr(s, "ties", "keep") == "drop" for _, s in config.data):
+        raise UserError("data.ties=drop: leaves out the ties that the objective is to learn from; set keep")
     if config.heldout is not None and any(getattr(source, "heldout", 0) for _, source in config.data):
         raise UserError("heldout: give either this section or data.heldout, not both")
     terms = [term for _, _, term in objective.terms] if isinstance(objective, WeightedSum) else [objective]

@@ -261,9 +261,16 @@ def test_bradley_terry_on_a_language_model_says_what_to_use(bench: Bench) -> Non
 
 
 def test_a_row_without_the_label_is_named(bench: Bench) -> None:
-    made = config(bench, "never", objective={"name": "bt", "ties": "label"})
+    data = {**bench.tree("text", "never")["data"], "ties": "keep"}
+    made = config(bench, "never", data=data, objective={"name": "bt", "ties": "label"})
     with pytest.raises(UserError, match=r"pairs.jsonl.* the objective needs the label 'tie'"):
         run(made)
+
+
+def test_ties_that_are_dropped_cannot_be_learned_from(bench: Bench) -> None:
+    data = {**kind_data(bench), "ties": "drop"}
+    line = refusal(config(bench, "never", data=data, objective={"name": "bt", "ties": "label"}))
+    assert line.startswith("data.ties=drop")
 
 
 def test_the_section_survives_being_written_and_read(bench: Bench) -> None:
