@@ -19,7 +19,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="default: into the package")
     options = parser.parse_args()
     pictures = options.modality == "vlm"
-    model, processor = load_vlm(options.model or (VLM_FOLDER if pictures else VIDEO_FOLDER))
+    folder = options.model or (VLM_FOLDER if pictures else VIDEO_FOLDER)
+    if not (folder / "config.json").is_file():
+        parser.error(f"{folder} holds no model; name one with --model")
+    model, processor = load_vlm(folder)
     pairs = (caption_pairs if pictures else clip_pairs)(model, processor)
     out = options.out or (CAPTION_PAIRS_FILE if pictures else CLIP_PAIRS_FILE)
     write_pairs(out, pairs)

@@ -179,7 +179,7 @@ def main() -> None:
             "95 % bootstrap intervals over seeds and prompts, in parentheses single seeds; ties count one\n"
             "half. The first row of each is the quickstart's run; that of text is dpo + 20 sft, for\n"
             "pictures it is mdpo, and dpo is the same run without its other terms; for clips it is\n"
-            "dpo + 0.1 sft. Of those two, figures are before -> after in percent (single seeds) and the\n"
+            "dpo + sft. Of those two, figures are before -> after in percent (single seeds) and the\n"
             "change in points; answers are greedy. Made by\n"
             f"`scripts/bench/shapes_quality.py` on CPU with {used}.\n\n{found}\n"
         )
