@@ -138,7 +138,9 @@ class RunData:
             raise UserError("held-out data: a row's partner needs a second row, only one is kept back")
         recipe = self._recipe(adapter, config, self.heldout)
         recipe = replace(recipe, probes=probes(config.objective, adapter.media))
-        (items,) = Loader([samples], Order(config.seed, (len(samples),), len(samples)), recipe).steps(0, 1)
+        # row by row: what a worker sends at once, and the time it may take, stay those of one row
+        one_by_one = Loader([samples], Order(config.seed, (len(samples),), 1), recipe)
+        items = [item for step in one_by_one.steps(0, len(samples)) for item in step]
         if recipe.probes:
             self._note_unprobed(samples, items)
         return sorted(items, key=lambda item: item.id)

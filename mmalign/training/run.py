@@ -65,8 +65,9 @@ def run(config: RunConfig) -> Path:
         if scan.found:
             restore(scan.found, position, adapter.policy, optimizer, schedule)
             console.say(f"going on from step {position.step} of {output}")
-        heldout_items = data.heldout_items(adapter, config)
-        heldout = micro_batches(engine, encoder, heldout_items, config.train) if heldout_items else []
+        kept_back = data.heldout_items(adapter, config)
+        heldout = micro_batches(engine, encoder, kept_back, config.train) if kept_back else []
+        del kept_back  # before encoding: pixels of every row
         if position.step == 0:
             checkpoint.check_space(output, space_needed(adapter.policy))
             starting_checks(engine, encoder, data, config, console)

@@ -228,6 +228,8 @@ def micro_batches(
     if not usable:
         raise RuntimeError("every row of this process's share of a step failed to load; see skipped.jsonl")
     encoded = encoder([item.prepared for item in usable])
+    # what it was made of is let go: held-out rows would keep their pixels all through the run
+    usable = [replace(item, prepared=one) for item, one in zip(usable, encoded, strict=True)]
     size = (train.micro_batch if train else None) or len(usable)
     device = engine.world.device
     return [
@@ -252,7 +254,7 @@ def starting_checks(
     (micro,) = micro_batches(engine, encoder, items, None)
     half = config.train.precision == "bf16" or any(p.dtype != torch.float32 for p in policy.parameters())
     batch = adapter.collate(micro.encoded, config.objective.roles["policy"])
-    adapter.encode([item.prepared for item in items])  # what the check compares, where a cache holds all rows
+    adapter.encode([item.prepared for item in items])  # the check compares rows before and after, cache or not
     with evaluating(policy):
         gap = adapter.self_check(policy, batch, adapter.draw(batch, draw_seeds(engine, micro.items)))
         scores = score_all(engine, micro)

@@ -12,8 +12,11 @@ from adapters import tiny_vlm
 from tiny_runs import WORDS, losses, metrics
 
 from mmalign.config import RunConfig, from_tree
+from mmalign.data._loader import Loader
+from mmalign.training import run as training_run
 from mmalign.training.run import run
-from mmalign.types import Adapter, Example, Message, Part, PreferenceSample, UserError
+from mmalign.training.step import Micro
+from mmalign.types import Adapter, Example, Item, Message, Part, PreferenceSample, UserError
 
 SEEN = (
     "margin_with_image",
@@ -171,3 +174,31 @@ def test_rows_without_a_picture_are_refused_or_left_out(folder: Path) -> None:
     assert json.loads((output / "run.json").read_text())["data"]["left_out"] == 1
     (line,) = (output / "skipped.jsonl").read_text().splitlines()
     assert "holds no picture or video" in line
+
+
+# ---------------------------------------------------------------- what held-out rows hold on to
+
+
+def test_held_out_rows_come_one_by_one_and_let_go_of_their_pixels(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    held: list[set[str]] = []
+
+    def steps(self: Loader, start: int = 0, stop: int | None = None) -> Iterator[list[Item]]:
+        for items in plain_steps(self, start, stop):
+            sizes.append(len(items))
+            yield items
+
+    def micro_batches(*given: Any) -> list[Micro]:
+        micros = plain_batches(*given)
+        rows = [row for micro in micros for item in micro.items for row in item.prepared.rows]
+        held.append({name.rpartition(".")[2] for row in rows for name in row.data})
+        return micros
+
+    plain_steps, plain_batches = Loader.steps, training_run.micro_batches
+    monkeypatch.setattr(Loader, "steps", steps)
+    monkeypatch.setattr(training_run, "micro_batches", micro_batches)
+    run(config(folder, "lean", heldout=heldout(folder)))
+    assert sizes == [1] * COUNT + [4, 4]  # the held-out rows, the starting checks, the one step
+    assert held and all("features" in names and "pixel_values" not in names for names in held)
