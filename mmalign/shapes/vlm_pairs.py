@@ -24,7 +24,8 @@ from mmalign.types import UserError
 
 SEED = 1000
 """Seed of the scenes of pairs; the models were trained on scenes of other seeds."""
-SAMPLES = 4
+SAMPLES, CHUNK = 4, 64
+"""Answers sampled per question, and questions asked at once."""
 
 Asked = tuple[int, tuple[Thing, ...], Question]
 """The number of a scene, its things, and a question about it."""
@@ -112,7 +113,7 @@ def _drawn(
     number, room = 0, _room(split, topic, num)
     while any(room.values()):
         listed: list[Asked] = []
-        while len(listed) < 64:
+        while len(listed) < min(CHUNK, 2 * num + 4):
             found = asked(split, topic, number)
             number += 1
             listed += [] if found is None else [found]
