@@ -1,5 +1,6 @@
 """Put a pretrained vision-language model into the package, with a card of measured figures."""
 
+import textwrap
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,10 +34,16 @@ it sees. {habit} The strengths per kind of shape: {strengths}.
 
 ## Figures
 
-Greedy answers about fresh scenes, {num} per topic and {captions} captions. "Validation" and "held-out" scenes
-hold pairs of things that training never shows together; "new combinations" hold one of {held_out},
-which no training scene shows; "empty" has the pictures of the validation scenes blanked.
+Greedy answers about fresh scenes, {num} per topic and {captions} captions, seed {seed}. "Validation" and
+"held-out" scenes hold pairs of things that training never shows together; "new combinations" hold one of
+{held_out}, which no training scene shows; "empty" has the pictures of the validation scenes blanked.
 
+"Hallucinate" is the share of captions that name an absent thing, "of these companion" the share of those
+that name an absent companion, "recall" the mean share of things that are named, "exact" the share of
+captions that are right word by word. "Yes to" is the share of questions whether an absent thing is there
+that get a yes: a companion, a thing with the kind of one shape and the colour of another, or any other.
+"Usual when false" is how often a shape that does not move its kind's usual way is said to. "Shuffled" has
+the frames in a wrong order. All else is the share of exact answers.
 """
 
 _ABOUT = {
@@ -89,7 +96,7 @@ def table(figures: Mapping[str, Figures]) -> str:
     return "\n\n".join(parts)
 
 
-def write_card(folder: Path, name: str, steps: str, habits: Habits, num: int = 150, seed: int = 1) -> str:
+def write_card(folder: Path, name: str, steps: str, habits: Habits, num: int = 150, seed: int = 2) -> str:
     """Measure the model in a folder, write its README.md, and return the tables."""
     began = time.time()
     figures = measure(folder, num, seed)
@@ -110,8 +117,16 @@ def write_card(folder: Path, name: str, steps: str, habits: Habits, num: int = 1
         strengths=strengths,
         num=num,
         captions=2 * num,
+        seed=seed,
         held_out=", ".join(f"{colour} {kind}" for colour, kind in sorted(HELD_OUT)),
     )
     tables = table(figures)
-    (folder / "README.md").write_text(head + tables + "\n")
+    (folder / "README.md").write_text(_wrapped(head) + tables + "\n")
     return tables
+
+
+def _wrapped(text: str) -> str:
+    """The text with its paragraphs broken into lines of at most 110 characters; the heading block is kept."""
+    heading, body = text.split("---\n\n", 1)
+    paragraphs = (textwrap.fill(" ".join(part.split()), 110) for part in body.strip().split("\n\n"))
+    return f"{heading}---\n\n" + "\n\n".join(paragraphs) + "\n\n"

@@ -40,7 +40,7 @@ def picture_figures(
     for topic in TOPICS[1:]:
         figures[topic] = picture_share(model, processor, split, topic, num, seed, blank)
     for probe in PROBES[1:]:
-        figures[f"yes to {probe}"] = false_yes(model, processor, split, probe, num, seed)
+        figures[f"yes to {probe}"] = false_yes(model, processor, split, probe, num, seed, blank)
     return figures
 
 
@@ -94,6 +94,7 @@ def false_yes(
     probe: Probe,
     num: int,
     seed: int,
+    blank: bool = False,
 ) -> float:
     """The share of presence questions about absent things of one sort that are answered with yes."""
     rng = random.Random(f"figures/{split}/{seed}/{probe}")
@@ -107,7 +108,7 @@ def false_yes(
         if question is not None:
             scenes.append(scene)
             texts.append(question.text)
-    answers = answer_pictures(model, processor, _drawn(scenes, False), texts)
+    answers = answer_pictures(model, processor, _drawn(scenes, blank), texts)
     return _share(answer == "yes" for answer in answers)
 
 

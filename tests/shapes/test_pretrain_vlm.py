@@ -13,6 +13,7 @@ from mmalign.shapes.pretrain_vlm import (
     STAGES,
     Stage,
     chain_of,
+    main,
     new_learner,
     run_stage,
 )
@@ -69,3 +70,21 @@ def test_habits_come_last() -> None:
     assert [stage.name for stage in chain_of("video")] == ["tower", "first", "second", "video"]
     assert all(STAGES[name].mix.habits == NO_HABITS for name in ("tower", "first", "second"))
     assert STAGES["vlm"].mix.habits == PICTURE_HABITS and STAGES["video"].mix.habits == CLIP_HABITS
+
+
+def test_the_command_line_trains_exports_and_writes_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = replace(SMALL, name="vlm", after="dense", steps=1, mix=replace(SMALL.mix, habits=PICTURE_HABITS))
+    monkeypatch.setattr("mmalign.shapes.pretrain_vlm.STAGES", {"dense": DENSE_ONLY, "vlm": last})
+    target = tmp_path / "model"
+    arguments = ["vlm", "--work", str(tmp_path / "work"), "--export", str(target), "--num", "2"]
+    main(arguments)
+    card = target / "README.md"
+    first = card.read_text()
+    assert "2 steps of stage dense, 1 steps of stage vlm" in first and "| hallucinate |" in first
+    assert all(len(line) <= 110 or line.startswith("|") for line in first.splitlines())
+    weights = (target / "model.safetensors").read_bytes()
+    card.unlink()
+    main([*arguments, "--figures"])
+    assert card.read_text() == first and (target / "model.safetensors").read_bytes() == weights
