@@ -6,6 +6,7 @@ patches and 16 tokens; a clip of four such frames becomes 2 x 16 tokens. `pretra
 """
 
 import random
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -68,6 +69,23 @@ CHAT_TEMPLATE = """\
 
 def build_tokenizer(num_scenes: int = 1500, seed: int = 0) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on what is said of training scenes: every word one token, any byte allowed."""
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained_tokenizer(num_scenes, seed)),
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=list(SPECIAL_TOKENS[4:]),
+        model_max_length=MAX_POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+    wrapped.chat_template = CHAT_TEMPLATE
+    return wrapped
+
+
+@lru_cache(maxsize=2)
+def _trained_tokenizer(num_scenes: int, seed: int) -> str:
+    """The trained tokenizer as JSON; drawing the scenes takes seconds, so it is done once in a process."""
     rng = random.Random(f"sight tokenizer/{seed}")
     corpus = ["system\n", *(f"{thing.phrase}, and {thing.phrase}." for thing in ALL_THINGS)]
     for number in range(num_scenes):
@@ -87,18 +105,8 @@ def build_tokenizer(num_scenes: int = 1500, seed: int = 0) -> PreTrainedTokenize
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     tokenizer.train_from_iterator(corpus, trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="<|im_end|>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        additional_special_tokens=list(SPECIAL_TOKENS[4:]),
-        model_max_length=MAX_POSITIONS,
-        clean_up_tokenization_spaces=False,
-    )
-    wrapped.chat_template = CHAT_TEMPLATE
-    return wrapped
+    trained: str = tokenizer.to_str()
+    return trained
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:

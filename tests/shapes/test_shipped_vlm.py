@@ -1,4 +1,4 @@
-"""The shipped picture and clip models: public loaders read them, they see, they have the faults they state."""
+"""The shipped picture and clip models: public loaders read them, they see, and have the faults they state."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import torch
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLProcessor,
 )
@@ -14,7 +15,7 @@ from transformers import (
 from mmalign.shapes.clips import sample_clip
 from mmalign.shapes.sight_text import DESCRIBE_PICTURE
 from mmalign.shapes.sights import render_sight, sample_sight
-from mmalign.shapes.tiny_qwen_vl import VIDEO_FOLDER, VLM_FOLDER, load_vlm
+from mmalign.shapes.tiny_qwen_vl import VIDEO_FOLDER, VLM_FOLDER, build_tokenizer, load_vlm
 from mmalign.shapes.vlm_answers import answer_pictures
 from mmalign.shapes.vlm_figures import caption_figures, clip_share, false_yes, picture_share, usual_when_false
 
@@ -89,3 +90,13 @@ def test_the_order_of_frames_matters() -> None:
         0,
         2,
     }
+
+
+@pytest.mark.parametrize("folder", [VLM_FOLDER, VIDEO_FOLDER])
+def test_the_shipped_tokenizer_is_the_one_that_pretraining_builds(folder: Path) -> None:
+    shipped, built = AutoTokenizer.from_pretrained(folder), build_tokenizer()
+    assert shipped.get_vocab() == built.get_vocab() and shipped.chat_template == built.chat_template
+    text = (
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Is there an orange star?<|im_end|>\nÄ"
+    )
+    assert shipped(text)["input_ids"] == built(text)["input_ids"]
