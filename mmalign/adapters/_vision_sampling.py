@@ -60,10 +60,10 @@ def _new_ids(adapter: VisionLM, model: Any, seen: Sequence[Seen], seeds: Sequenc
                 eos_token_id=list(adapter.end_ids),
                 pad_token_id=adapter.end_ids[0],
                 repetition_penalty=1.0,
+                use_cache=True,
             ),
             logits_processor=LogitsProcessorList([_Draws(settings, seeds)]),
             stopping_criteria=stop,
-            use_cache=True,
         )
     answers = out[:, inputs["input_ids"].shape[1] :].tolist()
     return [_until_end(ids, adapter.end_ids)[:space] for ids, space in zip(answers, room, strict=True)]
