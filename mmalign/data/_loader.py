@@ -71,7 +71,7 @@ class Loader:
             raise ValueError(f"pools of {[*map(len, pools)]} samples for an order of {[*order.sizes]}")
         self.pools, self.order, self.recipe = pools, order, recipe
         self.workers, self.timeout_s, self.on_skip = workers, timeout_s, on_skip
-        self._keys: dict[tuple[str, int, int], tuple[object, str]] = {}
+        self._keys: dict[tuple[str, int, int], tuple[object, object]] = {}
         self._lost: dict[str, str] = {}  # digest of a sample's id -> why it is not decoded again
 
     def steps(self, start: int = 0, stop: int | None = None) -> Iterator[list[Item]]:
@@ -164,7 +164,7 @@ class Loader:
 
         def fits(index: int) -> bool:
             other = self._key(role, pairing, place.source, index)
-            return other[0] == kind and other[1] != content
+            return other[0] == kind and pairing.differs(content, other[1])
 
         index = self.order.partner(place, fits, redraw)
         if index is None and pairing.strict:
@@ -177,7 +177,7 @@ class Loader:
         assert index is not None
         return pool[index]
 
-    def _key(self, role: str, pairing: Pairing, source: int, index: int) -> tuple[object, str]:
+    def _key(self, role: str, pairing: Pairing, source: int, index: int) -> tuple[object, object]:
         """What decides who may be whose partner, computed once per row."""
         place = (role, source, index)
         if place not in self._keys:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Generator
@@ -16,6 +18,7 @@ from mmalign.data._views_media import Examples, media
 from mmalign.types import Example, PreferenceSample, UserError, View
 
 SEEN = frozenset({"image", "video"})
+_Shown = tuple[tuple[tuple[str, str], ...], ...]  # for every example its media: kind and digest
 
 
 class Make(Protocol):
@@ -26,15 +29,17 @@ class Make(Protocol):
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which other sample may be a partner: one that shares `kind` and differs in `content`.
+    """Which other sample may be a partner: one that shares `kind`, and whose `content` makes another
+    view than the sample's own, as `differs` says of the two.
 
-    `strict`: without such a sample the view cannot be made; otherwise any other sample will do. Both
-    functions see examples as their source gave them, media not decoded.
+    `strict`: without such a sample the view cannot be made; otherwise any other sample will do. `kind` and
+    `content` see examples as their source gave them, media not decoded.
     """
 
     kind: Callable[[Examples], object]
-    content: Callable[[Examples], str]
+    content: Callable[[Examples], object]
     strict: bool
+    differs: Callable[[Any, Any], bool] = operator.ne
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,25 @@ def _no_text_beside_media(examples: Examples) -> str | None:
     return None
 
 
+def _shows_others(own: _Shown, other: _Shown) -> bool:
+    """Whether `with_media_of` changes every example: a partner with more pictures may begin with the same."""
+    given = [medium for example in other for medium in example]
+
+    def same(example: tuple[tuple[str, str], ...]) -> bool:
+        lists = {kind: itertools.cycle([m for m in given if m[0] == kind]) for kind in SEEN}
+        return all(next(lists[kind]) == (kind, name) for kind, name in example)
+
+    return not any(same(example) for example in own)
+
+
 _OTHER_PROMPT = Pairing(
     kind=lambda examples: None, content=lambda examples: digest([e.prompt for e in examples]), strict=False
 )
 _OTHER_MEDIA = Pairing(
     kind=lambda examples: frozenset(part.kind for part in media(examples)),
-    content=lambda examples: digest(list(media(examples))),
+    content=lambda examples: tuple(tuple((p.kind, digest(p)) for p in media((one,))) for one in examples),
     strict=True,
+    differs=_shows_others,
 )
 
 
