@@ -132,25 +132,25 @@ def _solidity(mask: Mask) -> float:
     """Share of the foreground pixels whose four neighbours are foreground too; 0 for an empty picture."""
     if not mask.any():
         return 0.0
-    return float(_inside(mask).sum() / mask.sum())
+    return float(inside(mask).sum() / mask.sum())
 
 
-def _inside(mask: Mask) -> Mask:
+def inside(mask: Mask) -> Mask:
     """Pixels of a mask whose four neighbours belong to it too; beyond the picture counts as outside."""
     padded = np.pad(mask, 1)
-    inside: Mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inside
+    kept: Mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return kept
 
 
 def _identify(difference: Array, part: Mask, mask: Mask, ground: Array) -> Found:
     """Name one object: soft coverage with holes closed, then the best colour and the best kind."""
     near = part.copy()
     for _ in range(2):
-        near = _grown(near) & ~(mask & ~part)
+        near = grown(near) & ~(mask & ~part)
     colour, full, error = _colour(difference[part], ground)
     coverage = np.clip((difference @ full) / (full @ full), 0.0, 1.0) * near
     silhouette = part | _holes(part)
-    coverage = np.where(_inside(silhouette), 1.0, coverage)
+    coverage = np.where(inside(silhouette), 1.0, coverage)
     area = coverage.sum()
     rows, columns = np.indices(coverage.shape)
     x = float((coverage * (columns + 0.5)).sum() / area)
@@ -189,11 +189,12 @@ def _colour(differences: Array, ground: Array) -> tuple[str, Array, float]:
     return best, palette, float(np.linalg.norm(core - share * palette))
 
 
-def _grown(mask: Mask) -> Mask:
+def grown(mask: Mask) -> Mask:
+    """A mask with its eight neighbours on every side."""
     padded = np.pad(mask, 1)
     rows = padded[:-2] | padded[1:-1] | padded[2:]
-    grown: Mask = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-    return grown
+    wider: Mask = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+    return wider
 
 
 def _holes(part: Mask) -> Mask:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from mmalign.clips import Clip
-from mmalign.shapes.judge_image import Array, Mask, components
+from mmalign.shapes.judge_image import Array, Mask, components, grown, inside
 from mmalign.shapes.render import SUPERSAMPLING, outline_points
 from mmalign.shapes.sights import COLOURS, KINDS, PICTURE, RADII, Thing
 from mmalign.types import UserError
@@ -127,22 +127,8 @@ def _coverage(pixels: Array, patch: Mask) -> Array:
     difference = pixels - ground
     share = np.clip((difference @ full) / (full @ full), 0.0, 1.0)
     rest = np.sqrt(((difference - share[..., None] * full) ** 2).sum(-1))
-    rim = _grown(patch) & (rest < NEAR)
-    cover: Array = np.where(patch, 1.0, share * rim)
-    return np.where(_inner(patch), 1.0, np.where(patch, share, cover))
-
-
-def _grown(mask: Mask) -> Mask:
-    padded = np.pad(mask, 1)
-    rows = padded[:-2] | padded[1:-1] | padded[2:]
-    grown: Mask = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
-    return grown
-
-
-def _inner(mask: Mask) -> Mask:
-    padded = np.pad(mask, 1)
-    inner: Mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return inner
+    rim = grown(patch) & (rest < NEAR)
+    return np.where(inside(patch), 1.0, share * (patch | rim))
 
 
 def _halved(patch: Mask) -> list[Mask]:
