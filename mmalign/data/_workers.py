@@ -95,6 +95,7 @@ def run_jobs(
         batch_size=None,
         sampler=_Numbers(order),
         num_workers=workers,
+        prefetch_factor=1,  # a job is a whole step, and its pixels may be gigabytes
         timeout=timeout_s,
         generator=torch.Generator().manual_seed(0),  # else starting workers would draw from the global one
         worker_init_fn=_start_worker,

@@ -36,6 +36,7 @@ class Encoder:
         self._adapter = adapter
         self._cache = None if folder is None else TensorCache(Path(folder))
         self._memory: dict[str, dict[str, Tensor]] = {}
+        self._counted: set[int] = set()  # addresses of kept tensors: rows share what they have in common
         self._held = 0
         self._prefix = adapter.fingerprint()
 
@@ -75,7 +76,9 @@ class Encoder:
         if self._cache is not None:
             self._cache.put(full, data)
             return
-        size = sum(value.numel() * value.element_size() for value in data.values())
-        if full not in self._memory and self._held + size <= MEMORY_BYTES:
+        new = {v.data_ptr(): v.numel() * v.element_size() for v in data.values()}
+        new = {address: size for address, size in new.items() if address not in self._counted}
+        if full not in self._memory and self._held + sum(new.values()) <= MEMORY_BYTES:
             self._memory[full] = data
-            self._held += size
+            self._counted |= new.keys()
+            self._held += sum(new.values())

@@ -57,3 +57,31 @@ def test_nothing_runs_where_everything_is_kept() -> None:
     encoder([sample("one", a="k1")])
     adapter.encode = None
     assert int(encoder([sample("other", z="k1")])[0].rows[0].data["x"]) == 0
+
+
+def test_memory_is_bounded_and_shared_tensors_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two rows that hold the same features take their size once; what does not fit is encoded again."""
+    monkeypatch.setattr("mmalign.training.encoding.MEMORY_BYTES", 4 * 1000 + 64)
+    adapter = Sharing()
+    encoder = Encoder(adapter, None)
+    first, second = (Prepared(n, (Row("a", 0, {}, n + "a"), Row("b", 0, {}, n + "b"))) for n in "xy")
+    encoder([first])
+    encoder([first])
+    assert adapter.calls == 1
+    encoder([second])
+    encoder([second])
+    assert adapter.calls == 3
+
+
+class Sharing:
+    """Gives both rows of a sample the same 4,000 bytes."""
+
+    calls = 0
+
+    def fingerprint(self) -> str:
+        return "f"
+
+    def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        self.calls += 1
+        shared = torch.zeros(1000)
+        return [replace(p, rows=tuple(replace(r, data={"x": shared}) for r in p.rows)) for p in prepared]
