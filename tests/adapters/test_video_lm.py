@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 from contract import Case, by_row, check_batching_does_not_matter, check_shapes, gap
-from test_vlm import build
-from tiny_vlm import VIDEO, clip, looking, picture, save_vlm, vlm_pair
+from tiny_vlm import VIDEO, build_vlm, clip, looking, picture, save_vlm, vlm_pair
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.video_utils import VideoMetadata
 
@@ -30,7 +29,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def adapter(family: str, folders: dict[str, Path]) -> VisionLM:
-    return build(folders[family], video=True)
+    return build_vlm(folders[family], video=True)
 
 
 def mixed() -> tuple[PreferenceSample, ...]:
@@ -94,7 +93,7 @@ def upstream(folder: Path, sample: PreferenceSample, role: str) -> torch.Tensor:
 
 
 def test_scores_are_those_of_the_public_classes(folders: dict[str, Path], family: str) -> None:
-    own = build(folders[family], video=True)
+    own = build_vlm(folders[family], video=True)
     case = Case(own, mixed())
     with torch.no_grad():
         ours = by_row(*case.score())
@@ -118,7 +117,7 @@ def test_frames_count_and_their_order_counts(adapter: VisionLM) -> None:
 
 def test_the_rate_of_a_clip_reaches_the_positions(folders: dict[str, Path]) -> None:
     """Without second_per_grid_ts or mm_token_type_ids Qwen2.5-VL places frames wrongly, and says nothing."""
-    own = build(folders["qwen2_5_vl"], video=True)
+    own = build_vlm(folders["qwen2_5_vl"], video=True)
     slow, fast = clip(1, rate=1.0), clip(1, rate=4.0)
     with torch.no_grad():
         one, other = (by_row(*Case(own, (vlm_pair("x", (c,)),)).score()) for c in (slow, fast))
@@ -138,16 +137,16 @@ def test_the_reader_and_its_rule_are_in_the_fingerprint(folders: dict[str, Path]
     rules = [Frames(), Frames(count=4), Frames(sampling="segment")]
     if find_spec("decord"):
         rules.append(Frames(reader="decord"))
-    prints = {build(folders["qwen2_5_vl"], video=True, frames=rule).fingerprint() for rule in rules}
+    prints = {build_vlm(folders["qwen2_5_vl"], video=True, frames=rule).fingerprint() for rule in rules}
     assert len(prints) == len(rules)
 
 
 def test_a_frozen_tower_runs_once_per_distinct_clip(
     folders: dict[str, Path], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_vlm import Count
+    from test_vlm_tower import Count
 
-    own = build(folders[family], video=True)
+    own = build_vlm(folders[family], video=True)
     count = Count(own)
     batch = Case(
         own, (vlm_pair("a", (clip(1),)), vlm_pair("b", (clip(1),)), vlm_pair("c", (clip(2),)))
@@ -167,9 +166,9 @@ def test_answers_do_not_depend_on_the_batch(adapter: VisionLM) -> None:
 
 def test_a_model_without_clips_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its processor reads no videos"):
-        build(save_vlm("llava", tmp_path / "llava"), video=True)
+        build_vlm(save_vlm("llava", tmp_path / "llava"), video=True)
     with pytest.raises(UserError, match="hands frames over as pictures"):
-        build(save_vlm("smolvlm", tmp_path / "smolvlm"), video=True)
+        build_vlm(save_vlm("smolvlm", tmp_path / "smolvlm"), video=True)
 
 
 def test_unequal_sides_keep_their_own_clips(adapter: VisionLM) -> None:

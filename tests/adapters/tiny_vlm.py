@@ -34,6 +34,9 @@ from transformers import (
     SmolVLMVideoProcessor,
 )
 
+from mmalign.adapters._vision_lm import VisionLM
+from mmalign.adapters.video_lm import VideoLm
+from mmalign.adapters.vlm import Vlm
 from mmalign.types import Clip, Example, Message, Part, PreferenceSample
 
 SMOL_TOKENS = (
@@ -282,3 +285,9 @@ def mixed_pairs() -> tuple[PreferenceSample, ...]:
         vlm_pair("three", (b, c, a), rejected="no no no no"),
         vlm_pair("sides", (c,), rejected_media=(b,)),
     )
+
+
+def build_vlm(folder: Path, video: bool = False, **settings: Any) -> VisionLM:
+    """The adapter of a saved model on the CPU, in float32 unless its settings say otherwise."""
+    options = (VideoLm if video else Vlm)(str(folder), **settings)
+    return options.build(torch.device("cpu"), torch.float32)
