@@ -55,13 +55,18 @@ class Frames:
     count: int = 8
     fps: float = 2.0
     reader: Literal["auto", "pyav", "decord"] = "auto"
-    max_pixels: int = 4096 * 2304  # of one frame as stored
+    # pixels of a frame; larger ones are scaled down and keep their shape, which bounds the tokens of a clip
+    # where the model reads native resolution; null: the processor's own rule alone
+    scale_to: int | None = None
+    max_pixels: int = 4096 * 2304  # of one frame as stored; larger ones are refused
     max_seconds: float = 14400.0
     timeout_s: float = 120.0  # for reading one video, in a worker process
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count: must be 1 or more, got {self.count}")
+        if self.scale_to is not None and self.scale_to < 1:
+            raise ValueError(f"scale_to: must be 1 or more, got {self.scale_to}")
         for name in ("fps", "max_pixels", "max_seconds", "timeout_s"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
@@ -88,6 +93,7 @@ class Frames:
         Raises ValueError where a reader is not installed.
         """
         rule = f"{self.sampling} {self.count}" + (f" {self.fps:g}/s" if self.sampling == "fps" else "")
+        rule += f" within {self.scale_to}" if self.scale_to else ""
         readers = ("decord", "av") if self.reader == "decord" else ("av",)
         try:
             return " ".join([rule, *(f"{name}-{importlib.metadata.version(name)}" for name in readers)])

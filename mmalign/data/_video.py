@@ -8,7 +8,9 @@ damaged or cut off, as far as its decoder or its header's duration tell, is refu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,9 +31,14 @@ def decode_video(data: Any, frames: Frames) -> Clip:
     [T, 3, H, W], which counts as ASSUMED_RATE frames per second.
 
     Of a Clip the frames are chosen by the same rule, if it has more than `frames.count`, at the rate it was
-    sampled at; places, time stamps and total stay those of its source. Raises UserError with the rule that
-    was broken.
+    sampled at; places, time stamps and total stay those of its source. Frames of more pixels than
+    `frames.scale_to` are scaled down, bilinear with antialiasing. Raises UserError with the rule that was
+    broken.
     """
+    return _scaled(_decoded(data, frames), frames.scale_to)
+
+
+def _decoded(data: Any, frames: Frames) -> Clip:
     if isinstance(data, File):
         if data.name.lower().endswith(_PLAYLISTS):
             raise UserError("a playlist, which leads to other files; name the video itself")
@@ -92,6 +99,16 @@ def _check_clip(clip: Clip, frames: Frames) -> None:
 
 def _ascends(values: Sequence[float]) -> bool:
     return all(earlier < later for earlier, later in zip(values, values[1:], strict=False))
+
+
+def _scaled(clip: Clip, pixels: int | None) -> Clip:
+    height, width = clip.frames.shape[2:]
+    if pixels is None or height * width <= pixels:
+        return clip
+    factor = math.sqrt(pixels / (height * width))
+    size = [max(1, int(height * factor)), max(1, int(width * factor))]
+    small = torch.nn.functional.interpolate(clip.frames, size, mode="bilinear", antialias=True)
+    return replace(clip, frames=small)
 
 
 def _thin(clip: Clip, frames: Frames) -> Clip:

@@ -236,3 +236,18 @@ def test_errors_name_row_role_and_file(tmp_path: Path) -> None:
         decode(bad, Frames())
     with pytest.raises(UserError, match="holds a video; videos need"):
         decode(bad)
+
+
+def test_large_frames_are_scaled_down_in_shape() -> None:
+    noise = torch.randint(0, 256, (3, 3, 120, 160), generator=torch.Generator().manual_seed(0))
+    flat = torch.full((3, 3, 120, 160), 77)
+    for values in (noise, flat):
+        small = decode_video(values.to(torch.uint8), Frames(scale_to=40 * 30))
+        assert small.frames.shape == (3, 3, 30, 40) and small.frames.dtype == torch.uint8
+        assert small.indices == (0, 1, 2)
+        means = values.float().mean(), small.frames.float().mean()
+        assert abs(float(means[0] - means[1])) < 1.0
+    assert decode_video(flat.to(torch.uint8), Frames(scale_to=120 * 160)).frames.shape[2:] == (120, 160)
+    assert Frames(scale_to=100).fingerprint() != Frames().fingerprint()
+    with pytest.raises(ValueError, match="scale_to"):
+        Frames(scale_to=0)
