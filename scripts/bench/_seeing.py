@@ -5,7 +5,7 @@ Scenes are those of the held-out stream as they come, none chosen by what a mode
 
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,6 +47,7 @@ def seeing_prompts(modality: str, count: int, split: Split = "heldout") -> dict[
         "": [_plain(p) for topic in ("motion", "order", "count") for p in _clips(topic, count, split)],
         "shuffled ": [Asked(_reordered(p, _other_order(rng)), p) for p in motion],
         "reversed ": [Asked(_reordered(p, list(range(FRAMES))[::-1]), p) for p in motion],
+        "frozen ": [Asked(_reordered(p, [FRAMES - 1] * FRAMES), p) for p in motion],
     }
 
 
@@ -120,6 +121,7 @@ SHOWN: dict[str, dict[str, str]] = {
         "count": "count",
         "shuffled motion": "motion, frames shuffled",
         "reversed motion": "motion, frames reversed",
+        "frozen motion": "motion, last frame four times",
     },
 }
 SCORES = {"vlm": "caption score", "video": "score"}
@@ -127,26 +129,33 @@ SCORES = {"vlm": "caption score", "video": "score"}
 
 
 def seeing_table(cells: Sequence[Cell], modality: str, arms: Sequence[str]) -> str:
-    """Markdown: for every figure before -> after and its change in points, then the comparison with SFT."""
-    shown = SHOWN[modality]
-    lead = ["relative fall of the first"] if modality == "vlm" else []
-    heads = [modality, "steps", *lead, *shown.values(), "win rate over base", "win rate over SFT"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for arm in arms:
-        runs = _runs(cells, arm)
-        if not runs:
-            continue
-        fields = [arm, str(runs[0]["steps"])]
-        if lead:
-            name = next(iter(shown))
-            fields.append(percent(relative_fall(_rows(runs, "base", name), _rows(runs, "tuned", name))))
-        fields += [_change(runs, name) for name in shown]
-        fields.append(percent(_against(runs, runs, "base", SCORES[modality])))
-        sft = _runs(cells, "sft")
-        compared = arm != "sft" and [c["seed"] for c in sft] == [c["seed"] for c in runs]
-        fields.append(percent(_against(runs, sft, "tuned", SCORES[modality])) if compared else "")
-        lines.append(f"| {' | '.join(fields)} |")
+    """Markdown, a column per run: every figure before -> after with its change, then win rates."""
+    runs = {arm: _runs(cells, arm) for arm in arms if _runs(cells, arm)}
+    steps = next(iter(runs.values()))[0]["steps"]
+    lines = [f"| {modality}, {steps} steps | {' | '.join(runs)} |", "|---" * (len(runs) + 1) + "|"]
+
+    def line(title: str, figures: Iterable[str]) -> None:
+        lines.append(f"| {title} | {' | '.join(figures)} |")
+
+    for name, title in SHOWN[modality].items():
+        line(title, (_change(own, name) for own in runs.values()))
+        if name == "caption hallucinates":
+            line("relative fall of these", (_fall(own, name) for own in runs.values()))
+    score = SCORES[modality]
+    line("win rate over base", (percent(_against(own, own, "base", score)) for own in runs.values()))
+    line("win rate over sft", (_over_sft(runs, arm, score) for arm in runs))
     return "\n".join(lines)
+
+
+def _fall(runs: Sequence[Cell], name: str) -> str:
+    return percent(relative_fall(_rows(runs, "base", name), _rows(runs, "tuned", name)))
+
+
+def _over_sft(runs: Mapping[str, Sequence[Cell]], arm: str, score: str) -> str:
+    sft = runs.get("sft", ())
+    if arm == "sft" or [c["seed"] for c in sft] != [c["seed"] for c in runs[arm]]:
+        return ""
+    return percent(_against(runs[arm], sft, "tuned", score))
 
 
 def _runs(cells: Sequence[Cell], arm: str) -> list[Cell]:

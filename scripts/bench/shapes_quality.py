@@ -49,8 +49,8 @@ dpo for image, mdpo for vlm (pictures), dpo + sft for video (clips). "sft" train
 Of pictures and clips, whose answers are greedy, figures are percentages before -> after, with the change in
 points. What must not fall is recall, exact captions and presence for pictures, order and count for clips:
 plain dpo on the same pairs of captions names fewer absent things by naming less. A gain that comes from
-seeing the motion cannot survive frames that are reversed. Frames that are shuffled still show what stays, and
-along which axis the rest moves, so that a part of it may.
+seeing the motion cannot survive frames that are reversed, or one frame shown four times. Shuffled frames
+still show what stays, and along which axis the rest moves, so that a part of it may.
 """
 Cell = dict[str, Any]
 Scores = dict[str, list[float]]
