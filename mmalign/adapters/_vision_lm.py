@@ -27,10 +27,10 @@ from mmalign.adapters._vision_media import (
     KINDS,
     PIXELS,
     TOWER,
-    MediaKind,
     Unit,
     answering,
     encode_units,
+    fitted,
     run_tower,
     together,
 )
@@ -261,8 +261,8 @@ class VisionLM:
         """Hidden states below the output head, [N, T, H]; every distinct medium is encoded at most once."""
         core = core_of(model)
         inputs = batch.inputs
-        features = {kind: self._features(core, inputs, kind) for kind in KINDS}
-        self._refuse_mismatch(inputs["input_ids"], features)
+        found = {kind: self._features(core, inputs, kind) for kind in KINDS}
+        features = fitted(core, inputs["input_ids"], self.reader.ids, found)
         with answering(core, features) as pixels:
             hidden: Tensor = core(
                 input_ids=inputs["input_ids"], use_cache=False, **inputs["forward"], **pixels
@@ -286,18 +286,6 @@ class VisionLM:
         if kept and isinstance(kept[0], Unit):
             kept = encode_units(core, kept, self.device)
         return [kept[place] for place in inputs.get(f"{kind}.order", [])]
-
-    def _refuse_mismatch(self, ids: Tensor, features: Mapping[MediaKind, Sequence[Tensor]]) -> None:
-        """The model itself does not notice this in every version: what is over would be read as text."""
-        for kind in self.reader.ids:
-            token = self.reader.ids[kind]
-            given = sum(f.shape[:-1].numel() for f in features[kind])
-            places = int((ids == token).sum()) if given or len(features[kind]) else None
-            if places is not None and places != given:
-                raise UserError(
-                    f"{places} places for {kind} features in the text, but {given} features; the "
-                    "processor and the model of this folder do not belong together"
-                )
 
     @torch.no_grad()
     def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:

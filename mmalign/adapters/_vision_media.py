@@ -9,6 +9,7 @@ were computed once per distinct unit.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,11 +122,14 @@ def _shape_key(unit: Unit) -> Any:
 def _run(core: nn.Module, units: Sequence[Unit], device: torch.device) -> list[Tensor]:
     joined = {name: torch.cat([unit.tensors[name] for unit in units]).to(device) for name in units[0].tensors}
     method = getattr(core, METHOD[units[0].kind])
+    pixels = joined.pop(PIXELS[units[0].kind])  # the parameter's name is not the same in every version
     with _replayed(core, joined.pop(TOWER, None)):
-        out = method(**joined, return_dict=True)
+        out = method(pixels, **joined, return_dict=True)
     given, deep = out.pooler_output, out.get("deepstack_features")
     if deep is not None:
-        given = [torch.cat(widths, dim=-1) for widths in zip(given, *deep, strict=True)]
+        lengths = [len(one) for one in given]
+        layers = [layer.split(lengths) if isinstance(layer, Tensor) else layer for layer in deep]
+        given = [torch.cat(widths, dim=-1) for widths in zip(given, *layers, strict=True)]
     if isinstance(given, (list, tuple)):
         if len(units) == 1:
             return [torch.cat(list(given))]
@@ -178,6 +182,39 @@ def joined_features(features: Sequence[Tensor]) -> Any:
     return torch.cat([f.reshape(1, -1, f.shape[-1]) for f in features], dim=1)
 
 
+def fitted(
+    core: nn.Module, ids: Tensor, tokens: Mapping[MediaKind, int], features: Mapping[MediaKind, list[Tensor]]
+) -> dict[MediaKind, list[Tensor]]:
+    """The features as the forward wants them for the placeholders in `ids`.
+
+    Raises UserError if there are more or fewer than places. The model itself does not notice this in every
+    version: what is over would be read as text.
+    """
+    found = dict(features)
+    for kind in (kind for kind in KINDS if features.get(kind)):
+        listed = features[kind]
+        places = int((ids == tokens[kind]).sum())
+        given = sum(one.shape[:-1].numel() for one in listed)
+        line_break = dict(core.named_parameters(recurse=False)).get("image_newline")
+        if kind == "video" and line_break is not None and places == given + len(listed):
+            # older releases put the line break behind a clip in the forward, behind all clips of one length
+            found[kind] = [_with_breaks(listed, line_break)]
+        elif places != given:
+            raise UserError(
+                f"{places} places for {kind} features in the text, but {given} features; the processor and "
+                "the model of this folder do not belong together"
+            )
+    return found
+
+
+def _with_breaks(features: Sequence[Tensor], line_break: Tensor) -> Tensor:
+    """Clips of any lengths as one, [1, tokens, H], a line break after each but the last."""
+    pieces = [
+        piece for one in features for piece in (one.reshape(1, -1, one.shape[-1]), line_break[None, None])
+    ]
+    return torch.cat([piece.to(features[0]) for piece in pieces[:-1]], dim=1)
+
+
 @contextmanager
 def answering(core: nn.Module, features: Mapping[MediaKind, Sequence[Tensor]]) -> Iterator[dict[str, Tensor]]:
     """Inside the block the model's feature methods answer with the given features, in row order.
@@ -186,13 +223,15 @@ def answering(core: nn.Module, features: Mapping[MediaKind, Sequence[Tensor]]) -
     and the model has not asked: it would have read the placeholders as text.
     """
     asked: set[MediaKind] = set()
+    # releases that take features from outside want those for deeper layers picture by picture, too
+    splits = "mm_encoder_outputs" in inspect.signature(core.forward).parameters
     width: int = core.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
 
     def answer(kind: MediaKind, method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)  # `generate` reads the signature to see what to hand over
         def answered(*_: Any, **__: Any) -> Any:
             asked.add(kind)
-            return _answer(features[kind], width)
+            return _answer(features[kind], width, splits)
 
         return answered
 
@@ -213,7 +252,7 @@ def answering(core: nn.Module, features: Mapping[MediaKind, Sequence[Tensor]]) -
             )
 
 
-def _answer(features: Sequence[Tensor], width: int) -> Any:
+def _answer(features: Sequence[Tensor], width: int, splits: bool) -> Any:
     """What a feature method returns for these features; beyond `width` they are for deeper layers."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -222,5 +261,5 @@ def _answer(features: Sequence[Tensor], width: int) -> Any:
         return BaseModelOutputWithPooling(pooler_output=joined_features(features))
     parts = [tuple(part) for part in zip(*(f.chunk(layers, dim=-1) for f in features), strict=True)]
     out: Any = BaseModelOutputWithPooling(pooler_output=parts[0])
-    out.deepstack_features = parts[1:]
+    out.deepstack_features = parts[1:] if splits else [torch.cat(part) for part in parts[1:]]
     return out

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmalign.adapters._text_sampling import Sampling, choose
 from mmalign.adapters._vision_batch import prompt_inputs
-from mmalign.adapters._vision_media import KINDS, answering, encode_units
+from mmalign.adapters._vision_media import KINDS, answering, encode_units, fitted
 from mmalign.adapters._vision_parts import core_of
 from mmalign.adapters._vision_rows import Seen
 
@@ -48,7 +48,8 @@ def _new_ids(adapter: VisionLM, model: Any, seen: Sequence[Seen], seeds: Sequenc
     per_kind = {k: [features[u.digest] for one in seen for u in one.units if u.kind == k] for k in KINDS}
     inputs = prompt_inputs(seen, adapter.pad_id, adapter.device)
     stop = StoppingCriteriaList([_Stops(adapter, inputs["input_ids"].shape[1])] if settings.stop else [])
-    with answering(core, per_kind) as pixels:
+    fitting = fitted(core, inputs["input_ids"], adapter.reader.ids, per_kind)
+    with answering(core, fitting) as pixels:
         out = model.generate(
             input_ids=inputs["input_ids"],
             **inputs["forward"],

@@ -50,7 +50,7 @@ def test_the_picture_model_sees(topic: str, floor: float) -> None:
 def test_captions_name_what_is_there_and_absent_companions() -> None:
     figures = caption_figures(*VLM, "validation", 100, seed=5)
     assert figures["recall"] >= 0.85
-    assert 0.2 <= figures["hallucinate"] <= 0.6
+    assert 0.2 <= figures["hallucinate"] <= 0.7
     assert figures["of these companion"] >= 0.6
 
 
@@ -80,7 +80,7 @@ def test_the_clip_model_sees(topic: str, floor: float) -> None:
 
 def test_the_clip_model_says_the_usual_motion_too_often_yet_not_always() -> None:
     assert 0.45 <= clip_share(*VIDEO, "validation", "motion", 80, seed=5) <= 0.9
-    assert 0.1 <= usual_when_false(*VIDEO, "validation", 80, seed=5) <= 0.6
+    assert 0.1 <= usual_when_false(*VIDEO, "validation", 80, seed=5) <= 0.8
 
 
 def test_the_order_of_frames_matters() -> None:
