@@ -254,7 +254,8 @@ def starting_checks(
     (micro,) = micro_batches(engine, encoder, items, None)
     half = config.train.precision == "bf16" or any(p.dtype != torch.float32 for p in policy.parameters())
     batch = adapter.collate(micro.encoded, config.objective.roles["policy"])
-    adapter.encode([item.prepared for item in items])  # the check compares rows before and after, cache or not
+    # the check compares rows before and after, whether a cache holds them or not
+    adapter.encode([item.prepared for item in items])
     with evaluating(policy):
         gap = adapter.self_check(policy, batch, adapter.draw(batch, draw_seeds(engine, micro.items)))
         scores = score_all(engine, micro)
