@@ -313,7 +313,10 @@ class Adapter(Protocol):
 
 
 class Judge(Protocol):
-    """A scorer of single responses, built by the dataclass that `evaluation.judge` names."""
+    """A scorer of single responses, built by the dataclass that `evaluation.judge` names.
+
+    A class attribute `costs`, a frozenset, names scores of which less is better; others count as gains.
+    """
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
         """Named scores; "score" is the total that responses are compared by, others are shown beside it."""

@@ -50,8 +50,8 @@ def write(
     return target
 
 
-def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]]]:
-    """Seed, step (None in files without one) and rows (field by field, parts decoded) of a results.json.
+def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]], tuple[str, ...]]:
+    """Seed, step (None in files without one), rows (field by field, parts decoded) and costs in results.json.
 
     Raises OSError, ValueError, KeyError, TypeError or AttributeError for anything else. Only pictures of our
     own names in the same folder are opened.
@@ -61,7 +61,8 @@ def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]]]:
         raise ValueError(f"its format is {tree['format']!r}, this version reads {FORMAT}")
     rows = [_read_row(row, number, path.parent) for number, row in enumerate(tree["rows"])]
     step = tree.get("step")
-    return int(tree["seed"]), None if step is None else int(step), rows
+    costs = tuple(str(name) for name in tree.get("costs", []))
+    return int(tree["seed"]), None if step is None else int(step), rows, costs
 
 
 def _plain(value: Any) -> Any:

@@ -70,11 +70,13 @@ class Means:
 @dataclass(frozen=True)
 class Comparison:
     """Rows in the order of the prompts, the evaluation's seed, and the step of the run whose weights answered
-    as the tuned model, where known. The figures are computed from the rows."""
+    as the tuned model, where known; `costs` names scores of which less is better. Figures are computed from
+    the rows."""
 
     rows: tuple[Answered, ...]
     seed: int
     step: int | None = None
+    costs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         judged = {TOTAL in scores for row in self.rows for scores in (row.base_scores, row.tuned_scores)}
@@ -115,7 +117,7 @@ class Comparison:
 
         An earlier evaluation there is replaced. No times and no paths are written.
         """
-        figures = {"win_rate": self.win_rate, "means": self.means}
+        figures = {"win_rate": self.win_rate, "means": self.means, "costs": list(self.costs)}
         return _files.write(folder, self.rows, {"seed": self.seed, "step": self.step}, figures)
 
 
@@ -160,7 +162,8 @@ def compare(
         )
         for i, ((name, turns), before, after) in enumerate(zip(prompts, befores, afters, strict=True))
     ]
-    return Comparison(tuple(rows), seed)
+    costs: frozenset[str] = getattr(type(judge), "costs", frozenset())  # a judge need not say
+    return Comparison(tuple(rows), seed, costs=tuple(sorted(costs)))
 
 
 def read(folder: Path) -> Comparison | None:
@@ -169,8 +172,8 @@ def read(folder: Path) -> Comparison | None:
     if not path.exists():
         return None
     try:
-        seed, step, rows = _files.read(path)
-        return Comparison(tuple(Answered(**row) for row in rows), seed, step)
+        seed, step, rows, costs = _files.read(path)
+        return Comparison(tuple(Answered(**row) for row in rows), seed, step, costs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a comparison ({type(error).__name__}: {error}); evaluate the run again"

@@ -124,7 +124,7 @@ def _of_the_evaluation(comparison: Comparison) -> list[Alarm]:
         found.append(
             Alarm("caution", f"the win rate cannot be told from chance on {rate.num} prompts: {interval}")
         )
-    if rate.ties >= 0.5:
+    if rate.ties >= 0.5 and rate.low <= 0.5:
         found.append(
             Alarm(
                 "caution",
@@ -132,7 +132,11 @@ def _of_the_evaluation(comparison: Comparison) -> list[Alarm]:
             )
         )
     for name, means in comparison.means.items():
-        if name != TOTAL and means.high is not None and means.high < 0:
-            change = f"{number(means.base)} to {number(means.tuned)}"
+        if name == TOTAL or means.high is None or means.low is None:
+            continue
+        change = f"{number(means.base)} to {number(means.tuned)}"
+        if name in comparison.costs and means.low > 0:
+            found.append(Alarm("caution", f"{name} rose from {change}: is the total gained at its expense?"))
+        if name not in comparison.costs and means.high < 0:
             found.append(Alarm("caution", f"{name} fell from {change}: is the total gained at its expense?"))
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from PIL import Image
 
@@ -48,6 +49,8 @@ class StoryJudge:
 class CaptionJudge:
     """Reads the prompt's picture and the caption: recall of what is there minus the share of what is not."""
 
+    costs: ClassVar[frozenset[str]] = frozenset({"hallucinates"})
+
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
         """Of captions total, recall, hallucinates and exact; of "Is there ...?" total and presence."""
         image = _medium(prompt, "image", "CaptionJudge")
@@ -59,6 +62,8 @@ class CaptionJudge:
 @dataclass(frozen=True)
 class MotionJudge:
     """Reads the prompt's clip and the answer: whether it is right, and whether it follows the habit."""
+
+    costs: ClassVar[frozenset[str]] = frozenset({"habit"})
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
         """Total (1 if right), the same as motion, order, count or presence, and habit (0 or 1)."""

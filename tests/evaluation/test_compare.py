@@ -219,3 +219,11 @@ def test_reading_what_is_no_comparison(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(UserError, match="results.json: not a comparison"):
         comparing.read(tmp_path)
+
+
+def test_costs_of_a_judge_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run().costs == ()
+    monkeypatch.setattr(Reading, "costs", frozenset({"length"}), raising=False)
+    run().write(tmp_path)
+    again = comparing.read(tmp_path)
+    assert again is not None and again.costs == ("length",)

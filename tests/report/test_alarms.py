@@ -1,5 +1,6 @@
 """Every rule fires where it should and stays silent where it should."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -101,6 +102,16 @@ def test_the_evaluation() -> None:
     tied = said(comparison=judged(*[(1.0, 1.0)] * 20, iou=(1.0, 0.5)))
     assert any("100% of the prompts are ties" in line for line in tied)
     assert any(line.startswith("caution: iou fell from 1 to 0.4905") for line in tied)
+    many_ties = said(comparison=judged(*[(1.0, 1.0)] * 20, *[(0.0, 1.0)] * 12))
+    assert not any("ties" in line for line in many_ties)
+
+
+def test_a_cost_may_fall_but_not_rise() -> None:
+    fell, rose = (judged(*[(0.0, 1.0)] * 20, iou=sides) for sides in ((1.0, 0.0), (0.0, 1.0)))
+    assert any("iou fell" in line for line in said(comparison=fell))
+    fell, rose = (replace(one, costs=("iou",)) for one in (fell, rose))
+    assert not any("iou" in line for line in said(comparison=fell))
+    assert any("iou rose from 0 to" in line for line in said(comparison=rose))
 
 
 @pytest.mark.parametrize(
