@@ -99,15 +99,22 @@ def sample(
     """One response per prompt from a run's trained model, or from the base it started from.
 
     A prompt is a user turn for a language model, or text to continue with `plain`; for an image model it is
-    the caption. `images` and `videos`, files, stand in front of every prompt for a model that looks. The same
-    seed gives base and trained model the same randomness.
+    the caption. `images` and `videos`, files, stand in every prompt for a model that looks: where it says
+    <image> and <video>, or else in front. The same seed gives base and trained model the same randomness.
     """
     from mmalign.data._prompts import decode_prompts
+    from mmalign.data._turns import Reader, insert_media
 
     finished = _open(run)
     speaker: Literal["text", "user"] = "text" if plain or finished.adapter.kind == "surrogate" else "user"
-    media = (*(_file("image", path) for path in images), *(_file("video", path) for path in videos))
-    asked = [(prompt, (Message(speaker, (*media, Part("text", prompt))),)) for prompt in prompts]
+    media: dict[Literal["image", "video"], tuple[str, list[Part]]] = {
+        "image": ("--image", [_file("image", path) for path in images]),
+        "video": ("--video", [_file("video", path) for path in videos]),
+    }
+    asked = [
+        (prompt, insert_media(Reader("sample", ""), (Message(speaker, (Part("text", prompt),)),), media))
+        for prompt in prompts
+    ]
     turns = [turns for _, turns in decode_prompts(asked, finished.adapter.frames)]
     seeds = [derive_seed(seed, 0, f"{i}/{prompt}", "sample") for i, prompt in enumerate(prompts)]
     with (finished.base if model == "base" else finished.tuned)() as chosen:

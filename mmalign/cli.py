@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
+# Read when torch is imported: threads that wait asleep. Spinning ones make a run on the CPU many times slower
+# as soon as another program holds a core, and gain little where none does.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# ruff: noqa: E402
 import contextlib
 import errno
 import json
-import os
 import sys
 import tempfile
 import traceback

@@ -263,11 +263,21 @@ class _Memo:
             out = self._processor(**given)
         except (ValueError, TypeError, RuntimeError, StopIteration, IndexError, ZeroDivisionError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{where}: the model's processor refuses its media: {reason[:300]}") from error
+            raise UserError(
+                f"{where}: the model's processor refuses its media ({_sizes(images, clips)}): "
+                f"{reason[:200]}; try other sizes, see the model's own description"
+            ) from error
         finally:
             for kind, half in before.items():
                 object.__setattr__(self._processor, f"{kind}_processor", half)
         return {name: torch.as_tensor(value) for name, value in out.items()}
+
+
+def _sizes(images: Sequence[Any], clips: Sequence[Clip]) -> str:
+    """Media with their sizes, for messages."""
+    pictures = [f"picture {one.width}x{one.height}" for one in images]
+    videos = [f"clip of {len(c.frames)} frames {c.frames.shape[3]}x{c.frames.shape[2]}" for c in clips]
+    return ", ".join([*pictures, *videos]) or "none"
 
 
 class _Once:

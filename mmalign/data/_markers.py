@@ -5,14 +5,11 @@ Only formats that define them call this; elsewhere such a text is what somebody 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmalign.data._turns import Reader
-
-_MARKER = re.compile(r"<(image|video)>")
+from mmalign.data._turns import MARKER, Reader
 
 
 def count_media(row: Mapping[str, Any], **columns: str) -> dict[str, int]:
@@ -26,7 +23,7 @@ def count_media(row: Mapping[str, Any], **columns: str) -> dict[str, int]:
 
 def has_markers(text: str) -> bool:
     """Whether a text holds a marker."""
-    return _MARKER.search(text) is not None
+    return MARKER.search(text) is not None
 
 
 def cut_answer(turns: Any, field: str, reader: Reader) -> tuple[Sequence[Any], Any]:
@@ -45,7 +42,7 @@ def place_markers(
     UserError with both counts if they differ. Turns that are broken are left to be refused later.
     """
     texts = [turn[key] for turn in turns if isinstance(turn, dict) and (key := _text_key(turn))]
-    found = Counter(kind for text in texts for kind in _MARKER.findall(text))
+    found = Counter(kind for text in texts for kind in MARKER.findall(text))
     if len(texts) < len(turns) or (front and not found):  # parts of their own: counted where they are filled
         return [_with_places(turn) for turn in turns]
     for kind in ("image", "video"):
@@ -59,7 +56,7 @@ def place_markers(
 def split_markers(text: str) -> list[dict[str, str]]:
     """Text and places as content parts, in order; no character but the markers is lost."""
     parts: list[dict[str, str]] = []
-    for place, piece in enumerate(_MARKER.split(text)):
+    for place, piece in enumerate(MARKER.split(text)):
         if place % 2:
             parts.append({"type": piece})
         elif piece:
@@ -72,7 +69,7 @@ def refuse_markers(answer: Any, field: str, reader: Reader) -> Any:
     media."""
     key = _text_key(answer) if isinstance(answer, dict) else None
     text = answer if key is None else answer[key]
-    if isinstance(text, str) and (found := _MARKER.findall(text)):
+    if isinstance(text, str) and (found := MARKER.findall(text)):
         rule = f"an answer holds no media, but its text has {len(found)} <{found[0]}> markers; remove them"
         raise reader.fail(field, rule)
     return answer
@@ -84,6 +81,6 @@ def _text_key(turn: Mapping[str, Any]) -> str | None:
 
 def _with_places(turn: Any) -> Any:
     key = _text_key(turn) if isinstance(turn, dict) else None
-    if key is None or not _MARKER.search(turn[key]):
+    if key is None or not MARKER.search(turn[key]):
         return turn
     return {**turn, key: split_markers(turn[key])}

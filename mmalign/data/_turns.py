@@ -17,6 +17,7 @@ from mmalign.data._paths import File
 from mmalign.types import Message, Part, UserError
 
 MediaKind = Literal["image", "video"]
+MARKER = re.compile(r"<(image|video)>")  # what stands for a medium in text, in widespread formats
 MAX_TEXT = 1_000_000  # characters: far above any context window, far below what stalls a tokenizer
 MAX_MEDIA = 64  # images and videos of one prompt
 
@@ -196,14 +197,18 @@ class Reader:
 def insert_media(
     reader: Reader, prompt: tuple[Message, ...], media: Mapping[MediaKind, tuple[str, Sequence[Part]]]
 ) -> tuple[Message, ...]:
-    """Put `media`, {kind: (field, values)}, into the places of the prompt, in order. A prompt without places
-    takes them in front of its first turn that is not the system's.
+    """Put `media`, {kind: (field, values)}, into the places of the prompt, in order: parts without a value,
+    or <image> and <video> written in its text. A prompt without places takes them in front of its first turn
+    that is not the system's.
 
-    Raises UserError if places and values differ in number, or if the prompt already holds that kind.
+    Raises UserError if places and values differ in number, if the prompt already holds that kind, or if text
+    holds such a marker beside parts with or without values.
     """
     parts = [part for message in prompt for part in message.parts]
     if not any(values for _, values in media.values()) and all(part.kind == "text" for part in parts):
         return prompt
+    prompt = _marked(reader, prompt)
+    parts = [part for message in prompt for part in message.parts]
     places = Counter(part.kind for part in parts if part.data is None)
     own = Counter(part.kind for part in parts if part.data is not None)
     for kind, (name, values) in media.items():
@@ -228,6 +233,28 @@ def insert_media(
         name = max(media.values(), key=lambda given: len(given[1]))[0]
         raise reader.fail(name, f"{count} images and videos in one prompt; the limit is {MAX_MEDIA}")
     return tuple(messages)
+
+
+def _marked(reader: Reader, prompt: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Markers in text as places; left as text they would reach the model as junk beside its pictures."""
+    parts = [part for message in prompt for part in message.parts]
+    if not any(part.kind == "text" and MARKER.search(part.data) for part in parts):
+        return prompt
+    if any(part.kind != "text" for part in parts):
+        rule = "holds a marker such as <image> as text beside parts for media; write every place as a part"
+        raise reader.fail("prompt", rule)
+    return tuple(
+        Message(
+            message.speaker,
+            tuple(
+                Part(piece, None) if place % 2 else Part("text", piece)  # type: ignore[arg-type]
+                for part in message.parts
+                for place, piece in enumerate(MARKER.split(part.data))
+                if place % 2 or piece
+            ),
+        )
+        for message in prompt
+    )
 
 
 def common_turns(conversations: Sequence[tuple[Message, ...]]) -> tuple[Message, ...]:

@@ -43,7 +43,7 @@ def test_without_a_marker_the_named_format_puts_the_picture_first(tmp_path: Path
     assert prompt_of(sample, "chosen") == [("user", "image:a.png", "What?")]
 
 
-def test_a_typed_marker_beside_a_list_called_images_stays_text(tmp_path: Path) -> None:
+def test_a_marker_beside_a_list_called_images_is_its_place(tmp_path: Path) -> None:
     data = read_rows(tmp_path, changed(LLAVA, image=..., images=["a.png"]))
     assert data.report.formats == {"canonical": 1}
-    assert prompt_of(data.samples[0], "chosen") == [("text", "image:a.png", "<image>\nWhat is it?")]
+    assert prompt_of(data.samples[0], "chosen") == [("text", "image:a.png", "\nWhat is it?")]
