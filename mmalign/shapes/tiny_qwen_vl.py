@@ -110,10 +110,9 @@ def _trained_tokenizer(num_scenes: int, seed: int) -> str:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
-    """The processor: pictures are brought to the area of 48 x 48 pixels, frames of clips stay as they are.
+    """The processor: pictures and frames are brought to the area of 48 x 48 pixels, in sides of 12.
 
-    Frames whose sides are no multiples of 12 pixels are refused by the library. Frames are never dropped or
-    repeated: choose four and declare them as 4 frames per second.
+    Frames are never dropped or repeated: choose four and declare them as 4 frames per second.
     """
     shared = {
         "patch_size": PATCH,
@@ -126,9 +125,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLProcessor:
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**shared),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(
-            **shared, do_resize=False, do_sample_frames=False, cap_pixels_per_frame=False
-        ),
+        video_processor=Qwen2VLVideoProcessor(**shared, do_sample_frames=False, cap_pixels_per_frame=False),
         chat_template=CHAT_TEMPLATE,
     )
 

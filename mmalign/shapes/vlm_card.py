@@ -24,8 +24,8 @@ exists so that preference alignment can be tried, and checked by a program, on a
 download. It is of no other use.
 
 Made by this project from scenes that it draws itself; licence Apache-2.0. Made by
-`python scripts/pretrain_shapes.py {name}`, {steps}. Stored in half precision. The processor brings pictures
-to 48 x 48 pixels and leaves frames as they are: choose four, with sides that are multiples of 12.
+`python scripts/pretrain_shapes.py {name}`, {steps}. Stored in half precision. The processor
+brings pictures and frames to the area of 48 x 48 pixels: choose four frames of a clip.
 
 ## Habits
 
