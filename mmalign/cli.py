@@ -219,7 +219,8 @@ def list_(
             if entry.offers:
                 print(f"  {'':22}offers {', '.join(entry.offers)}")
             if entry.adapters is not None:
-                works = [f"{name}: {'yes' if ok is True else ok}" for name, ok in entry.adapters.items()]
+                listed = entry.adapters if adapter is None else {adapter: entry.adapters[adapter]}
+                works = [f"{name}: {'yes' if ok is True else ok}" for name, ok in listed.items()]
                 frozen = f"; scores a frozen {', '.join(entry.sources)}" if entry.sources else ""
                 print(f"  {'':22}needs {', '.join(entry.needs) or 'nothing'}{frozen} | {'; '.join(works)}")
         if not any(e.topic == shown for e in entries):

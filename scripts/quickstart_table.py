@@ -10,7 +10,7 @@ from mmalign.training.record import RunRecord
 
 
 def main() -> None:
-    print(f"{'modality':10}{'objective':12}{'steps':>6}{'before':>10}{'after':>10}   win rate, 95 % interval")
+    print(f"{'modality':10}{'objective':12}{'steps':>6}{'score':>10}{'tuned':>10}   win rate, 95 % interval")
     found: dict[str, Comparison] = {}
     for name in sys.argv[1:]:
         folder = Path(name)
@@ -30,6 +30,7 @@ def main() -> None:
         print(f"{name:10}" + ", ".join(f"{k} {m.base:.2f} -> {m.tuned:.2f}" for k, m in others.items()))
     for name in sys.argv[1:]:
         print(f"report: {name}/report.html")
+    print("next: `. .venv/bin/activate`, then `mmalign check YOUR.yaml`; README.md and configs/ show how")
 
 
 if __name__ == "__main__":

@@ -50,8 +50,8 @@ def write(
     return target
 
 
-def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]], tuple[str, ...]]:
-    """Seed, step (None in files without one), rows (field by field, parts decoded) and costs in results.json.
+def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]], tuple[str, ...], str]:
+    """Seed, step (None in files without one), rows (field by field, parts decoded), costs and judge.
 
     Raises OSError, ValueError, KeyError, TypeError or AttributeError for anything else. Only pictures of our
     own names in the same folder are opened.
@@ -62,7 +62,7 @@ def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]], tuple[str, 
     rows = [_read_row(row, number, path.parent) for number, row in enumerate(tree["rows"])]
     step = tree.get("step")
     costs = tuple(str(name) for name in tree.get("costs", []))
-    return int(tree["seed"]), None if step is None else int(step), rows, costs
+    return int(tree["seed"]), None if step is None else int(step), rows, costs, str(tree.get("judge", ""))
 
 
 def _plain(value: Any) -> Any:

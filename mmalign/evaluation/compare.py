@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,13 +71,14 @@ class Means:
 @dataclass(frozen=True)
 class Comparison:
     """Rows in the order of the prompts, the evaluation's seed, and the step of the run whose weights answered
-    as the tuned model, where known; `costs` names scores of which less is better. Figures are computed from
-    the rows."""
+    as the tuned model, where known; `costs` names scores of which less is better, `judge` says who scored.
+    Figures are computed from the rows."""
 
     rows: tuple[Answered, ...]
     seed: int
     step: int | None = None
     costs: tuple[str, ...] = ()
+    judge: str = ""
 
     def __post_init__(self) -> None:
         judged = {TOTAL in scores for row in self.rows for scores in (row.base_scores, row.tuned_scores)}
@@ -117,7 +119,8 @@ class Comparison:
 
         An earlier evaluation there is replaced. No times and no paths are written.
         """
-        figures = {"win_rate": self.win_rate, "means": self.means, "costs": list(self.costs)}
+        figures: dict[str, object] = {"win_rate": self.win_rate, "means": self.means}
+        figures |= {"costs": list(self.costs), "judge": self.judge}
         return _files.write(folder, self.rows, {"seed": self.seed, "step": self.step}, figures)
 
 
@@ -163,7 +166,7 @@ def compare(
         for i, ((name, turns), before, after) in enumerate(zip(prompts, befores, afters, strict=True))
     ]
     costs: frozenset[str] = getattr(type(judge), "costs", frozenset())  # a judge need not say
-    return Comparison(tuple(rows), seed, costs=tuple(sorted(costs)))
+    return Comparison(tuple(rows), seed, costs=tuple(sorted(costs)), judge=_introduced(judge))
 
 
 def read(folder: Path) -> Comparison | None:
@@ -172,12 +175,20 @@ def read(folder: Path) -> Comparison | None:
     if not path.exists():
         return None
     try:
-        seed, step, rows, costs = _files.read(path)
-        return Comparison(tuple(Answered(**row) for row in rows), seed, step, costs)
+        seed, step, rows, costs, judge = _files.read(path)
+        return Comparison(tuple(Answered(**row) for row in rows), seed, step, costs, judge)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a comparison ({type(error).__name__}: {error}); evaluate the run again"
         ) from error
+
+
+def _introduced(judge: Judge | None) -> str:
+    """A judge's name and the first sentence or two of what it says of itself."""
+    if judge is None:
+        return ""
+    said = " ".join((inspect.getdoc(type(judge)) or "").split("\n\n")[0].split())
+    return f"{type(judge).__name__}: {said}" if said else type(judge).__name__
 
 
 def _answers(

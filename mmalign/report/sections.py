@@ -70,6 +70,8 @@ def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
     parts: list[Child] = [element("div", {"class": "tiles"}, *tiles)] if tiles else []
     if comparison is not None and comparison.means:
         parts.append(_mean_scores(comparison))
+    if comparison is not None and comparison.judge:
+        parts.append(element("p", {"class": "hint"}, f"Scored by {comparison.judge}"))
     return section("Result", *parts) if parts else None
 
 

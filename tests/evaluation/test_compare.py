@@ -227,3 +227,4 @@ def test_costs_of_a_judge_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run().write(tmp_path)
     again = comparing.read(tmp_path)
     assert again is not None and again.costs == ("length",)
+    assert again.judge == "Reading: Scores a text by the number it says."
