@@ -47,9 +47,21 @@ def train(config: Path, overrides: Overrides = None) -> None:
     """Train as CONFIG says; into a folder that holds a run of the same config, go on with it."""
     from mmalign import api
 
-    folder = api.train(config, *(overrides or []))
+    try:
+        folder = api.train(config, *(overrides or []))
+    except SystemExit:  # stopped by a signal, all processes at the same step
+        _leave()
+        raise
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{folder}/report.html")
+    _leave()
+
+
+def _leave() -> None:
+    """Leave the other processes in order: their threads, torn down at the program's exit, can abort it."""
+    from mmalign.training.world import leave
+
+    leave()
 
 
 @app.command()

@@ -56,3 +56,9 @@ class World:
         kept = values.detach() if where is None else values.detach()[where]
         sums = self.sum(torch.stack([kept.sum().double(), kept.new_tensor(len(kept)).double()]))
         return (sums[0] / sums[1].clamp(min=1)).to(values.dtype)
+
+
+def leave() -> None:
+    """Close this process's connections to the others, if it has any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
