@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from mmalign.data._records import CANONICAL
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,19 @@ class LoadReport:
         if self.flipped:
             lines.append(f"data: {self.flipped} pairs have their sides swapped (flip)")
         if self.unknown_columns:
-            lines.append(f"data: columns not used: {counts_of(self.unknown_columns)}")
+            lines.append(f"data: columns not used: {counts_of(self.unknown_columns)}{self._slips()}")
         if self.skipped:
             share = 100 * len(self.skipped) / max(1, self.rows)
             first = self.skipped[0]
             lines.append(f"data: {len(self.skipped)} broken rows left out ({share:.1f} %); {first.reason}")
         return lines
+
+    def _slips(self) -> str:
+        """Unused columns that look like a misspelt field: a picture, say, would just be missing."""
+        long = [name for name in self.unknown_columns if len(name) > 3]
+        pairs = [(name, difflib.get_close_matches(name, CANONICAL, 1, 0.75)) for name in long]
+        found = [f"is {name!r} meant to be {near[0]!r}?" for name, near in sorted(pairs) if near]
+        return f"; {' '.join(found)}" if found else ""
 
     def _formats(self) -> list[str]:
         """What the rows were recognised as, unless they are the project's own."""

@@ -48,7 +48,9 @@ def place_markers(
     for kind in ("image", "video"):
         count = media.get(kind, 0)
         if found[kind] != count:
-            rule = f"{found[kind]} <{kind}> markers for {count} {kind}s; every marker stands for one"
+            rule = f"{found[kind]} <{kind}> markers for {count} {kind}s; every marker stands for one of them"
+            if not count:
+                rule += f", and the row has none in its column {kind}s"
             raise reader.fail(field, rule)
     return [_with_places(turn) for turn in turns]
 

@@ -9,6 +9,7 @@ counts and names them.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -118,7 +119,8 @@ def _value(row: Mapping[str, Any], name: str, reader: Reader) -> Any:
     if image is not None:
         return {"image": image}
     if name not in row:
-        raise reader.fail(name, "is missing")
+        near = difflib.get_close_matches(name, [str(key) for key in row], 1, 0.75)
+        raise reader.fail(name, "is missing" + (f"; did you mean the column {near[0]!r}?" if near else ""))
     return value
 
 

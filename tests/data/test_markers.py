@@ -59,3 +59,17 @@ def test_text_alone_may_hold_a_marker() -> None:
 def test_counts_that_differ_are_refused(row: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=f"rows.jsonl row 3.*{words}"):
         parts(**row)
+
+
+def test_misspelt_columns_are_named(tmp_path: Path) -> None:
+    from mmalign.data._sources import load
+    from mmalign.data.jsonl import Jsonl
+
+    with pytest.raises(UserError, match="'rejected': is missing; did you mean the column 'rejectd'"):
+        read_record({"prompt": "x", "chosen": "yes", "rejectd": "no"}, "row 1", 1, ".")
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "x", "imges": ["a.png"], "chosen": "yes", "rejected": "no", "other": 1}\n')
+    lines = load(Jsonl(path=str(file))).report.lines()
+    assert any(
+        "columns not used: imges 1, other 1; is 'imges' meant to be 'images'?" in line for line in lines
+    )
