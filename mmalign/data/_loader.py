@@ -13,7 +13,7 @@ from mmalign.data._digest import digest
 from mmalign.data._media import decode, most_videos
 from mmalign.data._order import Order, Place
 from mmalign.data._sources import Skipped
-from mmalign.data._views import Pairing, add_views, change_of
+from mmalign.data._views import Pairing, add_views, change_of, no_partner
 from mmalign.data._workers import LostWorker, run_jobs
 from mmalign.types import Item, PreferenceSample, Prepared, Row, UserError, View, derive_seed
 
@@ -168,10 +168,7 @@ class Loader:
 
         index = self.order.partner(place, fits, redraw)
         if index is None and pairing.strict:
-            raise UserError(
-                f"{pool[place.index].origin}: role {role!r} needs a row of the same source with other media "
-                "of the same kinds, and there is none"
-            )
+            raise UserError(no_partner(pool[place.index].origin, role))
         if index is None:
             index = self.order.partner(place, lambda index: True, redraw)
         assert index is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -180,6 +180,33 @@ def check_views(sample: PreferenceSample, views: Mapping[str, View]) -> None:
                 f"{sample.origin}: role {role!r} is made of {view.of!r} by {view.change}, "
                 f"but the prompt {missing}; leave the row out or choose another change"
             )
+
+
+def no_partner(origin: str, role: str) -> str:
+    """Why a row's view cannot be made without another row."""
+    return (
+        f"{origin}: role {role!r} needs a row of the same source with other media of the same kinds, and "
+        "there is none"
+    )
+
+
+def partnerless(samples: Sequence[PreferenceSample], views: Mapping[str, View]) -> dict[int, str]:
+    """Samples of one source that have no partner for a view which cannot do without: index -> reason."""
+    found: dict[int, str] = {}
+    for role, view in views.items():
+        pairing = change_of(role, view).pairing
+        if pairing is None or not pairing.strict:
+            continue
+        keys = []
+        contents: dict[object, dict[object, None]] = {}  # by kind, each once: nearly always the first will do
+        for sample in samples:
+            examples = sample.examples.get(view.of, ())
+            keys.append((pairing.kind(examples), pairing.content(examples)))
+            contents.setdefault(keys[-1][0], {})[keys[-1][1]] = None
+        for index, (kind, content) in enumerate(keys):
+            if not any(pairing.differs(content, other) for other in contents[kind]):
+                found.setdefault(index, no_partner(samples[index].origin, role))
+    return found
 
 
 def add_views(

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from mmalign.config import RunConfig, Train
 from mmalign.data._digest import digest
-from mmalign.data._first_pass import first_pass, outcomes, require, require_unique, unpair
+from mmalign.data._first_pass import FirstPass, first_pass, outcomes, require, require_unique, unpair
 from mmalign.data._loader import Loader, Recipe
 from mmalign.data._order import Order
 from mmalign.data._sources import Skipped, load
-from mmalign.data._views import change_of, check_views
+from mmalign.data._views import change_of, check_views, partnerless
 from mmalign.data._views_media import media
 from mmalign.training.console import Console
 from mmalign.training.world import World
@@ -97,6 +97,7 @@ class RunData:
             passed = first_pass(
                 pool.samples, check, pool.on_error, train.workers, train.timeout_s, adapter.frames
             )
+            passed = _with_partners(passed, objective.views, pool.on_error)
             pool.samples = passed.kept
             self.skipped += passed.skipped
             for line in passed.lines():
@@ -165,6 +166,16 @@ class RunData:
             on_error,
             adapter.frames,
         )
+
+
+def _with_partners(passed: FirstPass, views: Mapping[str, View], on_error: str) -> FirstPass:
+    """Without rows whose views need another row that is not there; UserError if such are to stop a run."""
+    alone = partnerless(passed.kept, views)
+    if alone and (on_error == "stop" or len(alone) == len(passed.kept)):
+        raise UserError(alone[min(alone)])
+    lost = [Skipped(passed.kept[i].id, passed.kept[i].origin, reason) for i, reason in alone.items()]
+    kept = [sample for i, sample in enumerate(passed.kept) if i not in alone]
+    return replace(passed, kept=kept, skipped=[*passed.skipped, *lost])
 
 
 def _check(

@@ -5,6 +5,7 @@ from PIL import Image
 
 from mmalign.data._loader import Loader, Recipe
 from mmalign.data._order import Order
+from mmalign.data._views import partnerless
 from mmalign.types import Example, Message, Part, PreferenceSample, Prepared, UserError, View
 
 VIEWS = {"view": View("chosen", "other_image")}
@@ -43,3 +44,12 @@ def test_a_partner_whose_list_begins_alike_is_none_for_a_shorter_row() -> None:
 def test_rows_that_only_grow_have_no_partner_for_the_shortest() -> None:
     with pytest.raises(UserError, match="row a: role 'view' needs a row of the same source with other media"):
         shown([row("a", 1), row("ab", 1, 2), row("abc", 1, 2, 3)])
+
+
+def test_rows_without_a_partner_are_found_beforehand() -> None:
+    rows = [row("a", 1), row("ab", 1, 2), row("abc", 1, 2, 3)]
+    assert list(partnerless(rows, VIEWS)) == [0]
+    assert partnerless(rows, VIEWS)[0].startswith("row a: role 'view' needs a row of the same source")
+    assert partnerless([*rows, row("d", 9)], VIEWS) == {}
+    assert list(partnerless([row("a", 1), row("b", 1)], VIEWS)) == [0, 1]
+    assert partnerless(rows, {"view": View("chosen", "crop")}) == {}

@@ -120,6 +120,33 @@ def test_mdpo_needs_a_picture(bench: Bench) -> None:
         run(config)
 
 
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_row_without_a_partner_is_found_before_the_first_step(bench: Bench, on_error: str) -> None:
+    """Its prompt holds more pictures than any other may replace: all others are beginnings of it."""
+    folder = bench.folder / "photos"
+    rows = [
+        {"id": f"row-{i}", "prompt": "what?", "images": names, "chosen": "yes", "rejected": f"no {i}"}
+        for i, names in enumerate([["1.png"], ["1.png", "2.png"], ["1.png", "2.png", "3.png"]])
+    ]
+    path = folder / f"alone-{on_error}.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    config = bench.config(
+        "seeing",
+        f"alone-{on_error}",
+        data={"path": str(path), "on_error": on_error},
+        objective={"name": "mdpo", "corruption": "other_image"},
+        lora={"rank": 2},
+        train={"steps": 1, "batch": 2},
+    )
+    if on_error == "stop":
+        with pytest.raises(UserError, match="needs a row of the same source with other media"):
+            run(config)
+        assert not Path(config.output, "metrics.jsonl").exists()
+        return
+    record = json.loads((run(config) / "run.json").read_text())
+    assert record["data"]["left_out"] == 1
+
+
 # ---------------------------------------------------------------- clips
 
 
