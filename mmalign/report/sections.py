@@ -71,7 +71,7 @@ def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
     if comparison is not None and comparison.means:
         parts.append(_mean_scores(comparison))
     if comparison is not None and comparison.judge:
-        parts.append(element("p", {"class": "hint"}, f"Scored by {comparison.judge}"))
+        parts.append(element("p", {"class": "judge"}, f"Scored by {comparison.judge}"))
     return section("Result", *parts) if parts else None
 
 
@@ -126,7 +126,8 @@ def _mean_scores(comparison: Comparison) -> Html:
         if means.low is not None and means.high is not None:
             interval = f"{_score(means.low)} to {_score(means.high)}"
         change = ("+" if means.difference > 0 else "") + _score(means.difference)
-        rows.append((name, _score(means.base), _score(means.tuned), change, interval, str(means.num)))
+        words = f"{name} (less is better)" if name in comparison.costs else name
+        rows.append((words, _score(means.base), _score(means.tuned), change, interval, str(means.num)))
     heads = ("mean score", "base", "tuned", "change", "95% interval", "prompts")
     return table(heads, rows, "numbers")
 

@@ -1,6 +1,7 @@
 """The whole report: what it shows, that nothing in it is active, and that it needs nothing from elsewhere."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,10 @@ def test_refusals(tmp_path: Path, make_run: MakeRun) -> None:
     with pytest.raises(UserError, match="config.yaml: no such file"):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_the_judge_and_its_costs_are_named(make_run: MakeRun) -> None:
+    comparison = replace(told(4), costs=("length",), judge="Reading: Scores <texts>.")
+    page = write_report(make_run(comparison=comparison)).read_text()
+    assert "length (less is better)" in page and "score (less" not in page
+    assert "Scored by Reading: Scores &lt;texts&gt;." in page
