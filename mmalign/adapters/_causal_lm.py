@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmalign.adapters import _loading, _tokens
+from mmalign.adapters import _loading, _sequences, _tokens
 from mmalign.adapters._describe import text_view
-from mmalign.adapters._distribution import Head, TiledDistribution, token_log_probs
-from mmalign.adapters._saving import save_lora
+from mmalign.adapters._sequences import end_ids, layout
 from mmalign.adapters._text_sampling import evaluating, sample_ids
 from mmalign.types import (
     Batch,
@@ -26,7 +25,6 @@ from mmalign.types import (
     Prepared,
     Row,
     RowView,
-    UserError,
 )
 
 if TYPE_CHECKING:
@@ -67,17 +65,8 @@ class CausalLM:
         self._fingerprint = _tokens.fingerprint(tokenizer, replace(self.rules, limit=config.max_length))
 
     def _rules(self, folder: Path) -> _tokens.Rules:
-        config = self.config
-        if config.max_length and self.positions and config.max_length > self.positions:
-            raise UserError(
-                f"model.max_length: {config.max_length} is more than the {self.positions} positions "
-                f"of {folder}"
-            )
-        eos_id = self.tokenizer.eos_token_id if config.append_eos else None
-        if config.append_eos and eos_id is None:
-            raise UserError(f"{folder}: the tokenizer has no end token; set model.append_eos: false")
         banned = _tokens.special_tokens(self.tokenizer)
-        return _tokens.Rules(eos_id, config.max_length or self.positions, config.over_long, banned)
+        return _sequences.rules_of(self.config, self.tokenizer, self.positions, banned, folder)
 
     # ------------------------------------------------------------ rows
 
@@ -121,24 +110,11 @@ class CausalLM:
         hidden state predicts it), `target` (its id), `place` (where it goes in the flattened [N * K]);
         `index` [N, K] (its number among M, -1 at padding).
         """
-        listed = [
-            (roles.index(row.role), sample, row)
-            for sample, one in enumerate(encoded)
-            for row in one.rows
-            if row.role in roles
-        ]
-        listed.sort(key=lambda entry: (entry[0], entry[1], entry[2].slot))
-        if not listed:
-            raise UserError(f"no sample of this batch has a response in the roles {', '.join(roles)}")
-        rows = [(row.data["ids"], int(row.data["start"])) for _, _, row in listed]
-        return Batch(
-            inputs={key: value.to(self.device) for key, value in layout(rows, self._pad_id).items()},
-            roles=tuple(roles),
-            row_role=torch.tensor([role for role, _, _ in listed]),
-            row_sample=torch.tensor([sample for _, sample, _ in listed]),
-            row_slot=torch.tensor([row.slot for _, _, row in listed]),
-            sample_ids=tuple(one.sample_id for one in encoded),
-        )
+        return _sequences.batch_of(encoded, roles, self._inputs)
+
+    def _inputs(self, rows: Sequence[Row]) -> dict[str, Any]:
+        texts = [(row.data["ids"], int(row.data["start"])) for row in rows]
+        return {key: value.to(self.device) for key, value in layout(texts, self._pad_id).items()}
 
     # ------------------------------------------------------------ scores
 
@@ -151,23 +127,9 @@ class CausalLM:
 
         Rows are right-padded and attention is causal, so no mask is passed: padding is never looked at.
         """
-        inputs = batch.inputs
         if model is not self.policy:
-            _loading.refuse_long(model, inputs["input_ids"].shape[1])
-        hidden = self.hidden(model, batch).flatten(0, 1).index_select(0, inputs["source"])
-        head = Head.of(model)
-        scored = token_log_probs(hidden, inputs["target"], head)
-        index = inputs["index"]
-        values = torch.zeros(index.numel(), device=index.device).index_copy(0, inputs["place"], scored)
-        return LogProbs(
-            values=values.view(index.shape),
-            mask=index >= 0,
-            kind="exact",
-            unit="token",
-            sample=batch.row_sample,
-            slot=batch.row_slot,
-            distribution=TiledDistribution(hidden, index, head) if "distribution" in needs else None,
-        )
+            _loading.refuse_long(model, batch.inputs["input_ids"].shape[1])
+        return _sequences.score(model, self.hidden(model, batch), batch, needs)
 
     def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
         """Hidden states below the output head, [N, T, H]."""
@@ -218,12 +180,7 @@ class CausalLM:
             _tokens.tokenize_prompt(self.tokenizer, prompt, f"prompt {i}", self.rules)
             for i, prompt in enumerate(prompts)
         ]
-        for number, prompt in enumerate(ids):
-            if self.rules.limit is not None and len(prompt) >= self.rules.limit:
-                raise UserError(
-                    f"prompt {number}: has {len(prompt)} tokens, so that none of the {self.rules.limit} "
-                    "allowed is left for a response"
-                )
+        _sequences.refuse_full([len(prompt) for prompt in ids], self.rules.limit)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding within a batch
         texts: dict[int, str] = {}
         with evaluating(model):
@@ -269,53 +226,9 @@ class CausalLM:
 
     def enable_checkpointing(self) -> None:
         """Recompute layer activations in backward (acts while the policy is in training mode)."""
-        policy: Any = self.policy
-        # Renamed in transformers 5.23; the old name goes in version 6.
-        enable = (
-            getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False})
+        _sequences.recompute_activations(self.policy)
 
     def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
         """Write what transformers loads, or with `lora` the PEFT folder of that adapter."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if lora is None:
-            if any(".lora_" in name for name, _ in model.named_parameters()):
-                raise ValueError(
-                    "this model carries LoRA layers: name the adapter to save, or merge it first"
-                )
-            model.save_pretrained(folder)  # type: ignore[operator]
-            self.tokenizer.save_pretrained(folder)
-            return
         task = None if self._classifier else "CAUSAL_LM"
-        save_lora(model, folder, lora, self.config.path, task)
-
-
-def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every id that ends a generated response."""
-    listed = model.generation_config.eos_token_id
-    listed = listed if isinstance(listed, list) else [listed]
-    return tuple(sorted({i for i in (*listed, tokenizer.eos_token_id) if i is not None}))
-
-
-def layout(rows: Sequence[tuple[Tensor, int]], pad_id: int) -> dict[str, Tensor]:
-    """Padded ids and the places of the scored tokens, see `CausalLM.collate`."""
-    lengths = torch.tensor([len(ids) for ids, _ in rows])
-    starts = torch.tensor([start for _, start in rows])
-    width, units = int(lengths.max()), lengths - starts
-    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    for row, (ids, _) in enumerate(rows):
-        input_ids[row, : len(ids)] = ids
-    mask = torch.arange(int(units.max())) < units[:, None]
-    unit = torch.arange(mask.shape[1]).expand(mask.shape)
-    target_place = (torch.arange(len(rows))[:, None] * width + starts[:, None] + unit)[mask]
-    index = torch.full(mask.shape, -1, dtype=torch.long)
-    index[mask] = torch.arange(len(target_place))
-    return {
-        "input_ids": input_ids,
-        "source": target_place - 1,
-        "target": input_ids.flatten()[target_place],
-        "place": torch.nonzero(mask.flatten()).flatten(),
-        "index": index,
-        "length": lengths,
-    }
+        _sequences.save(model, self.tokenizer, folder, lora, self.config.path, task)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.adapters._causal_lm import layout
+from mmalign.adapters._sequences import layout
 from mmalign.adapters._vision_media import KINDS, Unit
 from mmalign.adapters._vision_rows import Seen
 from mmalign.types import Row

@@ -13,11 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mmalign.adapters import _loading, _tokens
-from mmalign.adapters._causal_lm import end_ids
+from mmalign.adapters import _loading, _sequences, _tokens
 from mmalign.adapters._describe import seeing_view
-from mmalign.adapters._distribution import Head, TiledDistribution, token_log_probs
-from mmalign.adapters._saving import save_lora
+from mmalign.adapters._sequences import end_ids
 from mmalign.adapters._text_sampling import evaluating
 from mmalign.adapters._vision_batch import batch_inputs, row_data, row_key, units_of, with_media
 from mmalign.adapters._vision_config import VisionOptions
@@ -92,14 +90,6 @@ class VisionLM:
 
     def _reader(self, folder: Path) -> Reader:
         config, tokenizer = self.config, self.tokenizer
-        if config.max_length and self.positions and config.max_length > self.positions:
-            raise UserError(
-                f"model.max_length: {config.max_length} is more than the {self.positions} positions "
-                f"of {folder}"
-            )
-        eos_id = tokenizer.eos_token_id if config.append_eos else None
-        if config.append_eos and eos_id is None:
-            raise UserError(f"{folder}: the tokenizer has no end token; set model.append_eos: false")
         markers, ids = markers_of(self.processor, self.policy, self.media)
         absent = sorted(self.media - set(markers))
         if "image" in absent or (absent and self.frames is not None):
@@ -117,8 +107,7 @@ class VisionLM:
                 f"{folder}: has no chat template; set model.plain_prompts: raw and give plain text"
             )
         banned = tuple(sorted({*_tokens.special_tokens(tokenizer), *markers.values()}))
-        limit = config.max_length or self.positions
-        rules = _tokens.Rules(eos_id, limit, config.over_long, banned)
+        rules = _sequences.rules_of(config, tokenizer, self.positions, banned, folder)
         return Reader(self.processor, rules, self.media, config.plain_prompts, markers, ids)
 
     @cached_property
@@ -212,24 +201,7 @@ class VisionLM:
         `forward`, further inputs of the model's forward, and per kind of media `<kind>.distinct`, features
         or units once each, with `<kind>.order`, which of them every place of the batch shows.
         """
-        listed = [
-            (roles.index(row.role), sample, row)
-            for sample, one in enumerate(encoded)
-            for row in one.rows
-            if row.role in roles
-        ]
-        listed.sort(key=lambda entry: (entry[0], entry[1], entry[2].slot))
-        if not listed:
-            raise UserError(f"no sample of this batch has a response in the roles {', '.join(roles)}")
-        rows = [row for _, _, row in listed]
-        return Batch(
-            inputs=batch_inputs(rows, self.pad_id, self.device),
-            roles=tuple(roles),
-            row_role=torch.tensor([role for role, _, _ in listed]),
-            row_sample=torch.tensor([sample for _, sample, _ in listed]),
-            row_slot=torch.tensor([row.slot for _, _, row in listed]),
-            sample_ids=tuple(one.sample_id for one in encoded),
-        )
+        return _sequences.batch_of(encoded, roles, lambda rows: batch_inputs(rows, self.pad_id, self.device))
 
     # ------------------------------------------------------------ scores
 
@@ -239,23 +211,9 @@ class VisionLM:
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
         """Log-probability of every response token; the output head sees response positions only, in tiles."""
-        inputs = batch.inputs
         if model is not self.policy:
-            _loading.refuse_long(model, inputs["input_ids"].shape[1])
-        hidden = self.hidden(model, batch).flatten(0, 1).index_select(0, inputs["source"])
-        head = Head.of(model)
-        scored = token_log_probs(hidden, inputs["target"], head)
-        index = inputs["index"]
-        values = torch.zeros(index.numel(), device=index.device).index_copy(0, inputs["place"], scored)
-        return LogProbs(
-            values=values.view(index.shape),
-            mask=index >= 0,
-            kind="exact",
-            unit="token",
-            sample=batch.row_sample,
-            slot=batch.row_slot,
-            distribution=TiledDistribution(hidden, index, head) if "distribution" in needs else None,
-        )
+            _loading.refuse_long(model, batch.inputs["input_ids"].shape[1])
+        return _sequences.score(model, self.hidden(model, batch), batch, needs)
 
     def hidden(self, model: nn.Module, batch: Batch) -> Tensor:
         """Hidden states below the output head, [N, T, H]; every distinct medium is encoded at most once."""
@@ -330,13 +288,7 @@ class VisionLM:
         """One response per prompt (media decoded), by `model.generation` of the config; each depends on its
         own seed only. Raises UserError for a prompt that leaves no place for a token."""
         seen = [self.reader.prompt(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
-        limit = self.reader.rules.limit
-        for number, one in enumerate(seen):
-            if limit is not None and len(one.ids) >= limit:
-                raise UserError(
-                    f"prompt {number}: has {len(one.ids)} tokens, so that none of the {limit} allowed is "
-                    "left for a response"
-                )
+        _sequences.refuse_full([len(one.ids) for one in seen], self.reader.rules.limit)
         with evaluating(model), torch.no_grad():
             return [Part("text", text) for text in sample_answers(self, model, seen, seeds)]
 
@@ -344,25 +296,11 @@ class VisionLM:
 
     def enable_checkpointing(self) -> None:
         """Recompute layer activations in backward (acts while the policy is in training mode)."""
-        policy: Any = self.policy
-        # Renamed in transformers 5.23; the old name goes in version 6.
-        enable = (
-            getattr(policy, "activation_checkpointing_enable", None) or policy.gradient_checkpointing_enable
-        )
-        enable({"use_reentrant": False})
+        _sequences.recompute_activations(self.policy)
 
     def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
         """Write what transformers loads, or with `lora` the PEFT folder of that adapter."""
-        folder.mkdir(parents=True, exist_ok=True)
-        if lora is None:
-            if any(".lora_" in name for name, _ in model.named_parameters()):
-                raise ValueError(
-                    "this model carries LoRA layers: name the adapter to save, or merge it first"
-                )
-            model.save_pretrained(folder)  # type: ignore[operator]
-            self.processor.save_pretrained(folder)
-            return
-        save_lora(model, folder, lora, self.config.path)
+        _sequences.save(model, self.processor, folder, lora, self.config.path)
 
 
 def _fingerprint_of(frames: Frames) -> str:
