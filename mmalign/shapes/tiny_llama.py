@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mmalign.shapes.bpe import train_bpe
 from mmalign.shapes.stories import prompts_of, write_story
 
 TEXT_MODEL_FOLDER = Path(__file__).parent / "models" / "text"
@@ -58,20 +58,8 @@ def build_tokenizer(num_stories: int = 4000, seed: int = 0) -> PreTrainedTokeniz
     for _ in range(num_stories):
         prompt = rng.choice(prompts)
         corpus += ["user\n" + prompt.text, "assistant\n" + write_story(prompt, rng), "system\n"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        corpus,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            show_progress=False,
-            special_tokens=list(SPECIAL_TOKENS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        ),
-    )
     wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=train_bpe(corpus, VOCABULARY, SPECIAL_TOKENS),
         bos_token="<s>",
         eos_token="<|im_end|>",
         pad_token="<pad>",

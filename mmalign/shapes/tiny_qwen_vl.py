@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
@@ -23,6 +23,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from mmalign.shapes.bpe import train_bpe
 from mmalign.shapes.clip_text import CLIP_TOPICS, ask_clip
 from mmalign.shapes.clips import sample_clip
 from mmalign.shapes.sight_text import TOPICS, ask
@@ -95,17 +96,7 @@ def _trained_tokenizer(num_scenes: int, seed: int) -> str:
         for question in asked:
             if question is not None:
                 corpus += ["user\n" + question.text, "assistant\n" + question.answer]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        show_progress=False,
-        special_tokens=list(SPECIAL_TOKENS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(corpus, trainer)
-    trained: str = tokenizer.to_str()
+    trained: str = train_bpe(corpus, VOCABULARY, SPECIAL_TOKENS).to_str()
     return trained
 
 
