@@ -153,10 +153,10 @@ def test_a_batch_with_a_wrong_head_stops_at_the_first_check(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores that are not the model's own would train something else without any sign."""
-    from mmalign.adapters import _causal_lm
+    from mmalign.adapters import _sequences
 
-    honest = _causal_lm.token_log_probs
-    monkeypatch.setattr(_causal_lm, "token_log_probs", lambda *a: honest(*a) * 1.01)
+    honest = _sequences.token_log_probs
+    monkeypatch.setattr(_sequences, "token_log_probs", lambda *a: honest(*a) * 1.01)
     with pytest.raises(RuntimeError, match="first-batch check"):
         run(bench.config("text", "wrong-head"))
 
