@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 Kind = Literal["exact", "surrogate", "trajectory", "reward"]
-Unit = Literal["token", "draw", "step", "aspect"]
+Unit = Literal["token", "draw", "step", "segment", "aspect"]
 
 
 class Distribution(Protocol):
@@ -57,13 +57,16 @@ class LogProbs:
     slot: Tensor  # [N] long: place in a list
     weights: Tensor | None = None  # [N, K], weight of each denoising step in `total`
     error: Tensor | None = None  # [N, K], raw e of a surrogate
-    timestep: Tensor | None = None  # [N, K], share of the noise schedule in [0, 1], for metrics
+    timestep: Tensor | None = None  # [N, K], share of the noise schedule in [0, 1], 1 is pure noise
+    signal: Tensor | None = None  # [N, K], factor of the clean latents in what was noised; a flow's is 1 - t
+    prediction: Tensor | None = None  # [N, K, ...], what the model said; only where it was asked for
+    target: Tensor | None = None  # [N, K, ...], what `error` compares it with; likewise
     distribution: Distribution | None = None
 
     def _reduce(self, per_unit: Tensor) -> Tensor:
         """Sum over tokens, mean over draws and aspects, weighted sum over steps. [N, K] -> [N]."""
         kept = torch.where(self.mask, per_unit, torch.zeros_like(per_unit))
-        if self.unit in ("draw", "aspect"):
+        if self.unit in ("draw", "segment", "aspect"):
             return kept.sum(-1) / self.mask.sum(-1)
         if self.unit == "step" and self.weights is not None:
             return (kept * self.weights).sum(-1)
@@ -94,7 +97,7 @@ class LogProbs:
     @property
     def length(self) -> Tensor:
         """Number of scored units, [N]: tokens or steps; 1 for a surrogate, whose error is already a mean."""
-        if self.unit == "draw":
+        if self.unit in ("draw", "segment"):
             return torch.ones_like(self.values[:, 0])
         return self.mask.sum(-1).to(self.values.dtype)
 
@@ -130,6 +133,9 @@ class LogProbs:
             weights=pick(self.weights),
             error=pick(self.error),
             timestep=pick(self.timestep),
+            signal=pick(self.signal),
+            prediction=pick(self.prediction),
+            target=pick(self.target),
             distribution=None if self.distribution is None else self.distribution.take(rows),
         )
 

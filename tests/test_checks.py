@@ -76,7 +76,7 @@ def test_needs_inside_a_list_of_objectives_count(make: Any) -> None:
 def test_needs_of_transforms_count(make: Any) -> None:
     line = refused(make(model=DIFFUSION, transforms="{name: length_desensitized}"))
     assert line.startswith("transforms length_desensitized needs units")
-    assert "adapter diffusion offers error, length, ratio" in line
+    assert "adapter diffusion offers error, length, prediction, ratio" in line
     check_config(make(transforms="{name: length_desensitized}"))
 
 
@@ -210,7 +210,7 @@ def test_gradients_go_through_the_scores_where_they_must(make: Any) -> None:
 
 def test_whole_distributions_cannot_be_chunked(make: Any) -> None:
     line = refused(make(objective=own(Teacher), train=SPLIT.format("chunked")))
-    assert "whole distributions cannot be chunked; use direct and train.micro_batch=8" in line
+    assert "whole next-token distributions cannot be chunked; use direct and train.micro_batch=8" in line
     check_config(make(objective=own(Teacher), train=SPLIT.format("direct")))
 
 

@@ -191,7 +191,7 @@ class Denoiser:
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
         """Surrogates -w(t) * e / 2, [N, D], with `error` e and `timestep` t / T; one forward for all rows.
 
-        `needs` changes nothing here: the error comes with every score.
+        The error comes with every score; `prediction` and `target` [N, D, C, h, w] where `needs` names them.
         """
         x0, condition = self._latents(batch, draw), self._row_conditions(batch, draw)
         timestep, noise = draw["timestep"][batch.row_sample], draw["noise"][batch.row_sample]
@@ -200,7 +200,8 @@ class Denoiser:
         eps, t = noise.flatten(0, 1), timestep.flatten()
         condition = {name: value.repeat_interleave(num_draws, 0) for name, value in condition.items()}
         prediction = self._denoise(model, self._schedule.noised(x0, eps, t), t, condition)
-        error = mean_error(prediction, self._schedule.target(x0, eps, t))
+        target = self._schedule.target(x0, eps, t)
+        error = mean_error(prediction, target)
         weight = self._schedule.weight(t, self._config.weighting, self._config.gamma or 5.0)
         return LogProbs(
             values=(-0.5 * weight * error).reshape(num_rows, num_draws),
@@ -211,6 +212,9 @@ class Denoiser:
             slot=batch.row_slot,
             error=error.reshape(num_rows, num_draws),
             timestep=timestep / self._schedule.num_timesteps,
+            signal=self._schedule.signal[timestep],
+            prediction=prediction.float().unflatten(0, timestep.shape) if "prediction" in needs else None,
+            target=target.unflatten(0, timestep.shape) if "prediction" in needs else None,
         )
 
     def _latents(self, batch: Batch, draw: Draw) -> Tensor:

@@ -42,7 +42,7 @@ class Diffusion:
     generation: Generation = field(default_factory=Generation)
 
     kind: ClassVar[Kind] = "surrogate"
-    offers: ClassVar[frozenset[str]] = frozenset({"ratio", "length", "error"})
+    offers: ClassVar[frozenset[str]] = frozenset({"ratio", "length", "error", "prediction"})
     media: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:

@@ -30,11 +30,14 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         raise UserError(f"train.micro_batch: {train.micro_batch} is more than train.batch, {train.batch}")
     if train.num_draws is not None and config.model.kind in ("exact", "reward"):
         raise UserError("train.draws=fixed:K: scoring with an exact model draws nothing; remove it")
-    if uses_chunks(config, processes) and "distribution" in objective.needs:
+    whole = sorted(needed_of(config) & {"distribution", "prediction"})
+    if whole and uses_chunks(config, processes):
         raise UserError(
-            "train.backward: an objective on whole distributions cannot be chunked; "
+            f"train.backward: an objective or transform that needs {NEEDS[whole[0]]} cannot be chunked; "
             f"use direct and train.micro_batch={-(-train.batch // processes)}"
         )
+    if whole and reference == "cached":
+        raise UserError(f"reference.name=cached: keeps scores, and this run needs {NEEDS[whole[0]]}")
     if train.backward == "direct" and objective.batch_coupled and _splits(config, processes):
         raise UserError(
             "train.backward=direct: this objective couples the samples of a step, which must then be scored "
@@ -144,6 +147,12 @@ def refusal(missing: list[str], adapter: str, offers: frozenset[str]) -> str:
     """Why something cannot run on an adapter."""
     reasons = "; ".join(f"{name} ({NEEDS[name]})" for name in missing)
     return f"needs {reasons}; adapter {adapter} offers {', '.join(sorted(offers))}"
+
+
+def needed_of(config: RunConfig) -> frozenset[str]:
+    """What the objective and its transforms ask of the adapter."""
+    needs: frozenset[str] = config.objective.needs
+    return needs.union(*(transform.needs for transform in config.transforms))
 
 
 def _splits(config: RunConfig, processes: int) -> bool:

@@ -54,6 +54,11 @@ class Engine:
     chunked: bool = False
     dropout: bool = False
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the adapter must give: for the objective, and for the transforms before it."""
+        return self.objective.needs.union(*(transform.needs for transform in self.transforms))
+
 
 @dataclass(frozen=True)
 class Micro:
@@ -115,7 +120,7 @@ def score(
         batch = engine.adapter.collate(micro.encoded, roles)
         ready[tuple(roles)] = (batch, engine.adapter.draw(batch, draw_seeds(engine, micro.items, purpose)))
     batch, draw = ready[tuple(roles)]
-    scored: LogProbs = engine.scorer(batch, draw, engine.objective.needs, source)
+    scored: LogProbs = engine.scorer(batch, draw, engine.needs, source)
     return {role: scored.take(batch.rows_of(role)) for role in roles}
 
 
@@ -282,6 +287,9 @@ def _concatenate(parts: Sequence[LogProbs], sizes: Sequence[int]) -> LogProbs:
         weights=join([part.weights for part in parts]),
         error=join([part.error for part in parts]),
         timestep=join([part.timestep for part in parts]),
+        signal=join([part.signal for part in parts]),
+        prediction=None,
+        target=None,
         distribution=None,
     )
 
