@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -325,3 +325,21 @@ class Judge(Protocol):
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
         """Named scores; "score" is the total that responses are compared by, others are shown beside it."""
+
+
+@runtime_checkable
+class ManyJudge(Judge, Protocol):
+    """A judge that takes many responses in one call, which pays where a model does the scoring."""
+
+    def score_many(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[Mapping[str, float]]:
+        """What `score` gives for every prompt and response, in order and whatever the batch."""
+
+
+@runtime_checkable
+class PixelReward(Protocol):
+    """A score of pictures that gradients flow through, for objectives that train on a reward itself."""
+
+    def reward(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
+        """Scores [B] in float32, with a graph, of RGB pictures [B, 3, H, W] in [0, 1], one caption each."""

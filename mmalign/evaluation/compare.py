@@ -19,7 +19,7 @@ from mmalign.clips import Clip
 from mmalign.evaluation import _files
 from mmalign.evaluation._sheet import contact_sheet
 from mmalign.evaluation.win_rate import Z95, WinRate, win_rate
-from mmalign.rewards._batch import BatchJudge
+from mmalign.rewards._scoring import TOTAL, ready, score_all
 from mmalign.types import Judge, Message, Part, UserError, derive_seed
 
 Switch = Callable[[], AbstractContextManager[nn.Module]]
@@ -27,9 +27,6 @@ Switch = Callable[[], AbstractContextManager[nn.Module]]
 
 Prompt = tuple[str, tuple[Message, ...]]
 """A prompt's id and its turns."""
-
-TOTAL = "score"
-"""The name of the score that responses are compared by."""
 
 
 class Answering(Protocol):
@@ -148,8 +145,8 @@ def compare(
         if name in seen:
             raise UserError(f"evaluation: prompt id {name!r} occurs twice; ids must differ")
         seen.add(name)
-    if isinstance(judge, BatchJudge):
-        judge.ready()  # a judge that cannot be had is refused before anything is generated
+    if judge is not None:
+        ready(judge)  # a judge that cannot be had is refused before anything is generated
     befores = _answers(adapter, base, prompts, batch, seed)
     afters = _answers(adapter, tuned, prompts, batch, seed)
     base_scores, tuned_scores = (_scores(judge, prompts, answers) for answers in (befores, afters))
@@ -216,33 +213,10 @@ def _scores(
     """Checked scores of every answer; empty ones without a judge."""
     if judge is None:
         return [{} for _ in prompts]
-    if isinstance(judge, BatchJudge):
-        try:
-            listed = judge.score_all([turns for _, turns in prompts], answers)
-        except UserError as error:
-            raise UserError(f"evaluation: {error}") from error
-    else:
-        listed = [
-            _score(judge, name, turns, answer) for (name, turns), answer in zip(prompts, answers, strict=True)
-        ]
-    return [_checked(given, name) for given, (name, _) in zip(listed, prompts, strict=True)]
-
-
-def _score(judge: Judge, name: str, turns: tuple[Message, ...], answer: Part) -> Mapping[str, float]:
     try:
-        return judge.score(turns, answer)
+        return score_all(judge, [turns for _, turns in prompts], answers, [name for name, _ in prompts])
     except UserError as error:
-        raise UserError(f"evaluation: prompt {name!r}: {error}") from error
-
-
-def _checked(given: Mapping[str, float], name: str) -> dict[str, float]:
-    scores = {key: float(value) for key, value in given.items()}
-    if TOTAL not in scores:
-        raise UserError(f"evaluation: prompt {name!r}: the judge gives no {TOTAL!r}, only {sorted(scores)}")
-    for key, value in scores.items():
-        if not math.isfinite(value):
-            raise UserError(f"evaluation: prompt {name!r}: the judge's {key!r} is {value}, not finite")
-    return scores
+        raise UserError(f"evaluation: {error}") from error
 
 
 def _words(turns: tuple[Message, ...]) -> str:

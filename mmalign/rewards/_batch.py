@@ -16,11 +16,11 @@ class BatchJudge(ABC):
         """Load what scoring needs, before anything is generated. Raises UserError if that cannot be had."""
 
     @abstractmethod
-    def score_all(
+    def score_many(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
     ) -> list[Mapping[str, float]]:
         """Named scores of every response, "score" among them, in order and whatever the batch."""
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
         """Named scores of one response."""
-        return self.score_all([prompt], [response])[0]
+        return self.score_many([prompt], [response])[0]

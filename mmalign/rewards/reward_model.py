@@ -50,7 +50,7 @@ class RewardModel(BatchJudge):
         return adapter
 
     @torch.no_grad()
-    def score_all(
+    def score_many(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
     ) -> list[Mapping[str, float]]:
         """Every aspect by its name, and "score", the mean of the aspects."""

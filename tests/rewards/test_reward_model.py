@@ -45,19 +45,19 @@ def close(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, flo
 
 
 def test_every_aspect_and_their_mean(model: Path) -> None:
-    for scores in RewardModel(str(model)).score_all(PROMPTS, ANSWERS):
+    for scores in RewardModel(str(model)).score_many(PROMPTS, ANSWERS):
         assert set(scores) == {"help", "harm", "score"}
         assert scores["score"] == pytest.approx((scores["help"] + scores["harm"]) / 2, abs=1e-6)
 
 
 def test_batches_and_order_do_not_matter(model: Path) -> None:
-    whole = RewardModel(str(model), batch=3).score_all(PROMPTS, ANSWERS)
+    whole = RewardModel(str(model), batch=3).score_many(PROMPTS, ANSWERS)
     assert len({scores["score"] for scores in whole}) == 3
-    assert close(RewardModel(str(model), batch=2).score_all(PROMPTS, ANSWERS), whole)
-    assert close(RewardModel(str(model)).score_all(PROMPTS[::-1], ANSWERS[::-1]), whole[::-1])
+    assert close(RewardModel(str(model), batch=2).score_many(PROMPTS, ANSWERS), whole)
+    assert close(RewardModel(str(model)).score_many(PROMPTS[::-1], ANSWERS[::-1]), whole[::-1])
     judge = RewardModel(str(model))
     assert close([judge.score(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)], whole)
-    assert judge.score_all([], []) == []
+    assert judge.score_many([], []) == []
 
 
 def test_scores_are_read_without_a_graph(model: Path) -> None:
@@ -90,7 +90,7 @@ def test_what_it_cannot_read_is_refused(model: Path) -> None:
     judge = RewardModel(str(model))
     long = [ANSWERS[0], Part("text", " zq" * tiny_lm.POSITIONS)]
     with pytest.raises(UserError, match=r"response 2: .*more than the 128 allowed"):
-        judge.score_all(PROMPTS[:2], long)
+        judge.score_many(PROMPTS[:2], long)
 
 
 # ---------------------------------------------------------------- in a comparison
@@ -143,7 +143,7 @@ class Broken(BatchJudge):
     def ready(self) -> None:
         """Nothing to load."""
 
-    def score_all(
+    def score_many(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
     ) -> list[Mapping[str, float]]:
         return [{"score": math.nan if i == 1 else 0.0} for i in range(len(responses))]

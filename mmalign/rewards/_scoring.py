@@ -1,0 +1,64 @@
+"""Scoring by any judge: many responses at once where it can, else one by one; its scores are checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mmalign.rewards._batch import BatchJudge
+from mmalign.types import Judge, ManyJudge, Message, Part, UserError
+
+TOTAL = "score"
+"""The name of the score that responses are compared by; every judge gives it."""
+
+
+def ready(judge: Judge) -> None:
+    """Load what the judge scores with, so that one that cannot be had is refused before any work is done.
+
+    Raises UserError if it cannot be had.
+    """
+    if isinstance(judge, BatchJudge):
+        judge.ready()
+
+
+def score_all(
+    judge: Judge,
+    prompts: Sequence[tuple[Message, ...]],
+    responses: Sequence[Part],
+    names: Sequence[str] | None = None,
+) -> list[dict[str, float]]:
+    """Named finite scores of every response to its prompt, "score" among them, in order.
+
+    `names` are what messages call the prompts; without them they are counted from 1. Raises ValueError for
+    lists of different length, UserError for what the judge refuses, for a missing "score" and for a score
+    that is no finite number.
+    """
+    if len(prompts) != len(responses):
+        raise ValueError(f"one response per prompt: got {len(responses)} for {len(prompts)}")
+    called = [str(i + 1) for i in range(len(prompts))] if names is None else [repr(name) for name in names]
+    if len(called) != len(prompts):
+        raise ValueError(f"one name per prompt: got {len(called)} for {len(prompts)}")
+    if isinstance(judge, ManyJudge):
+        given = judge.score_many(prompts, responses)
+        if len(given) != len(responses):
+            raise UserError(f"the judge gives {len(given)} scores for {len(responses)} responses")
+    else:
+        given = [_one(judge, *row) for row in zip(prompts, responses, called, strict=True)]
+    return [_checked(scores, name) for scores, name in zip(given, called, strict=True)]
+
+
+def _one(judge: Judge, prompt: tuple[Message, ...], response: Part, name: str) -> Mapping[str, float]:
+    try:
+        return judge.score(prompt, response)
+    except UserError as error:
+        raise UserError(f"prompt {name}: {error}") from error
+
+
+def _checked(given: Mapping[str, float], name: str) -> dict[str, float]:
+    scores = {key: float(value) for key, value in given.items()}
+    if TOTAL not in scores:
+        raise UserError(f"prompt {name}: the judge gives no {TOTAL!r}, only {sorted(scores)}")
+    for key, value in scores.items():
+        if not math.isfinite(value):
+            raise UserError(f"prompt {name}: the judge's {key!r} is {value}, not finite")
+    return scores
