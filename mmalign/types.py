@@ -107,12 +107,21 @@ class PreferenceSample:
 
 @dataclass(frozen=True)
 class Row:
-    """One response of one role after tokenising or decoding; `key` names its content in the cache."""
+    """One response of one role after tokenising or decoding.
+
+    `key` names in the cache what `Adapter.encode` makes of the row; None: it is encoded every time. `shares`
+    names parts of that which other rows have, too, as the caption of both sides of a pair: {key of the part:
+    names of its tensors in `data` after `encode`}. A part is kept once under its own key, what no part names
+    under the row's. A part's key must name its content as the row's does: two rows that give the same key get
+    the same tensors, in the order of the names, which may be other names in every row. No tensor is in two
+    parts. A row of which any part is not kept is encoded whole. Without `key`, `shares` is not read.
+    """
 
     role: str
     slot: int
     data: dict[str, Any]
     key: str | None = None
+    shares: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

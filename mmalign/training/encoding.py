@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,58 +27,117 @@ def row_digest(row: Row) -> str:
 
 
 MEMORY_BYTES = 4 << 30  # kept without a cache folder; rows beyond it are encoded anew every time
+TOGETHER = 64  # samples encoded and stored before the next are begun: what a killed run has at most to redo
+
+Entry = Mapping[str, Tensor]
 
 
 class Encoder:
-    """`Adapter.encode` behind a cache keyed by the row's content and the encoders' fingerprint."""
+    """`Adapter.encode` behind a cache keyed by content and the encoders' fingerprint.
+
+    Every part that a row shares is an entry of its own, and within a call one set of tensors, whichever rows
+    name it; what is left of a row is the entry of the row.
+    """
 
     def __init__(self, adapter: Adapter, folder: str | None) -> None:
         self._adapter = adapter
         self._cache = None if folder is None else TensorCache(Path(folder))
-        self._memory: dict[str, dict[str, Tensor]] = {}
+        self._memory: dict[str, Entry] = {}
         self._counted: set[int] = set()  # addresses of kept tensors: rows share what they have in common
         self._held = 0
         self._prefix = adapter.fingerprint()
 
     def __call__(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Encoded samples in the same order. Rows without a key are encoded every time."""
-        held = [[None if r.key is None else self._load(r.key) for r in one.rows] for one in prepared]
+        known: dict[str, Entry] = {}
+        done: list[Prepared] = []
+        for start in range(0, len(prepared), TOGETHER):
+            done += self._encoded(prepared[start : start + TOGETHER], known)
+        return done
+
+    def _encoded(self, prepared: Sequence[Prepared], known: dict[str, Entry]) -> list[Prepared]:
+        held = [[self._kept(row, known) for row in one.rows] for one in prepared]
         missing = [
             replace(one, rows=tuple(r for r, data in zip(one.rows, found, strict=True) if data is None))
             for one, found in zip(prepared, held, strict=True)
         ]
         work = [one for one in missing if one.rows]
-        fresh = iter(self._adapter.encode(work) if work else [])
-        return [
-            self._merged(one, found, next(fresh).rows if left.rows else ())
-            for one, found, left in zip(prepared, held, missing, strict=True)
-        ]
+        fresh = iter([row for one in (self._adapter.encode(work) if work else []) for row in one.rows])
+        done = []
+        for one, found in zip(prepared, held, strict=True):
+            rows = []
+            for row, data in zip(one.rows, found, strict=True):
+                whole = self._keep(row, next(fresh).data, known) if data is None else data
+                rows.append(replace(row, data=whole))
+            done.append(replace(one, rows=tuple(rows)))
+        return done
 
-    def _merged(
-        self, sample: Prepared, found: Sequence[dict[str, Tensor] | None], fresh: Sequence[Row]
-    ) -> Prepared:
-        """What was kept and what was computed now, in the order of the rows; the latter is kept, too."""
-        left, rows = iter(fresh), []
-        for row, data in zip(sample.rows, found, strict=True):
-            if data is None:
-                data = next(left).data
-                if row.key is not None:
-                    self._store(row.key, data)
-            rows.append(replace(row, data=data))
-        return replace(sample, rows=tuple(rows))
+    def _kept(self, row: Row, known: dict[str, Entry]) -> dict[str, Tensor] | None:
+        """All tensors of a row if each of its entries is there."""
+        if row.key is None:
+            return None
+        own = self._load(self._row_key(row), known)
+        if own is None:
+            return None
+        data = dict(own)
+        for part, names in row.shares.items():
+            found = self._part(part, names, known)
+            if found is None or not data.keys().isdisjoint(names):
+                del known[self._row_key(row)]  # written again with the rest
+                return None
+            data |= found
+        return data
 
-    def _load(self, key: str) -> dict[str, Tensor] | None:
-        full = f"{self._prefix}-{key}"
-        return self._memory.get(full) if self._cache is None else self._cache.get(full)
+    def _keep(self, row: Row, data: Mapping[str, Tensor], known: dict[str, Entry]) -> dict[str, Tensor]:
+        """Store what was computed for a row. What is there already stays, and the row gets it."""
+        if row.key is None:
+            return dict(data)
+        own, whole = dict(data), dict(data)
+        for part, names in row.shares.items():
+            values = [own.pop(name) for name in names]
+            found = self._part(part, names, known)
+            if found is None:
+                self._store(self._part_key(part), {str(i): value for i, value in enumerate(values)}, known)
+            else:
+                whole |= found
+        if (before := known.get(self._row_key(row))) is not None:
+            return whole | dict(before)
+        self._store(self._row_key(row), own, known)
+        return whole
 
-    def _store(self, key: str, data: dict[str, Tensor]) -> None:
-        full = f"{self._prefix}-{key}"
-        if self._cache is not None:
-            self._cache.put(full, data)
-            return
-        new = {v.data_ptr(): v.numel() * v.element_size() for v in data.values()}
+    def _row_key(self, row: Row) -> str:
+        return f"{self._prefix}-{row.key}"
+
+    def _part_key(self, part: str) -> str:
+        return f"{self._prefix}-part-{part}"
+
+    def _part(self, part: str, names: Sequence[str], known: dict[str, Entry]) -> dict[str, Tensor] | None:
+        """Tensors of a part by the names that a row has for them; None too if there are not as many."""
+        entry = self._load(self._part_key(part), known)
+        if entry is None or len(entry) != len(names):
+            return None
+        return {name: entry[str(place)] for place, name in enumerate(names)}
+
+    def _load(self, key: str, known: dict[str, Entry]) -> Entry | None:
+        """An entry; `known` holds those that this call has met, so that equal ones are one set of tensors."""
+        if key not in known:
+            found = self._memory.get(key) if self._cache is None else self._cache.get(key)
+            if found is None:
+                return None
+            known[key] = found
+        return known[key]
+
+    def _store(self, key: str, entry: Entry, known: dict[str, Entry]) -> None:
+        known[key] = entry
+        if self._cache is None:
+            self._remember(key, entry)
+        else:
+            self._cache.put(key, entry)
+
+    def _remember(self, key: str, entry: Entry) -> None:
+        new = {v.data_ptr(): v.numel() * v.element_size() for v in entry.values()}
         new = {address: size for address, size in new.items() if address not in self._counted}
-        if full not in self._memory and self._held + sum(new.values()) <= MEMORY_BYTES:
-            self._memory[full] = data
+        if key not in self._memory and self._held + sum(new.values()) <= MEMORY_BYTES:
+            self._memory[key] = entry
             self._counted |= new.keys()
             self._held += sum(new.values())
