@@ -20,8 +20,8 @@ class PairRule:
     """How answers to one prompt become pairs.
 
     `strategy`: `best_worst` gives one pair; `adjacent` compares each answer with the next in the order; `all`
-    compares every two. `by`: the scores that decide (default: "score"). `fewer`: those of them of which less
-    is better, such as a rank. `policy` says how several decide: `mean` compares their means; `majority`
+    compares every two. `by`: the scores that decide (default: "score", or "rank" where answers have no score).
+    `fewer`: those of them of which less is better; "rank" always is one. `policy` says how several decide: `mean` compares their means; `majority`
     lets each vote for one side of a pair (Balanced-DPO, arXiv 2503.12575) and a balance of votes is a tie;
     `veto` takes the better mean, but no pair that any score judges the other way round. `min_gap`: the least
     distance between the two sides of a pair, in units of the mean score, or in votes for and against under
@@ -29,7 +29,7 @@ class PairRule:
     """
 
     strategy: Literal["best_worst", "adjacent", "all"] = "best_worst"
-    by: tuple[str, ...] = ("score",)
+    by: tuple[str, ...] = ()
     fewer: tuple[str, ...] = ()
     policy: Literal["mean", "majority", "veto"] = "mean"
     min_gap: float = 0.0
@@ -39,8 +39,8 @@ class PairRule:
             raise ValueError(f"strategy: must be best_worst, adjacent or all, got {self.strategy!r}")
         if self.policy not in ("mean", "majority", "veto"):
             raise ValueError(f"policy: must be mean, majority or veto, got {self.policy!r}")
-        if not self.by or len(set(self.by)) < len(self.by):
-            raise ValueError(f"by: must name at least one score, and each once, got {list(self.by)}")
+        if len(set(self.by)) < len(self.by):
+            raise ValueError(f"by: must name each score once, got {list(self.by)}")
         if stray := [name for name in self.fewer if name not in self.by]:
             raise ValueError(f"fewer: {stray[0]!r} is not among the scores of by: {', '.join(self.by)}")
         if self.policy != "mean" and len(self.by) < 2:
@@ -107,16 +107,24 @@ def _values(scores: Sequence[Mapping[str, float]], rule: PairRule) -> list[tuple
     """The deciding scores of every answer, turned so that more is better."""
     if len(scores) < 2:
         raise UserError(f"pairs need at least two answers, got {len(scores)}")
+    by = rule.by or ("score",)
+    if (
+        not rule.by
+        and all("rank" in named for named in scores)
+        and not any("score" in named for named in scores)
+    ):
+        by = ("rank",)
+    fewer = {"rank", *rule.fewer}
     found = []
     for place, named in enumerate(scores):
-        missing = [name for name in rule.by if name not in named]
+        missing = [name for name in by if name not in named]
         if missing:
             has = ", ".join(sorted(named)) or "none"
             raise UserError(f"answer {place}: has no score {missing[0]!r} to choose pairs by; it has {has}")
-        broken = [name for name in rule.by if not math.isfinite(named[name])]
+        broken = [name for name in by if not math.isfinite(named[name])]
         if broken:
             raise UserError(f"answer {place}: score {broken[0]!r} must be finite, got {named[broken[0]]}")
-        found.append(tuple(-named[name] if name in rule.fewer else named[name] for name in rule.by))
+        found.append(tuple(-named[name] if name in fewer else named[name] for name in by))
     return found
 
 

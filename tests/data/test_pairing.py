@@ -28,7 +28,13 @@ def test_strategies_on_four_answers() -> None:
 
 def test_less_is_better_where_the_rule_says_so() -> None:
     ranks = [{"rank": 2.0}, {"rank": 1.0}, {"rank": 3.0}]
-    assert pairs_of(ranks, PairRule(by=("rank",), fewer=("rank",))) == [Pair(1, 2, 2.0)]
+    assert pairs_of(ranks, PairRule()) == [Pair(1, 2, 2.0)]
+    assert pairs_of(ranks, PairRule(by=("rank",))) == [Pair(1, 2, 2.0)]
+    errors = [{"errors": 4.0}, {"errors": 0.0}]
+    assert pairs_of(errors, PairRule(by=("errors",), fewer=("errors",))) == [Pair(1, 0, 4.0)]
+    assert pairs_of([{"rank": 1.0, "score": 0.1}, {"rank": 2.0, "score": 0.9}], PairRule()) == [
+        Pair(1, 0, 0.8)
+    ]
 
 
 def test_equal_scores_are_ties_in_the_order_of_the_list() -> None:
@@ -78,9 +84,8 @@ def test_a_veto_needs_no_score_against() -> None:
     [
         ({"strategy": "worst"}, "strategy: must be best_worst, adjacent or all, got 'worst'"),
         ({"policy": "vote"}, "policy: must be mean, majority or veto, got 'vote'"),
-        ({"by": ()}, "by: must name at least one score"),
-        ({"by": ("a", "a")}, "by: must name at least one score, and each once"),
-        ({"fewer": ("rank",)}, "fewer: 'rank' is not among the scores of by: score"),
+        ({"by": ("a", "a")}, "by: must name each score once"),
+        ({"by": ("a",), "fewer": ("b",)}, "fewer: 'b' is not among the scores of by: a"),
         ({"policy": "veto"}, "policy: veto needs at least two scores in by"),
         ({"min_gap": -1.0}, "min_gap: must be 0 or more"),
         ({"min_gap": math.inf}, "min_gap: must be 0 or more and finite"),
