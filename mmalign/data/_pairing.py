@@ -20,12 +20,12 @@ class PairRule:
     """How answers to one prompt become pairs.
 
     `strategy`: `best_worst` gives one pair; `adjacent` compares each answer with the next in the order; `all`
-    compares every two. `by`: the scores that decide (default: "score", or "rank" where answers have no score).
-    `fewer`: those of them of which less is better; "rank" always is one. `policy` says how several decide: `mean` compares their means; `majority`
-    lets each vote for one side of a pair (Balanced-DPO, arXiv 2503.12575) and a balance of votes is a tie;
-    `veto` takes the better mean, but no pair that any score judges the other way round. `min_gap`: the least
-    distance between the two sides of a pair, in units of the mean score, or in votes for and against under
-    `majority`.
+    compares every two. `by`: the scores that decide (default: "score", or "rank" where answers have no
+    score). `fewer`: those of them of which less is better; "rank" always is one. `policy` says how several
+    decide: `mean` compares their means; `majority` lets each vote for one side of a pair (Balanced-DPO, arXiv
+    2503.12575) and a balance of votes is a tie; `veto` takes the better mean, but no pair that any score
+    judges the other way round. `min_gap`: the least distance between the two sides of a pair, in units of the
+    mean score, or in votes for and against under `majority`.
     """
 
     strategy: Literal["best_worst", "adjacent", "all"] = "best_worst"
