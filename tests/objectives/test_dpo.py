@@ -118,6 +118,15 @@ def test_worked_losses_on_denoising_errors() -> None:
     assert run(DPO(beta=1000.0), fixture_f1()[0]).loss.mean().item() == pytest.approx(0.8509831, abs=2e-6)
 
 
+def test_worked_losses_on_denoising_errors_with_label_smoothing_and_pair_weights() -> None:
+    """Conservative DPO; and VideoDPO's weights, whose mean divides by the number of pairs, a run by their
+    sum."""
+    smoothed = run(DPO(beta=500.0, label_smoothing=0.1), fixture_f1()[0]).loss
+    assert smoothed.mean().item() == pytest.approx(0.7300582, abs=2e-6)
+    weighted = torch.tensor([1.0, 1.8]) * run(DPO(beta=500.0), fixture_f1()[0]).loss
+    assert weighted.mean().item() == pytest.approx(1.0348066, abs=2e-6)
+
+
 @pytest.mark.parametrize("beta", [500.0, 2000.0, 5000.0])
 def test_the_same_line_is_diffusion_dpo_at_its_published_beta(beta: float) -> None:
     """-log sigmoid(-beta / 2 * ((e_w - e_l) - (r_w - r_l))) on errors, arXiv 2311.12908."""

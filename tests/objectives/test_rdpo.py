@@ -40,6 +40,11 @@ def test_without_flips_it_is_dpo() -> None:
         assert near(run(objective, scores).loss, run(plain, scores).loss.tolist(), 1e-12)
 
 
+def test_worked_loss_on_denoising_errors() -> None:
+    loss = run(RobustDPO(500.0, 0.1), fixture_f1()[0]).loss
+    assert loss.mean().item() == pytest.approx(0.3925582, abs=2e-6)
+
+
 def test_extreme_margins_are_finite_and_the_loss_has_no_floor() -> None:
     h = torch.tensor([1e4, -1e4])
     scores, leaves = from_ratios(chosen=h, rejected=-h)

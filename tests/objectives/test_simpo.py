@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fixtures import exact, fixture_f, near, run, tokens, total_gradients
+from fixtures import exact, fixture_f, fixture_f1, near, run, tokens, total_gradients
 
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.adapters.text import Text
@@ -56,6 +56,9 @@ def test_extreme_margins() -> None:
 
 
 def test_surrogates_are_not_offered_what_it_needs() -> None:
+    """The line runs there, but what it compares is how easily two pictures are denoised: a run is refused."""
+    loss = run(SimPO(beta=2 * 250.0, gamma=0.5), fixture_f1()[0]).loss
+    assert loss.mean().item() == pytest.approx(4.0056916, abs=2e-6)
     assert SimPO().needs <= Text.offers
     assert SimPO().needs - Diffusion.offers == {"absolute"}
 
