@@ -1,4 +1,4 @@
-"""Pictures between PIL and tensors: the one rule by which every picture of a run is made square."""
+"""Pictures between PIL and tensors, and through the autoencoder."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmalign.adapters._buckets import Frame
 from mmalign.types import Part, UserError
 
 _MAX_RATIO = 10  # longer than this, a centre crop would keep less than a tenth of the picture
@@ -38,25 +39,25 @@ def picture_of(response: Sequence[Part], where: str) -> Image.Image:
 
 def square(picture: Image.Image, side: int) -> Tensor:
     """Shortest side resized to `side` (Lanczos), then the centre: uint8 [3, side, side]."""
-    size, left, top = _placed(picture, side)
-    if size != picture.size:
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
-    picture = picture.crop((left, top, left + side, top + side))
+    return fitted(picture, Frame.of(picture.size, (side, side)))
+
+
+def fitted(picture: Image.Image, frame: Frame, flip: bool = False) -> Tensor:
+    """What a frame keeps of its picture, resized by Lanczos: uint8 [3, H, W]. With `flip` the picture is
+    mirrored before, left to right: what it is told of size and place stays true of it."""
+    assert picture.size == frame.original, f"a frame for {frame.original} and a picture of {picture.size}"
+    if flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if frame.resized != picture.size:
+        picture = picture.resize(frame.resized, Image.Resampling.LANCZOS)
+    (width, height), left, top = frame.size, frame.left, frame.top
+    picture = picture.crop((left, top, left + width, top + height))
     return torch.from_numpy(np.array(picture, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
 def time_ids(picture: Image.Image, side: int) -> Tensor:
-    """Height and width before resizing, top and left of the crop `square` takes after it, height and width
-    of the result, [6] float32: what a UNet conditioned on size is told (arXiv 2307.01952, section 2.2)."""
-    _, left, top = _placed(picture, side)
-    return torch.tensor([picture.height, picture.width, top, left, side, side], dtype=torch.float32)
-
-
-def _placed(picture: Image.Image, side: int) -> tuple[tuple[int, int], int, int]:
-    """Size after resizing, and left and top of the centre crop."""
-    scale = side / min(picture.size)
-    width, height = (max(side, round(length * scale)) for length in picture.size)
-    return (width, height), (width - side) // 2, (height - side) // 2
+    """What `Frame.time_ids` gives for a picture that `square` was used on."""
+    return Frame.of(picture.size, (side, side)).time_ids()
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -68,16 +69,24 @@ def to_unit(pixels: Tensor) -> Tensor:
 def encode_pictures(
     vae: Any, pictures: Sequence[Tensor], device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Mean and log-variance of the latents of byte pictures [3, R, R], before scaling: two [C, h, w] on the
-    CPU in float32. Every distinct picture runs once."""
-    keys = [hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest() for picture in pictures]
-    distinct = list(dict(zip(keys, pictures, strict=True)).items())
-    found: dict[bytes, tuple[Tensor, Tensor]] = {}
-    for start in range(0, len(distinct), _PER_FORWARD):
-        part = distinct[start : start + _PER_FORWARD]
-        latents = vae.encode(to_unit(torch.stack([picture for _, picture in part]).to(device))).latent_dist
-        for (key, _), mean, logvar in zip(part, latents.mean.cpu(), latents.logvar.cpu(), strict=True):
-            found[key] = (mean.clone(), logvar.clone())
+    """Mean and log-variance of the latents of byte pictures [3, H, W] of any sizes, before scaling: two
+    [C, h, w] on the CPU in float32. Every distinct picture runs once, beside others of its size."""
+    keys = [
+        (tuple(picture.shape), hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest())
+        for picture in pictures
+    ]
+    groups: dict[tuple[int, ...], dict[bytes, Tensor]] = {}
+    for (shape, key), picture in zip(keys, pictures, strict=True):
+        groups.setdefault(shape, {})[key] = picture
+    found: dict[tuple[tuple[int, ...], bytes], tuple[Tensor, Tensor]] = {}
+    for shape, distinct in groups.items():
+        listed = list(distinct.items())
+        for start in range(0, len(listed), _PER_FORWARD):
+            part = listed[start : start + _PER_FORWARD]
+            pixels = to_unit(torch.stack([picture for _, picture in part]).to(device))
+            latents = vae.encode(pixels).latent_dist
+            for (key, _), mean, logvar in zip(part, latents.mean.cpu(), latents.logvar.cpu(), strict=True):
+                found[shape, key] = (mean.clone(), logvar.clone())
     return [found[key] for key in keys]
 
 
