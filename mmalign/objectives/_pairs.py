@@ -35,14 +35,14 @@ def ratios(scores: Scores) -> Ratios:
     )
 
 
-def pair_metrics(h: Ratios, beta: float) -> dict[str, Tensor]:
+def pair_metrics(h: Ratios, beta: float | Tensor) -> dict[str, Tensor]:
     """`reward_metrics` of the implicit rewards beta * h, and whether the chosen side lost likelihood. Each
     [S], detached."""
     falling = (h.chosen.detach() < 0).to(h.chosen.dtype)
     return {**reward_metrics(h.chosen, h.rejected, beta), "chosen_falling": falling}
 
 
-def reward_metrics(chosen: Tensor, rejected: Tensor, beta: float) -> dict[str, Tensor]:
+def reward_metrics(chosen: Tensor, rejected: Tensor, beta: float | Tensor) -> dict[str, Tensor]:
     """Rewards beta * score of both sides, their margin, accuracy (a tie counts as wrong) and `implicit_acc`
     (a tie counts one half). Each [S], detached."""
     chosen, rejected = chosen.detach(), rejected.detach()

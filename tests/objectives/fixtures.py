@@ -50,13 +50,21 @@ def exact(values: Tensor, mask: Tensor | None = None) -> LogProbs:
     return LogProbs(values, kept, "exact", "token", torch.arange(len(values)), _zeros(values))
 
 
-def surrogate(errors: Tensor, weight: Tensor | None = None) -> LogProbs:
+def surrogate(errors: Tensor, weight: Tensor | None = None, signal: Tensor | None = None) -> LogProbs:
     """Surrogate scores -w e / 2 from errors [S] (one noise draw) or [S, K]."""
     e = errors if errors.dim() == 2 else errors[:, None]
     w = torch.ones_like(e) if weight is None else weight.reshape(-1, 1).expand_as(e)
     mask = torch.ones_like(e, dtype=torch.bool)
     return LogProbs(
-        -w * e / 2, mask, "surrogate", "draw", torch.arange(len(e)), _zeros(e), error=e, timestep=e * 0
+        -w * e / 2,
+        mask,
+        "surrogate",
+        "draw",
+        torch.arange(len(e)),
+        _zeros(e),
+        error=e,
+        timestep=e.detach() * 0,
+        signal=torch.ones_like(e.detach()) if signal is None else signal.reshape(len(e), -1),
     )
 
 
@@ -82,15 +90,15 @@ def fixture_f(extra: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, d
     return scores
 
 
-def fixture_f1() -> tuple[dict[str, dict[str, LogProbs]], dict[str, Tensor]]:
+def fixture_f1(signal: Tensor | None = None) -> tuple[dict[str, dict[str, LogProbs]], dict[str, Tensor]]:
     """Fixture F1 and the policy's errors per role, leaves that take gradients."""
     leaves = {role: torch.tensor(e, dtype=torch.float64) for role, e in ERRORS["policy"].items()}
     for leaf in leaves.values():
         leaf.requires_grad_()
     reference = {role: torch.tensor(e, dtype=torch.float64) for role, e in ERRORS["reference"].items()}
     scores = {
-        "policy": {role: surrogate(leaf) for role, leaf in leaves.items()},
-        "reference": {role: surrogate(e) for role, e in reference.items()},
+        "policy": {role: surrogate(leaf, signal=signal) for role, leaf in leaves.items()},
+        "reference": {role: surrogate(e, signal=signal) for role, e in reference.items()},
     }
     return scores, leaves
 

@@ -7,6 +7,7 @@ import torch
 from fixtures import LN2, agreeing, fixture_f, fixture_f1, from_ratios, near, run, surrogate, total_gradients
 
 from mmalign.objectives.dpo import DPO
+from mmalign.types import LogProbs
 
 
 def test_worked_losses() -> None:
@@ -153,6 +154,94 @@ def test_gradients_on_denoising_errors() -> None:
     assert near(errors["rejected"].grad, [-w for w in weight], 1e-9)
 
 
+def test_worked_loss_of_flow_dpo() -> None:
+    """beta 500 (1 - t)^2 at t = 0.25 and 0.75, arXiv 2501.13918; and a constant beta of 100."""
+    scores, errors = fixture_f1(signal=torch.tensor([0.75, 0.25], dtype=torch.float64))
+    scheduled = DPO(beta=500.0, beta_schedule="one_minus_t_sq")
+    outcome = run(scheduled, scores)
+    assert outcome.loss.mean().item() == pytest.approx(0.4156802, abs=2e-6)
+    assert near(outcome.metrics["reward/margin"], [3.75 * 0.5625, -0.75 * 0.0625], 1e-9)
+    outcome.loss.sum().backward()
+    assert (errors["chosen"].grad > 0).all() and (errors["rejected"].grad < 0).all()
+    assert run(DPO(beta=100.0), scores).loss.mean().item() == pytest.approx(0.5789140, abs=2e-6)
+
+
+def test_the_schedule_weighs_every_draw_by_itself() -> None:
+    """Two draws of one pair, with margins 0.02 and -0.01 and squared signals 1 and 0.25."""
+    e_w, e_l = torch.tensor([[0.10, 0.30]]).double(), torch.tensor([[0.14, 0.28]]).double()
+    signal = torch.tensor([[1.0, 0.5]])
+    scores = {
+        "policy": {"chosen": surrogate(e_w, signal=signal), "rejected": surrogate(e_l, signal=signal)},
+        "reference": {role: surrogate(torch.full((1, 2), 0.2).double()) for role in ("chosen", "rejected")},
+    }
+    margin = run(DPO(1.0, beta_schedule="one_minus_t_sq"), scores).metrics["reward/margin"]
+    assert near(margin, [(0.02 - 0.25 * 0.01) / 2], 1e-9)
+
+
+def test_the_schedule_is_a_constant_beta_on_the_error_of_the_implied_noise() -> None:
+    """Of a flow x_t = (1 - t) x_0 + t eps the noise implied by a velocity v is x_t + (1 - t) v."""
+    generator = torch.Generator().manual_seed(3)
+    x0, eps, predicted = (torch.randn(4, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    t = torch.tensor([0.1, 0.25, 0.5, 0.9], dtype=torch.float64)[:, None]
+    velocity_error = (predicted - (eps - x0)).square().mean(-1)
+    noise_error = ((1 - t) * x0 + t * eps + (1 - t) * predicted - eps).square().mean(-1)
+    assert near(noise_error / velocity_error, ((1 - t) ** 2)[:, 0].tolist(), 1e-12)
+
+    def scores(error: torch.Tensor) -> dict[str, dict[str, LogProbs]]:
+        policy = {"chosen": surrogate(error, signal=1 - t), "rejected": surrogate(0 * error, signal=1 - t)}
+        return {"policy": policy, "reference": {role: surrogate(0 * error) for role in policy}}
+
+    scheduled = run(DPO(5.0, beta_schedule="one_minus_t_sq"), scores(velocity_error)).loss
+    assert near(scheduled, run(DPO(5.0), scores(noise_error)).loss.tolist(), 1e-12)
+
+
+def test_a_schedule_over_noise_needs_a_model_with_noise() -> None:
+    assert DPO().needs == {"ratio"}
+    assert DPO(beta_schedule="one_minus_t_sq").needs == {"ratio", "error"}
+    with pytest.raises(ValueError, match="^beta_schedule one_minus_t_sq: these scores"):
+        run(DPO(beta_schedule="one_minus_t_sq"), fixture_f())
+
+
+def test_worked_beta_that_follows_the_margins() -> None:
+    """-2 logit(0.2) over the mean |D| of F1, 0.009; D is minus twice the margin."""
+    outcome = run(DPO(beta=5000.0, target_gradient=0.2), fixture_f1()[0])
+    assert near(outcome.metrics["beta"], [308.07, 308.07], 5e-3)
+    plain = run(DPO(beta=outcome.metrics["beta"][0].item()), fixture_f1()[0])
+    assert near(outcome.loss, plain.loss.tolist(), 1e-12)
+    assert near(outcome.metrics["reward/margin"], plain.metrics["reward/margin"].tolist(), 1e-12)
+
+
+def test_a_typical_pair_keeps_the_wanted_share_of_its_gradient() -> None:
+    scores, leaves = from_ratios(chosen=torch.full((4,), 0.03).double(), rejected=torch.zeros(4).double())
+    outcome = run(DPO(beta=1e6, target_gradient=0.3), scores)
+    outcome.loss.sum().backward()
+    assert near(leaves["chosen"].grad[:, 0] / outcome.metrics["beta"], [-0.3] * 4, 1e-12)
+
+
+def test_the_margins_are_followed_slowly_and_over_all_processes() -> None:
+    objective = DPO(beta=1e6, target_gradient=0.2)
+    assert objective.batch_coupled and not DPO().batch_coupled and not DPO().initial_state()
+
+    def elsewhere(values: torch.Tensor, where: torch.Tensor | None = None) -> torch.Tensor:
+        return torch.cat([values, 3 * values]).mean()  # a second process with margins three times as large
+
+    def step(margin: float, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        scores, _ = from_ratios(chosen=torch.tensor([margin, -margin]), rejected=torch.zeros(2))
+        return objective(scores, {}, state, elsewhere).state
+
+    none = step(0.0, objective.initial_state())
+    first = step(0.5, none)  # the first mean that is not 0 is taken as it is
+    second = step(1.0, first)
+    means = [float(state["mean_margin"]) for state in (none, first, second)]
+    assert means == pytest.approx([0.0, 1.0, 0.99 * 1.0 + 0.01 * 2.0])
+
+
+def test_beta_is_the_largest_value_while_policy_and_reference_agree() -> None:
+    outcome = run(DPO(beta=2000.0, target_gradient=0.2), agreeing(fixture_f1()[0]))
+    assert near(outcome.loss, [LN2, LN2], 1e-12)
+    assert outcome.metrics["beta"].tolist() == [2000.0, 2000.0]
+
+
 def test_float32_and_bfloat16_agree_with_float64() -> None:
     exact = run(DPO(), fixture_f()).loss
     assert near(run(DPO(), fixture_f(dtype=torch.float32)).loss, exact.tolist(), 1e-6)
@@ -161,7 +250,15 @@ def test_float32_and_bfloat16_agree_with_float64() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("beta", 0.0), ("beta", -1.0), ("label_smoothing", 0.5), ("label_smoothing", -0.1), ("margin", -1.0)],
+    [
+        ("beta", 0.0),
+        ("beta", -1.0),
+        ("label_smoothing", 0.5),
+        ("label_smoothing", -0.1),
+        ("margin", -1.0),
+        ("target_gradient", 0.0),
+        ("target_gradient", 0.5),
+    ],
 )
 def test_ranges(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{field}: .*got {value}"):
