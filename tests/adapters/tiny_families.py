@@ -1,4 +1,4 @@
-"""Every diffusion family as a tiny saved pipeline: who builds it, how it is called, and what its denoiser sees.
+"""Every diffusion family as a tiny saved pipeline: its builder, its call, and what its denoiser is told.
 
 | family | denoiser gets, beside latents and timestep | latents [B, ...] (one picture or clip) | caption |
 |---|---|---|---|
@@ -6,7 +6,7 @@
 | sdxl_refiner | states, pooled, time_ids [B,5] that end in a score | as sd2 | second tower only, layer -2 |
 | sdxl_turbo | states of both towers, pooled, time_ids [B,6] | as sd2 | CLIP 77 twice, layer -2 |
 | sd3 | states [B,77+256,W], pooled of both CLIP towers | C,H,W: (z - shift) * scale | CLIP 77 twice, T5 256 |
-| flux | T5 states [B,512,W], CLIP pooled, guidance, ids of tokens | packed HW/4, 4C: (z - shift) * scale | no mask |
+| flux | T5 states [B,512,W], CLIP pooled, guidance, ids | (z - shift) * scale, packed HW/4, 4C | T5 512 |
 | pixart_sigma | states [B,300,W] and their mask; returns 2C channels | as sd2 | T5 300, masked |
 | sana | states [B,300,W] and their mask | C,H,W times `scaling_factor`, no distribution | Gemma 300, masked |
 | hunyuan_dit | BERT and T5 states with masks, sizes, style, rotary table; returns 2C | as sd2 | 77 and 256 |
@@ -24,15 +24,16 @@ from typing import Any
 
 import torch
 from adapters import tiny_image_families as image
+from adapters import tiny_unet_families as unet
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 Build = Callable[[Path, int], Path]
 
 IMAGE: dict[str, Build] = {
-    "sd2": image.sd2,
-    "sdxl_refiner": image.sdxl_refiner,
-    "sdxl_turbo": image.sdxl_turbo,
+    "sd2": unet.sd2,
+    "sdxl_refiner": unet.sdxl_refiner,
+    "sdxl_turbo": unet.sdxl_turbo,
     "sd3": image.sd3,
     "flux": image.flux,
     "flux_schnell": image.flux_schnell,

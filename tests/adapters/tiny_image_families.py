@@ -1,15 +1,12 @@
-"""Saved pipelines of random weights of the text-to-image families: pictures of 16 x 16, one function each.
+"""Saved pipelines of random weights of the picture families with a transformer: 16 x 16 pictures.
 
 Every function writes a folder that `DiffusionPipeline.from_pretrained` opens, from nothing but its seed:
 `sd3(folder, seed=0) -> folder`. Settings that change the arithmetic (latent scale and shift, schedules, quant
-convolutions, caption filling) are those of the released checkpoints; only widths and depths are small. What a
-pipeline feeds its denoiser is written down in `adapters.tiny_families`.
+convolutions) are those of the released checkpoints; only widths and depths are small.
 """
 
 from pathlib import Path
-from typing import Any
 
-from adapters.tiny_sdxl import SIZE_WIDTH, build_unet
 from adapters.tiny_texts import (
     WIDTH,
     bert,
@@ -21,17 +18,13 @@ from adapters.tiny_texts import (
     seeded,
     t5,
     t5_tokenizer,
-    wake,
 )
+from adapters.tiny_unet_families import LATENTS, SIDE, picture_vae, save
 from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
-    DDIMScheduler,
     DDPMScheduler,
-    DiffusionPipeline,
     DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
@@ -43,114 +36,7 @@ from diffusers import (
     SanaTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLImg2ImgPipeline,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
 )
-
-SIDE = 16
-LATENTS = 4
-_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-
-
-def picture_vae(levels: int = 2, **settings: Any) -> AutoencoderKL:
-    """A picture autoencoder that shrinks each side by `2 ** (levels - 1)`."""
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=(8, 16, 16, 16)[:levels],
-        latent_channels=LATENTS,
-        norm_num_groups=4,
-        sample_size=SIDE,
-        **settings,
-    )
-
-
-def _save(pipeline: DiffusionPipeline, denoiser: str, folder: Path) -> Path:
-    wake(pipeline.components[denoiser])
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    return folder
-
-
-def sd2(folder: Path, seed: int = 0) -> Path:
-    """Stable Diffusion 2.1: velocity prediction, one tower that fills up with "!"."""
-    with seeded(seed):
-        tokenizer = clip_tokenizer(pad="!")
-        unet = UNet2DConditionModel(
-            sample_size=SIDE // 2,
-            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            cross_attention_dim=WIDTH,
-            attention_head_dim=(2, 4),
-            use_linear_projection=True,
-        )
-        scheduler = DDIMScheduler(
-            **_BETAS,
-            prediction_type="v_prediction",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        )
-        pipeline = StableDiffusionPipeline(
-            vae=picture_vae(),
-            text_encoder=clip(tokenizer, act="gelu"),
-            tokenizer=tokenizer,
-            unet=unet,
-            scheduler=scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    return _save(pipeline, "unet", folder)
-
-
-def sdxl_refiner(folder: Path, seed: int = 0) -> Path:
-    """The refiner of Stable Diffusion XL: the second tower alone, and five time ids that end in a score."""
-    with seeded(seed):
-        tokenizer = clip_tokenizer(pad="!")
-        pipeline = StableDiffusionXLImg2ImgPipeline(
-            vae=picture_vae(scaling_factor=0.13025, force_upcast=True),
-            text_encoder=None,
-            text_encoder_2=clip(tokenizer, act="gelu", projected=True),
-            tokenizer=None,
-            tokenizer_2=tokenizer,
-            unet=build_unet(
-                sample_size=SIDE // 2,
-                cross_attention_dim=WIDTH,
-                projection_class_embeddings_input_dim=5 * SIZE_WIDTH + WIDTH,
-            ),
-            scheduler=EulerDiscreteScheduler(**_BETAS, steps_offset=1),
-            requires_aesthetics_score=True,
-            force_zeros_for_empty_prompt=False,
-            add_watermarker=False,
-        )
-    return _save(pipeline, "unet", folder)
-
-
-def sdxl_turbo(folder: Path, seed: int = 0) -> Path:
-    """Stable Diffusion XL with the schedule of the distilled model: noisy Euler steps, trailing timesteps."""
-    with seeded(seed):
-        first, second = clip_tokenizer(), clip_tokenizer(pad="!")
-        pipeline = StableDiffusionXLPipeline(
-            vae=picture_vae(scaling_factor=0.13025, force_upcast=True),
-            text_encoder=clip(first),
-            text_encoder_2=clip(second, act="gelu", projected=True),
-            tokenizer=first,
-            tokenizer_2=second,
-            unet=build_unet(
-                sample_size=SIDE // 2,
-                cross_attention_dim=2 * WIDTH,
-                projection_class_embeddings_input_dim=6 * SIZE_WIDTH + WIDTH,
-            ),
-            scheduler=EulerAncestralDiscreteScheduler(**_BETAS, steps_offset=1, timestep_spacing="trailing"),
-            force_zeros_for_empty_prompt=True,
-            add_watermarker=False,
-        )
-    return _save(pipeline, "unet", folder)
 
 
 def sd3(folder: Path, seed: int = 0) -> Path:
@@ -183,7 +69,7 @@ def sd3(folder: Path, seed: int = 0) -> Path:
             text_encoder_3=t5(third, width=2 * WIDTH),
             tokenizer_3=third,
         )
-    return _save(pipeline, "transformer", folder)
+    return save(pipeline, "transformer", folder)
 
 
 def _flow_vae(scaling_factor: float, shift_factor: float) -> AutoencoderKL:
@@ -220,7 +106,7 @@ def _flux(folder: Path, seed: int, guided: bool, scheduler: FlowMatchEulerDiscre
             tokenizer_2=second,
             transformer=transformer,
         )
-    return _save(pipeline, "transformer", folder)
+    return save(pipeline, "transformer", folder)
 
 
 def flux(folder: Path, seed: int = 0) -> Path:
@@ -266,7 +152,7 @@ def pixart_sigma(folder: Path, seed: int = 0) -> Path:
             transformer=transformer,
             scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
         )
-    return _save(pipeline, "transformer", folder)
+    return save(pipeline, "transformer", folder)
 
 
 def sana(folder: Path, seed: int = 0) -> Path:
@@ -316,11 +202,11 @@ def sana(folder: Path, seed: int = 0) -> Path:
             transformer=transformer,
             scheduler=scheduler,
         )
-    return _save(pipeline, "transformer", folder)
+    return save(pipeline, "transformer", folder)
 
 
 def hunyuan_dit(folder: Path, seed: int = 0) -> Path:
-    """HunyuanDiT: BERT and T5 captions with masks, sizes and a style; shrinks by 8, so pictures of 64 x 64."""
+    """HunyuanDiT: BERT and T5 captions with masks, sizes and a style; VAE factor 8, 64 x 64 pictures."""
     with seeded(seed):
         first, second = bert_tokenizer(), t5_tokenizer(length=256)
         transformer = HunyuanDiT2DModel(
@@ -357,4 +243,4 @@ def hunyuan_dit(folder: Path, seed: int = 0) -> Path:
             text_encoder_2=t5(second),
             tokenizer_2=second,
         )
-    return _save(pipeline, "transformer", folder)
+    return save(pipeline, "transformer", folder)

@@ -59,7 +59,7 @@ def parameters(module: nn.Module) -> int:
 
 
 def clip_tokenizer(pad: str | None = None) -> CLIPTokenizer:
-    """The CLIP tokenizer of the Stable Diffusion tests, 77 positions; `pad` fills instead of the end token."""
+    """The CLIP tokenizer of the Stable Diffusion tests, 77 positions; `pad` fills it up."""
     tokenizer = build_tokenizer()
     if pad is not None:
         tokenizer.pad_token = pad
@@ -93,7 +93,7 @@ def t5_tokenizer(length: int = 512) -> T5Tokenizer:
 def t5(
     tokenizer: T5Tokenizer, multilingual: bool = False, width: int = WIDTH
 ) -> T5EncoderModel | UMT5EncoderModel:
-    """A T5 encoder with gated feed-forward layers; `multilingual` makes it a UMT5 (position biases per layer)."""
+    """A T5 encoder with gated feed-forward layers; `multilingual`: a UMT5, with position biases per layer."""
     kind, model = (UMT5Config, UMT5EncoderModel) if multilingual else (T5Config, T5EncoderModel)
     config = kind(
         vocab_size=len(tokenizer),
