@@ -113,6 +113,91 @@ def test_metrics_leave_out_the_other_label() -> None:
     assert metrics["good_falling"][:2].tolist() == [0.0, 1.0] and metrics["good_falling"][2:].isnan().all()
 
 
+@pytest.mark.parametrize(
+    ("utility", "expected"),
+    [
+        # x = y * 250 * g of the worked example: 2.5, -1.25, 1.25, 0.5
+        ("loss_averse", [1.0788894, 2.5019331, 1.2519290, 1.4740770]),
+        ("risk_seeking", [1 - 2.5788894, 1 - 0.2519331, 1 - 1.5019290, 1 - 0.9740770]),
+        ("risk_seeking_signed", [1 - 2.5788894, 1 - 0.2519331, 1 + 0.2519290, 1 + 0.4740770]),
+        ("risk_seeking_exp", [2 - math.exp(0.025), 2 - math.exp(-0.0125)]),
+    ],
+)
+def test_utilities_of_diffusion_kto(utility: str, expected: list[float]) -> None:
+    """On the worked example with z0 = 0: log(1 + e^-x) of 2.5, -1.25, 1.25, 0.5 is 0.0788894, 1.5019331,
+    0.2519331, 0.4740770, and log(1 + e^x) is x more."""
+    objective = KTO(beta=500.0, baseline="batch", utility=utility)  # type: ignore[arg-type]
+    loss = run(objective, errors(), GOOD_GOOD_BAD_BAD).loss
+    assert near(loss[: len(expected)], expected, 2e-5)
+
+
+def test_exponential_utility_of_bad_responses() -> None:
+    loss = run(KTO(500.0, baseline="batch", utility="risk_seeking_exp"), errors(), GOOD_GOOD_BAD_BAD).loss
+    assert near(loss[2:], [2 + math.exp(-0.0125), 2 + math.exp(-0.005)], 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("utility", "value", "slope"),
+    [
+        ("kto", 0.5, 0.25),
+        ("loss_averse", 1 + math.log(2), 0.5),
+        ("risk_seeking", 1 - math.log(2), 0.5),
+        ("risk_seeking_signed", None, 0.5),
+        ("risk_seeking_exp", None, 0.01),
+    ],
+)
+def test_every_utility_raises_the_good_and_lowers_the_bad(
+    utility: str, value: float | None, slope: float
+) -> None:
+    scores, leaves = from_ratios(completion=torch.zeros(4, dtype=torch.float64))
+    outcome = run(KTO(baseline="batch", utility=utility), scores, GOOD_GOOD_BAD_BAD)  # type: ignore[arg-type]
+    outcome.loss.sum().backward()
+    assert value is None or near(outcome.loss, [value] * 4, 1e-12)
+    step = 0.1 * slope
+    assert near(leaves["completion"].grad[:, 0], [-step, -step, step, step], 1e-12)
+
+
+def test_loss_averse_is_cross_entropy_and_keeps_pulling_where_kto_lets_go() -> None:
+    scores, leaves = from_ratios(completion=torch.tensor([-300.0, 300.0], dtype=torch.float64))
+    labels = {"binary": torch.tensor([1.0, 0.0])}
+    run(KTO(baseline="batch", utility="loss_averse"), scores, labels).loss.sum().backward()
+    assert near(leaves["completion"].grad[:, 0], [-0.1, 0.1], 1e-9)
+    scores, leaves = from_ratios(completion=torch.tensor([-300.0, 300.0], dtype=torch.float64))
+    run(KTO(baseline="batch"), scores, labels).loss.sum().backward()
+    assert leaves["completion"].grad.abs().max() < 1e-9
+
+
+def test_midpoint_baseline() -> None:
+    """Half of 0.05, the mean of the good ones, plus half of -0.3, the only bad one."""
+    labels = {"binary": torch.tensor([1.0, 1.0, 0.0, 1.0])}
+    ratios = torch.tensor([0.5, -0.4, -0.3, 0.05], dtype=torch.float64)
+    scores, _ = from_ratios(completion=ratios)
+    objective = KTO(baseline="midpoint")
+    assert near(run(objective, scores, labels).metrics["baseline"], [0.1 * (0.05 - 0.3) / 2] * 4, 1e-12)
+    assert objective.roles["policy"] == ("completion",) and not objective.views
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_midpoint_of_one_class_is_its_mean(label: float) -> None:
+    scores, _ = from_ratios(completion=RATIOS)
+    outcome = run(KTO(baseline="midpoint"), scores, {"binary": torch.full((4,), label)})
+    assert near(outcome.metrics["baseline"], [0.1 * 0.025] * 4, 1e-12)
+
+
+def test_midpoint_counts_every_process() -> None:
+    """The bad responses are all on the other process, with ratios of -1."""
+    scores, _ = from_ratios(completion=RATIOS)
+
+    def both(values: Tensor, where: Tensor | None = None) -> Tensor:
+        here = torch.ones(4, dtype=torch.bool)
+        if where is None:  # the share of good responses
+            return torch.cat([values, 0 * values]).mean()
+        return values.mean() if torch.equal(where, here) else values.new_tensor(-1.0)
+
+    outcome = KTO(baseline="midpoint")(scores, {"binary": torch.ones(4)}, {}, both)
+    assert near(outcome.metrics["baseline"], [0.1 * (0.025 - 1.0) / 2] * 4, 1e-12)
+
+
 def test_roles_follow_the_baseline() -> None:
     assert KTO().roles["policy"] == ("completion", "mismatched")
     assert KTO().detached == ("mismatched",) and set(KTO().views) == {"mismatched"}
