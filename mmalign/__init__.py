@@ -13,9 +13,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from mmalign.api import check, evaluate, export, load_config, open_run, sample, train, write_report
-    from mmalign.types import Objective, Outcome, PreferenceSample, Transform, UserError
+    from mmalign.types import Changed, Objective, Outcome, PreferenceSample, Transform, UserError
 
 __all__ = [
+    "Changed",
     "Objective",
     "Outcome",
     "PreferenceSample",

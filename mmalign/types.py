@@ -253,6 +253,14 @@ class Objective(ABC):
         """Loss of S samples from their scores; `labels[name]` is a tensor [S] for every numeric label."""
 
 
+@dataclass(frozen=True)
+class Changed:
+    """What a transform returns: the scores, and detached metrics {name: [S]}."""
+
+    scores: Scores
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
 class Transform(ABC):
     """A change of the scores before any pairwise objective sees them; one file each."""
 
@@ -266,9 +274,20 @@ class Transform(ABC):
         """Policy roles without which the transform would change nothing."""
         return ()
 
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Labels that every sample must carry."""
+        return ()
+
+    @property
+    def batch_coupled(self) -> bool:
+        """True if the scores of one sample depend on the other samples of the step."""
+        return False
+
     @abstractmethod
-    def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State) -> Scores:
-        """Scores in, scores out; must keep gradients to the policy's values where they should flow."""
+    def __call__(self, scores: Scores, labels: Mapping[str, Any], all_mean: AllMean) -> Changed:
+        """Scores in, scores out; must keep gradients to the policy's values where they should flow. What
+        changes `values` of a surrogate changes `error` alike."""
 
 
 class Adapter(Protocol):

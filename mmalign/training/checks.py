@@ -38,9 +38,9 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         )
     if whole and reference == "cached":
         raise UserError(f"reference.name=cached: keeps scores, and this run needs {NEEDS[whole[0]]}")
-    if train.backward == "direct" and objective.batch_coupled and _splits(config, processes):
+    if train.backward == "direct" and _coupled(config) and _splits(config, processes):
         raise UserError(
-            "train.backward=direct: this objective couples the samples of a step, which must then be scored "
+            "train.backward=direct: this run couples the samples of a step, which must then be scored "
             f"in one forward; set train.micro_batch={-(-train.batch // processes)} or use auto"
         )
     if reference == "cached" and config.cache is None and processes > 1:
@@ -155,6 +155,18 @@ def needed_of(config: RunConfig) -> frozenset[str]:
     return needs.union(*(transform.needs for transform in config.transforms))
 
 
+def fields_of(config: RunConfig) -> tuple[str, ...]:
+    """Labels that every row must carry: for the objective, and for the transforms before it."""
+    parts = (config.objective, *config.transforms)
+    return tuple(dict.fromkeys(name for part in parts for name in part.fields))
+
+
+def _coupled(config: RunConfig) -> bool:
+    """True if a sample's loss depends on the other samples of the step."""
+    objective: Objective = config.objective
+    return objective.batch_coupled or any(transform.batch_coupled for transform in config.transforms)
+
+
 def _splits(config: RunConfig, processes: int) -> bool:
     """True if a process scores its share of a step in more than one forward."""
     micro = config.train.micro_batch
@@ -163,9 +175,8 @@ def _splits(config: RunConfig, processes: int) -> bool:
 
 def uses_chunks(config: RunConfig, processes: int) -> bool:
     """True if gradients are taken through the scores instead of one graph."""
-    objective: Objective = config.objective
     if config.train.backward == "auto":
-        return objective.batch_coupled and _splits(config, processes)
+        return _coupled(config) and _splits(config, processes)
     return config.train.backward == "chunked"
 
 

@@ -34,7 +34,7 @@ def evaluate(engine: Engine, micros: Sequence[Micro], state: State) -> dict[str,
     means = Means()
     world = engine.world
     with torch.no_grad(), evaluating(engine.adapter.policy):
-        if engine.objective.batch_coupled:
+        if engine.batch_coupled:
             parts = [score_all(engine, micro, PURPOSE) for micro in micros]
             scores = join_scores(parts, micros)
             labels = collate_labels([item for micro in micros for item in micro.items], world.device)

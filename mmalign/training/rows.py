@@ -16,6 +16,7 @@ from mmalign.data._order import Order
 from mmalign.data._sources import Skipped, load
 from mmalign.data._views import change_of, check_views, partnerless
 from mmalign.data._views_media import media
+from mmalign.training.checks import fields_of
 from mmalign.training.console import Console
 from mmalign.training.world import World
 from mmalign.types import Adapter, Item, Objective, PreferenceSample, UserError, View
@@ -92,7 +93,7 @@ class RunData:
         roles = tuple(role for role in scored_roles(objective) if role not in objective.views)
         check = partial(_check, adapter, roles, objective.views)
         for place, pool in enumerate([*self.pools, *self.heldout]):
-            require(pool.samples, roles, objective.fields)
+            require(pool.samples, roles, fields_of(config))
             train = config.train
             passed = first_pass(
                 pool.samples, check, pool.on_error, train.workers, train.timeout_s, adapter.frames

@@ -34,6 +34,7 @@ from mmalign.types import (
     Scores,
     State,
     Transform,
+    UserError,
     derive_seed,
 )
 
@@ -58,6 +59,11 @@ class Engine:
     def needs(self) -> frozenset[str]:
         """What the adapter must give: for the objective, and for the transforms before it."""
         return self.objective.needs.union(*(transform.needs for transform in self.transforms))
+
+    @property
+    def batch_coupled(self) -> bool:
+        """True if a sample's loss depends on the other samples of the step."""
+        return self.objective.batch_coupled or any(t.batch_coupled for t in self.transforms)
 
 
 @dataclass(frozen=True)
@@ -170,10 +176,13 @@ def apply_objective(
     engine: Engine, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean
 ) -> Outcome:
     """Score transforms, then the loss, in full precision."""
-    for transform in engine.transforms:
-        scores = transform(scores, labels, state)
+    metrics: dict[str, Tensor] = {}
     with torch.autocast(engine.world.device.type, enabled=False):
-        return engine.objective(scores, labels, state, all_mean)
+        for transform in engine.transforms:
+            changed = transform(scores, labels, all_mean)
+            scores, metrics = changed.scores, metrics | changed.metrics
+        outcome = engine.objective(scores, labels, state, all_mean)
+    return replace(outcome, metrics=metrics | outcome.metrics)
 
 
 def compute_gradients(engine: Engine, micros: Sequence[Micro], state: State, step: int) -> StepResult:
@@ -191,7 +200,7 @@ def compute_gradients(engine: Engine, micros: Sequence[Micro], state: State, ste
 
 def _direct(engine: Engine, micros: Sequence[Micro], state: State, scale: Tensor, step: int) -> StepResult:
     result = StepResult(torch.zeros((), device=engine.world.device), state=state)
-    coupled = engine.objective.batch_coupled
+    coupled = engine.batch_coupled
     for index, micro in enumerate(micros):
         with _sync_on_last(engine, index, micros):
             _seed_dropout(engine, step, index)
@@ -275,6 +284,15 @@ def _concatenate(parts: Sequence[LogProbs], sizes: Sequence[int]) -> LogProbs:
             return None
         return torch.cat([F.pad(v, (0, width - v.shape[1])) for v in held])
 
+    def join_whole(values: Sequence[Tensor | None]) -> Tensor | None:
+        held = [v for v in values if v is not None]
+        if len({v.shape[1:] for v in held}) > 1:
+            raise UserError(
+                "heldout: this run compares whole predictions of all held-out rows, whose pictures or clips "
+                "differ in size; give them one size"
+            )
+        return torch.cat(held) if held else None
+
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
     values, mask = join([p.values for p in parts]), join([p.mask for p in parts])
     assert values is not None and mask is not None
@@ -288,8 +306,8 @@ def _concatenate(parts: Sequence[LogProbs], sizes: Sequence[int]) -> LogProbs:
         error=join([part.error for part in parts]),
         timestep=join([part.timestep for part in parts]),
         signal=join([part.signal for part in parts]),
-        prediction=None,
-        target=None,
+        prediction=join_whole([part.prediction for part in parts]),
+        target=join_whole([part.target for part in parts]),
         distribution=None,
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mmalign.types import LogProbs, Scores, State, Transform
+from mmalign.types import AllMean, Changed, LogProbs, Scores, Transform
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class LengthDesensitized(Transform):
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha: must lie in [0, 1], got {self.alpha}")
 
-    def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State) -> Scores:
+    def __call__(self, scores: Scores, labels: Mapping[str, Any], all_mean: AllMean) -> Changed:
         """Scores with scaled values; masks and lengths stay as they are."""
-        return {source: self._source(roles) for source, roles in scores.items()}
+        return Changed({source: self._source(roles) for source, roles in scores.items()})
 
     def _source(self, roles: Mapping[str, LogProbs]) -> dict[str, LogProbs]:
         if "chosen" not in roles or "rejected" not in roles:

@@ -14,6 +14,7 @@ from mmalign.data._loader import Loader, Recipe
 from mmalign.data._order import Order
 from mmalign.data._sources import Skipped
 from mmalign.data._views import check_views
+from mmalign.training.checks import fields_of
 from mmalign.training.inspection._reading import Part, Reading
 from mmalign.training.rows import Pool, scored_roles
 from mmalign.types import Adapter, Example, Objective, PreferenceSample, Prepared, Row, View
@@ -137,7 +138,7 @@ def look(reading: Reading, adapter: Adapter, config: RunConfig) -> list[Seen]:
     roles = tuple(role for role in scored if role not in objective.views)
     found: list[Seen] = []
     for part, pool in reading.parts():
-        own = _Look(adapter, roles, objective.fields, objective.views)
+        own = _Look(adapter, roles, fields_of(config), objective.views)
         train = config.train
         results = outcomes(pool.samples, own, "skip", train.workers, train.timeout_s, adapter.frames)
         broken, sound = [], []

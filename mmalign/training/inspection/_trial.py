@@ -109,7 +109,7 @@ def _expected(engine: Engine, config: RunConfig, micros: Sequence[Micro], state:
     with evaluating(engine.adapter.policy):
         parts = [{"reference": score_all(engine, micro)["reference"]} for micro in micros]
     weight = torch.cat([micro.weight for micro in micros])
-    if engine.objective.batch_coupled and len(parts) > 1:
+    if engine.batch_coupled and len(parts) > 1:
         labels = collate_labels([item for micro in micros for item in micro.items], engine.world.device)
         groups = [(join_scores(parts, micros), labels)]
     else:
