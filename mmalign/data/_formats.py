@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmalign._names import KINDS, class_of, names
+from mmalign.data._pairing import PairRule
 from mmalign.data._records import CANONICAL, Record, read_record
 from mmalign.data._turns import Reader
 from mmalign.types import UserError
@@ -19,10 +20,16 @@ from mmalign.types import UserError
 
 @dataclass(frozen=True)
 class Converted:
-    """A canonical row; `names` gives the columns that its fields came from, for messages."""
+    """A canonical row; `names` gives the columns that its fields came from, for messages.
+
+    `group`: the row is one scored response of this list, the others are in other rows. `pairs`: how a list
+    becomes pairs unless the source says otherwise.
+    """
 
     row: Mapping[str, Any]
     names: Mapping[str, str] = field(default_factory=dict)
+    group: str | None = None
+    pairs: PairRule | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,8 @@ class ReadRow:
     result: Record | LeftOut
     format: str
     signs: tuple[str, ...]
+    group: str | None = None
+    pairs: PairRule | None = None
 
 
 def known_formats(name: str) -> dict[str, Format]:
@@ -86,7 +95,8 @@ def read_row(
         return ReadRow(made, name, signs)
     record = read_record(made.row, origin, number, root, made.names)
     dropped = [str(key) for key in row if key not in formats[name].columns and key not in made.row]
-    return ReadRow(Record(record.sample, (*record.unused, *dropped)), name, signs)
+    whole = Record(record.sample, (*record.unused, *dropped))
+    return ReadRow(whole, name, signs, made.group, made.pairs)
 
 
 def recognise(

@@ -29,6 +29,9 @@ class LoadReport:
     formats: Counter[str] = field(default_factory=Counter)
     signs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    lists: Counter[str] = field(default_factory=Counter)  # by the rule that made pairs of them
+    pairs: int = 0
+    pairs_left_out: Counter[str] = field(default_factory=Counter)
     ties: int = 0
     ties_dropped: int = 0
     heldout: int = 0
@@ -45,8 +48,13 @@ class LoadReport:
     def lines(self) -> list[str]:
         """One plain line per fact worth saying."""
         roles = ", ".join(f"{role} {count}" for role, count in sorted(self.roles.items()))
-        lines = [*self._formats(), f"data: {self.kept} of {self.rows} rows used ({roles})"]
+        used = f"{self.kept} samples from" if self.lists else f"{self.kept} of"
+        lines = [*self._formats(), f"data: {used} {self.rows} rows used ({roles})"]
         lines += [f"data: {count} rows left out: {why}" for why, count in sorted(self.left_out.items())]
+        if self.lists:
+            rules = "; ".join(f"{count} {rule}" for rule, count in sorted(self.lists.items()))
+            lines.append(f"data: {self.pairs} pairs made of {self.lists.total()} lists: {rules}")
+        lines += [f"data: {n} pairs left out: {why}" for why, n in sorted(self.pairs_left_out.items())]
         if self.ties:
             fate = "left out; ties: keep keeps them" if self.ties_dropped else "kept, in the file's order"
             lines.append(f"data: {self.ties} ties ({fate})")

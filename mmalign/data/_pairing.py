@@ -48,6 +48,13 @@ class PairRule:
         if not math.isfinite(self.min_gap) or self.min_gap < 0:
             raise ValueError(f"min_gap: must be 0 or more and finite, got {self.min_gap}")
 
+    def __str__(self) -> str:
+        """The rule in a few words, for the log."""
+        by = f"by {', '.join(self.by)}" if self.by else "by score or rank"
+        how = f" ({self.policy})" if len(self.by) > 1 else ""
+        gap = f", at least {self.min_gap:g} apart" if self.min_gap else ""
+        return f"{self.strategy} {by}{how}{gap}"
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -141,10 +148,10 @@ def _compare(own: tuple[float, ...], other: tuple[float, ...], rule: PairRule) -
     if rule.policy == "veto":
         signs = {a > b for a, b in zip(own, other, strict=True) if a != b}
         if len(signs) > 1:
-            return gap, "pairs that one score judges the other way round"
+            return gap, "one of the scores judges the other way round"
     close = math.isclose(abs(gap), rule.min_gap, rel_tol=1e-9)  # 0.3 and 0.2 are 0.1 apart
     if 0 < abs(gap) < rule.min_gap and not close:
-        return gap, "pairs with less than the least gap"
+        return gap, "closer than min_gap"
     return gap, None
 
 

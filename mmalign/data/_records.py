@@ -1,10 +1,10 @@
 """The canonical record: one mapping of a file -> one PreferenceSample, every field checked.
 
 Three shapes of rows: a pair (`chosen`, `rejected`), one response (`completion`, with a `label` or without),
-a list (`responses` with `scores` or `ranks`). `images` and `videos` belong to the prompt; `chosen_images`,
-`rejected_images`, `chosen_videos` and `rejected_videos` stand in their place for one side of a pair, while
-`chosen_image` and `rejected_image` are answers. Fields that belong to none of them are not read; the caller
-counts and names them.
+a list (`responses` with `scores` or `ranks`). A score is a number, or numbers by name if there are several.
+`images` and `videos` belong to the prompt; `chosen_images`, `rejected_images`, `chosen_videos` and
+`rejected_videos` stand in their place for one side of a pair, while `chosen_image` and `rejected_image` are
+answers. Fields that belong to none of them are not read; the caller counts and names them.
 """
 
 from __future__ import annotations
@@ -196,8 +196,7 @@ def _pair(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ..
     examples: dict[str, tuple[Example, ...]] = {}
     for role, answer in answers.items():
         prompt, response = _join(own[role], answer, role, reader)
-        score = row.get(f"{role}_score")
-        labels = {} if score is None else {"score": reader.number(score, f"{role}_score")}
+        labels = _scores(row.get(f"{role}_score"), f"{role}_score", reader)
         examples[role] = (Example(_finish(prompt, row, reader, role), response, labels),)
     speakers = {examples[role][0].prompt[-1].speaker for role in examples}
     if len(speakers) > 1:
@@ -208,7 +207,7 @@ def _pair(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ..
 def _single(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ...]]:
     answer = reader.answer(_value(row, "completion", reader), "completion")
     prompt, response = _join(_prompt(row, "prompt", reader), answer, "completion", reader)
-    labels = {} if row.get("score") is None else {"score": reader.number(row["score"], "score")}
+    labels = _scores(row.get("score"), "score", reader)
     role = "chosen" if row.get("label") is None else "completion"
     return {role: (Example(_finish(prompt, row, reader), response, labels),)}
 
@@ -232,11 +231,27 @@ def _list(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ..
         field = f"{name}[{place}]"
         answer = reader.answer({"image": value} if name == "response_images" else value, field)
         its_prompt, response = _join(prompt, answer, field, reader)
-        labels = {key[:-1]: reader.number(given[place], f"{key}[{place}]") for key, given in columns.items()}
+        labels: dict[str, float] = {}
+        if "scores" in columns:
+            labels |= _scores(columns["scores"][place], f"scores[{place}]", reader, required=True)
+        if "ranks" in columns:
+            labels["rank"] = reader.number(columns["ranks"][place], f"ranks[{place}]")
         examples.append(Example(_finish(its_prompt, row, reader), response, labels))
     if len({example.prompt[-1].speaker for example in examples}) > 1:
         raise reader.fail(name, "must all be plain text or all be chat")
     return {"responses": tuple(examples)}
+
+
+def _scores(value: Any, field: str, reader: Reader, required: bool = False) -> dict[str, float]:
+    """Labels of one response: a number is its score, a mapping gives several scores by name."""
+    if value is None and not required:
+        return {}
+    if not isinstance(value, Mapping):
+        return {"score": reader.number(value, field)}
+    given = {name: score for name, score in value.items() if score is not None}
+    if not given or not all(isinstance(name, str) and name for name in given):
+        raise reader.fail(field, "must be a number, or numbers by name")
+    return {name: reader.number(score, f"{field}.{name}") for name, score in given.items()}
 
 
 _EXAMPLES = {"pair": _pair, "single": _single, "list": _list}

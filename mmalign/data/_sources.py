@@ -8,76 +8,20 @@ gets their defaults.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
 
 from mmalign.data._digest import digest, sample_digest
-from mmalign.data._formats import Format, LeftOut, columns_of, known_formats, read_row
+from mmalign.data._lists import Lists
 from mmalign.data._load_report import LoadReport as LoadReport
 from mmalign.data._load_report import Skipped as Skipped
 from mmalign.data._load_report import counts_of
-from mmalign.data._paths import File
+from mmalign.data._options import Row as Row
+from mmalign.data._options import SourceOptions as SourceOptions
+from mmalign.data._reading import read_rows, ready_samples
 from mmalign.data._sides import flipped, is_identical, part_of
-from mmalign.types import Example, Message, Part, PreferenceSample, UserError
-
-Row = tuple[str, Mapping[str, Any] | UserError]  # origin, and the row or what is wrong with it
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceOptions:
-    """Options common to all sources.
-
-    `format`: the form of the rows, a file of `data/formats/`; "auto" recognises every row by its columns.
-    `root`: folder that media names are relative to and must stay inside (default: the data's own folder).
-    `split`: keep only rows whose `split` column has this value. `limit`: keep only the first rows.
-    `heldout`: rows kept back for evaluation, a count or a share below 1, chosen by a hash of the row's id.
-    `on_error`: "stop" at the first broken row, or "skip" and list it. `columns`: {canonical field, or
-    column of the format: column of the file}, with null to leave it out. `drop_identical`: leave out pairs
-    whose two sides are equal (they carry no gradient) instead of only counting them. `ties`: "drop" leaves
-    out pairs labelled as ties, which have no better side. `flip`: share of training pairs
-    whose sides are swapped, chosen by a hash of the id, for studies of label noise; 0.5 is the shuffled-label
-    control. Rows kept back by `heldout` keep their sides, so that they measure the true preference.
-    """
-
-    format: str = "auto"
-    root: str | None = None
-    split: str | None = None
-    limit: int | None = None
-    heldout: int | float = 0
-    on_error: Literal["stop", "skip"] = "stop"
-    columns: dict[str, str | None] = field(default_factory=dict)
-    drop_identical: bool = False
-    ties: Literal["drop", "keep"] = "drop"
-    flip: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit: must be at least 1, got {self.limit}")
-        if self.heldout < 0 or (isinstance(self.heldout, float) and self.heldout >= 1):
-            raise ValueError(f"heldout: must be a count, or a share from 0 to below 1, got {self.heldout}")
-        if not 0 <= self.flip <= 1:
-            raise ValueError(f"flip: must lie in [0, 1], got {self.flip}")
-        if self.on_error not in ("stop", "skip"):
-            raise ValueError(f"on_error: must be stop or skip, got {self.on_error!r}")
-        if self.ties not in ("drop", "keep"):
-            raise ValueError(f"ties: must be drop or keep, got {self.ties!r}")
-        fields = columns_of(known_formats(self.format))
-        for name in self.columns:
-            if name not in fields:
-                known = ", ".join(sorted(fields))
-                raise ValueError(f"columns: {name!r} is no canonical field; known: {known}")
-
-    @property
-    def folder(self) -> str:
-        """The folder that media names are relative to."""
-        return self.root or "."
-
-    @property
-    def title(self) -> str:
-        """What messages call the source where no row is at hand."""
-        return "the source"
+from mmalign.types import PreferenceSample, UserError
 
 
 @runtime_checkable
@@ -123,9 +67,9 @@ def load(
     options = replace(options_of(source), on_error="skip") if every_fault else options_of(source)
     report = LoadReport(options.title)
     samples: list[PreferenceSample] = []
-    digests: list[str] = []
     origins: dict[str, str] = {}
-    for sample in _checked(source, options, report):
+    lists = Lists(options, report)
+    for sample in _checked(source, options, report, lists):
         if sample.id in origins:
             reason = f"{sample.origin}: id {sample.id!r} is also that of {origins[sample.id]}"
             if not every_fault:
@@ -133,16 +77,8 @@ def load(
             report.skipped.append(Skipped(sample.id, sample.origin, reason))
             continue
         origins[sample.id] = sample.origin
-        if sample.labels.get("tie"):
-            report.ties += 1
-            if options.ties == "drop":
-                report.ties_dropped += 1
-                continue
-        if is_identical(sample):
-            report.identical += 1
-            if options.drop_identical:
-                report.identical_dropped += 1
-                continue
+        if not lists.takes(sample) and not _is_wanted(sample, options, report):
+            continue
         samples.append(sample)
         if options.limit is not None and len(samples) == options.limit:
             break
@@ -153,8 +89,19 @@ def load(
     total = len(samples)
     samples = part_of(samples, options.heldout, which)
     report.heldout = total - len(samples)
+    samples = [made for sample in samples for made in _made(sample, lists, options, report)]
+    if not samples and not (every_fault and report.skipped):
+        raise UserError(_nothing_left(options, report))
+    return _finished(samples, options, report, which)
+
+
+def _finished(
+    samples: list[PreferenceSample], options: SourceOptions, report: LoadReport, which: str
+) -> LoadedData:
+    """The samples with their sides swapped where that is wanted, and the last counts."""
     if which == "train":
         samples, report.flipped = flipped(samples, options.flip)
+    digests = []
     for sample in samples:
         report.roles.update(list(sample.examples))
         digests.append(digest(sample.id, sample_digest(sample)))
@@ -164,109 +111,43 @@ def load(
 
 
 def _checked(
-    source: RecordSource | SampleSource, options: SourceOptions, report: LoadReport
+    source: RecordSource | SampleSource, options: SourceOptions, report: LoadReport, lists: Lists
 ) -> Iterator[PreferenceSample]:
     """Samples of either kind of source; broken rows raise or are noted."""
-    root = options.folder
-    if options.root is not None and not Path(root).is_dir():
-        raise UserError(f"data.root {root!r}: no such folder")
     if isinstance(source, SampleSource):
-        if options.format != "auto":
-            raise UserError(f"data.format {options.format!r}: this source yields ready samples, not rows")
-        for sample in source.samples():
-            report.rows += 1
-            yield _bind(_ready(sample), root)
-        return
-    formats = known_formats(options.format)
-    for number, (origin, row) in enumerate(source.records()):
-        report.rows += 1
-        try:
-            found = _sample(row, origin, number, options, formats, report)
-        except UserError as error:
-            if options.on_error == "stop":
-                raise
-            report.skipped.append(Skipped("", origin, str(error)))
-            continue
-        if found is not None:
-            yield found
+        return ready_samples(source.samples(), options, report)
+    return read_rows(source.records(), options, report, lists)
 
 
-def _sample(
-    row: Mapping[str, Any] | UserError,
-    origin: str,
-    number: int,
-    options: SourceOptions,
-    formats: Mapping[str, Format],
-    report: LoadReport,
-) -> PreferenceSample | None:
-    """One checked row; None if it is of another split or holds no preference."""
-    if isinstance(row, UserError):
-        raise row
-    if not isinstance(row, Mapping):
-        raise UserError(f"{origin}: a row must be a mapping of fields, got {type(row).__name__}")
-    row = _renamed(row, options.columns, origin)
-    if not _in_split(row, options.split, origin, report):
-        return None
-    found = read_row(row, origin, number, options.folder, formats)
-    if found.signs:
-        report.formats[found.format] += 1
-        report.signs.setdefault(found.format, found.signs)
-    if isinstance(found.result, LeftOut):
-        report.left_out[found.result.reason] += 1
-        return None
-    report.unknown_columns.update(found.result.unused)
-    return found.result.sample
-
-
-def _renamed(row: Mapping[str, Any], columns: Mapping[str, str | None], origin: str) -> Mapping[str, Any]:
-    """The row under canonical names. A column that was mapped is no longer there under its old name."""
-    if not columns:
-        return row
-    missing = [column for column in columns.values() if column is not None and column not in row]
-    if missing:
-        known = ", ".join(sorted(map(str, row)))
-        raise UserError(f"{origin}: data.columns names {missing[0]!r}, which the row lacks; it has {known}")
-    taken = {column for column in columns.values() if column is not None}
-    renamed = {key: value for key, value in row.items() if key not in taken and key not in columns}
-    return renamed | {name: row[column] for name, column in columns.items() if column is not None}
-
-
-def _in_split(row: Mapping[str, Any], split: str | None, origin: str, report: LoadReport) -> bool:
-    value = row.get("split")
-    if split is not None and value is None:
-        raise UserError(f"{origin}: data.split is {split!r}, but the row has no split column")
-    if split is not None and value != split:
-        report.other_splits[str(value)] += 1
-        return False
-    if value is not None:
-        report.splits[str(value)] += 1
+def _is_wanted(sample: PreferenceSample, options: SourceOptions, report: LoadReport) -> bool:
+    """False for ties and pairs of equal sides that are to be left out; counts both."""
+    if sample.labels.get("tie"):
+        report.ties += 1
+        if options.ties == "drop":
+            report.ties_dropped += 1
+            return False
+    if is_identical(sample):
+        report.identical += 1
+        if options.drop_identical:
+            report.identical_dropped += 1
+            return False
     return True
 
 
-def _ready(sample: Any) -> PreferenceSample:
-    if not isinstance(sample, PreferenceSample):
-        raise UserError(f"samples() must yield PreferenceSample, got {type(sample).__name__}")
-    if not sample.id or not sample.examples:
-        raise UserError(f"{sample.origin or 'samples()'}: a sample needs an id and at least one role")
-    return sample
-
-
-def _bind(sample: PreferenceSample, root: str) -> PreferenceSample:
-    """Media names of ready samples become files inside the root."""
-
-    def bound(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-        return tuple(
-            Part(part.kind, File(root, str(part.data)))
-            if part.kind != "text" and isinstance(part.data, (str, Path))
-            else part
-            for part in parts
-        )
-
-    def one(example: Example) -> Example:
-        prompt = tuple(Message(turn.speaker, bound(turn.parts)) for turn in example.prompt)
-        return replace(example, prompt=prompt, response=bound(example.response))
-
-    return replace(sample, examples={role: tuple(map(one, group)) for role, group in sample.examples.items()})
+def _made(
+    sample: PreferenceSample, lists: Lists, options: SourceOptions, report: LoadReport
+) -> list[PreferenceSample]:
+    """The sample itself, or the pairs that its list gives."""
+    if not lists.takes(sample):
+        return [sample]
+    try:
+        pairs = lists.pairs(sample)
+    except UserError as error:
+        if options.on_error == "stop":
+            raise
+        report.skipped.append(Skipped(sample.id, sample.origin, str(error)))
+        return []
+    return [pair for pair in pairs if _is_wanted(pair, options, report)]
 
 
 def _nothing_left(options: SourceOptions, report: LoadReport) -> str:
@@ -276,7 +157,7 @@ def _nothing_left(options: SourceOptions, report: LoadReport) -> str:
         return f"data.split {options.split!r}: no such rows; splits are {counts_of(report.other_splits)}"
     if report.skipped:
         return f"data: all {len(report.skipped)} rows are broken; the first: {report.skipped[0].reason}"
-    if report.left_out or report.ties_dropped:
-        reasons = counts_of(report.left_out + Counter({"ties": report.ties_dropped}))
+    if report.left_out or report.pairs_left_out or report.ties_dropped:
+        reasons = counts_of(report.left_out + report.pairs_left_out + Counter({"ties": report.ties_dropped}))
         return f"data: {options.title}: no row holds a preference ({reasons})"
     return "data: all rows have two equal sides (drop_identical)"

@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any, Literal
 
 from mmalign.config import RunConfig, Train
+from mmalign.data._balance import balanced
 from mmalign.data._digest import digest
 from mmalign.data._first_pass import FirstPass, first_pass, outcomes, require, require_unique, unpair
 from mmalign.data._loader import Loader, Recipe
 from mmalign.data._order import Order
-from mmalign.data._sources import Skipped, load
+from mmalign.data._sources import Skipped, load, options_of
 from mmalign.data._views import change_of, check_views, partnerless
 from mmalign.data._views_media import media
 from mmalign.training.checks import fields_of
@@ -197,6 +198,7 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     if "completion" in scored_roles(config.objective):
         for pool in [*pools, *heldout]:
             pool.samples = _single(pool.samples, notes)
+    pools = balanced_pools(pools, notes)
     same_files = config.heldout is None
     require_unique([pool.samples for pool in ([*pools, *heldout] if same_files else pools)])
     skipped = [row for part in loaded for row in part.report.skipped]
@@ -205,9 +207,31 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     return RunData(pools, heldout, world, digest([p.report.data_hash for p in loaded]), notes, skipped)
 
 
+def balanced_pools(pools: list[Pool], notes: list[str]) -> list[Pool]:
+    """Pools of sources with `positive_ratio` as two, positive and negative, weighted to give that share; other
+    sources keep theirs. Raises UserError where rows have no binary label."""
+    ratios = [options_of(pool.source).positive_ratio for pool in pools]
+    if all(ratio is None for ratio in ratios):
+        return pools
+    by_size = all(pool.weight is None for pool in pools)
+    made = []
+    for pool, ratio in zip(pools, ratios, strict=True):
+        weight = float(len(pool.samples)) if by_size else 1.0 if pool.weight is None else pool.weight
+        if ratio is None:
+            made.append(replace(pool, weight=weight))
+            continue
+        parts = balanced(pool.samples, ratio)
+        notes.append(parts.line())
+        made.append(replace(pool, samples=parts.positive, weight=weight * ratio))
+        made.append(replace(pool, samples=parts.negative, weight=weight * (1 - ratio)))
+    return made
+
+
 def heldout_sources(config: RunConfig) -> list[tuple[Any, Literal["train", "heldout"]]]:
     """Sources of held-out rows, and which part of each."""
     if config.heldout is not None:
+        if options_of(config.heldout).positive_ratio is not None:
+            raise UserError("heldout.positive_ratio: held-out rows are all scored, none is drawn; remove it")
         return [(config.heldout, "train")]
     return [(source, "heldout") for _, source in config.data if getattr(source, "heldout", 0)]
 

@@ -48,7 +48,7 @@ def test_equal_scores_are_ties_in_the_order_of_the_list() -> None:
 def test_the_least_gap_is_counted_and_reached_by_equality() -> None:
     found = choose(scored(3, 2, 0), PairRule("all", min_gap=2.0))
     assert places(found.pairs) == [(0, 2), (1, 2)]
-    assert found.left_out == {"pairs with less than the least gap": 1}
+    assert found.left_out == {"closer than min_gap": 1}
     assert len(pairs_of(scored(0.3, 0.2), PairRule(min_gap=0.1))) == 1  # 0.09999999999999998 in binary
 
 
@@ -75,7 +75,7 @@ def test_a_veto_needs_no_score_against() -> None:
     answers = [{"a": 5.0, "b": 1.0}, {"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 1.0}]
     found = choose(answers, PairRule("all", by=("a", "b"), policy="veto"))
     assert places(found.pairs) == [(0, 2), (1, 2)]
-    assert found.left_out == {"pairs that one score judges the other way round": 1}
+    assert found.left_out == {"one of the scores judges the other way round": 1}
     assert choose([answers[2]] * 2, PairRule(by=("a", "b"), policy="veto")).ties == (Pair(0, 1, 0.0),)
 
 

@@ -9,7 +9,7 @@ from mmalign.config import RunConfig
 from mmalign.data._digest import digest
 from mmalign.data._first_pass import clashes, unpair
 from mmalign.data._sources import LoadedData, Skipped, load
-from mmalign.training.rows import Pool, heldout_sources, scored_roles
+from mmalign.training.rows import Pool, balanced_pools, heldout_sources, scored_roles
 from mmalign.types import PreferenceSample, UserError
 
 Part = Literal["training", "held-out"]
@@ -81,6 +81,7 @@ def read(config: RunConfig) -> Reading:
     if "completion" in scored_roles(config.objective):
         for part, pool in reading.parts():
             _split_pairs(reading, part, pool)
+    balanced_pools(reading.pools, [])  # refuses a positive_ratio that the rows cannot give
     _leave_out_clashes(reading, config)
     return reading
 

@@ -1,0 +1,75 @@
+"""The options that every source shares, and what a source hands over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mmalign.data._formats import columns_of, known_formats
+from mmalign.data._pairing import PairRule
+from mmalign.types import UserError
+
+Row = tuple[str, Mapping[str, Any] | UserError]  # origin, and the row or what is wrong with it
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """Options common to all sources.
+
+    `format`: the form of the rows, a file of `data/formats/`; "auto" recognises every row by its columns.
+    `root`: folder that media names are relative to and must stay inside (default: the data's own folder).
+    `split`: keep only rows whose `split` column has this value. `limit`: keep only the first rows.
+    `heldout`: rows kept back for evaluation, a count or a share below 1, chosen by a hash of the row's id.
+    `on_error`: "stop" at the first broken row, or "skip" and list it. `columns`: {canonical field, or
+    column of the format: column of the file}, with null to leave it out. `drop_identical`: leave out pairs
+    whose two sides are equal (they carry no gradient) instead of only counting them. `ties`: "drop" leaves
+    out pairs labelled as ties, which have no better side. `flip`: share of training pairs
+    whose sides are swapped, chosen by a hash of the id, for studies of label noise; 0.5 is the shuffled-label
+    control. Rows kept back by `heldout` keep their sides, so that they measure the true preference.
+    `pairs`: how lists of scored responses become pairs, each with the distance of its sides as its label
+    margin; pairs whose sides have scores are ordered by them anew. Rows kept back are whole lists.
+    `positive_ratio`: the share of labelled single responses in training that are positive, drawn so.
+    """
+
+    format: str = "auto"
+    root: str | None = None
+    split: str | None = None
+    limit: int | None = None
+    heldout: int | float = 0
+    on_error: Literal["stop", "skip"] = "stop"
+    columns: dict[str, str | None] = field(default_factory=dict)
+    drop_identical: bool = False
+    ties: Literal["drop", "keep"] = "drop"
+    flip: float = 0.0
+    pairs: PairRule | None = None
+    positive_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit: must be at least 1, got {self.limit}")
+        if self.heldout < 0 or (isinstance(self.heldout, float) and self.heldout >= 1):
+            raise ValueError(f"heldout: must be a count, or a share from 0 to below 1, got {self.heldout}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip: must lie in [0, 1], got {self.flip}")
+        if self.on_error not in ("stop", "skip"):
+            raise ValueError(f"on_error: must be stop or skip, got {self.on_error!r}")
+        if self.ties not in ("drop", "keep"):
+            raise ValueError(f"ties: must be drop or keep, got {self.ties!r}")
+        if self.positive_ratio is not None and not 0 < self.positive_ratio < 1:
+            raise ValueError(f"positive_ratio: must lie between 0 and 1, got {self.positive_ratio}")
+        fields = columns_of(known_formats(self.format))
+        for name in self.columns:
+            if name not in fields:
+                known = ", ".join(sorted(fields))
+                raise ValueError(f"columns: {name!r} is no canonical field; known: {known}")
+
+    @property
+    def folder(self) -> str:
+        """The folder that media names are relative to."""
+        return self.root or "."
+
+    @property
+    def title(self) -> str:
+        """What messages call the source where no row is at hand."""
+        return "the source"
