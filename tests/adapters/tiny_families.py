@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from adapters import tiny_image_families as image
 from adapters import tiny_unet_families as unet
+from adapters import tiny_video_families as video
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
@@ -41,7 +42,14 @@ IMAGE: dict[str, Build] = {
     "sana": image.sana,
     "hunyuan_dit": image.hunyuan_dit,
 }
-VIDEO: dict[str, Build] = {}
+VIDEO: dict[str, Build] = {
+    "animatediff": video.animatediff,
+    "modelscope": video.modelscope,
+    "cogvideox": video.cogvideox,
+    "cogvideox_2b": video.cogvideox_2b,
+    "wan": video.wan,
+    "ltx_video": video.ltx_video,
+}
 FAMILIES: dict[str, Build] = {**IMAGE, **VIDEO}
 
 
@@ -66,6 +74,12 @@ SIZES: dict[str, Size] = {
     "pixart_sigma": Size(16, (4, 8, 8), settings=_FREE),
     "sana": Size(32, (4, 16, 16), settings=_FREE),
     "hunyuan_dit": Size(64, (4, 8, 8), settings=_FREE),
+    "animatediff": Size(16, (4, 4, 8, 8), frames=4),
+    "modelscope": Size(16, (4, 4, 8, 8), frames=4),
+    "cogvideox": Size(32, (4, 3, 8, 8), frames=9),
+    "cogvideox_2b": Size(32, (4, 3, 8, 8), frames=9),
+    "wan": Size(32, (4, 3, 8, 8), frames=9),
+    "ltx_video": Size(32, (8, 3, 8, 8), frames=9),
 }
 
 

@@ -69,7 +69,7 @@ def sd3(folder: Path, seed: int = 0) -> Path:
             text_encoder_3=t5(third, width=2 * WIDTH),
             tokenizer_3=third,
         )
-    return save(pipeline, "transformer", folder)
+        return save(pipeline, "transformer", folder)
 
 
 def _flow_vae(scaling_factor: float, shift_factor: float) -> AutoencoderKL:
@@ -106,7 +106,7 @@ def _flux(folder: Path, seed: int, guided: bool, scheduler: FlowMatchEulerDiscre
             tokenizer_2=second,
             transformer=transformer,
         )
-    return save(pipeline, "transformer", folder)
+        return save(pipeline, "transformer", folder)
 
 
 def flux(folder: Path, seed: int = 0) -> Path:
@@ -152,7 +152,7 @@ def pixart_sigma(folder: Path, seed: int = 0) -> Path:
             transformer=transformer,
             scheduler=DPMSolverMultistepScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear"),
         )
-    return save(pipeline, "transformer", folder)
+        return save(pipeline, "transformer", folder)
 
 
 def sana(folder: Path, seed: int = 0) -> Path:
@@ -202,7 +202,7 @@ def sana(folder: Path, seed: int = 0) -> Path:
             transformer=transformer,
             scheduler=scheduler,
         )
-    return save(pipeline, "transformer", folder)
+        return save(pipeline, "transformer", folder)
 
 
 def hunyuan_dit(folder: Path, seed: int = 0) -> Path:
@@ -243,4 +243,4 @@ def hunyuan_dit(folder: Path, seed: int = 0) -> Path:
             text_encoder_2=t5(second),
             tokenizer_2=second,
         )
-    return save(pipeline, "transformer", folder)
+        return save(pipeline, "transformer", folder)

@@ -24,7 +24,7 @@ from diffusers import (
 
 SIDE = 16
 LATENTS = 4
-_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def picture_vae(levels: int = 2, **settings: Any) -> AutoencoderKL:
@@ -63,7 +63,7 @@ def sd2(folder: Path, seed: int = 0) -> Path:
             use_linear_projection=True,
         )
         scheduler = DDIMScheduler(
-            **_BETAS,
+            **BETAS,
             prediction_type="v_prediction",
             clip_sample=False,
             set_alpha_to_one=False,
@@ -79,7 +79,7 @@ def sd2(folder: Path, seed: int = 0) -> Path:
             feature_extractor=None,
             requires_safety_checker=False,
         )
-    return save(pipeline, "unet", folder)
+        return save(pipeline, "unet", folder)
 
 
 def sdxl_refiner(folder: Path, seed: int = 0) -> Path:
@@ -97,12 +97,12 @@ def sdxl_refiner(folder: Path, seed: int = 0) -> Path:
                 cross_attention_dim=WIDTH,
                 projection_class_embeddings_input_dim=5 * SIZE_WIDTH + WIDTH,
             ),
-            scheduler=EulerDiscreteScheduler(**_BETAS, steps_offset=1),
+            scheduler=EulerDiscreteScheduler(**BETAS, steps_offset=1),
             requires_aesthetics_score=True,
             force_zeros_for_empty_prompt=False,
             add_watermarker=False,
         )
-    return save(pipeline, "unet", folder)
+        return save(pipeline, "unet", folder)
 
 
 def sdxl_turbo(folder: Path, seed: int = 0) -> Path:
@@ -120,8 +120,8 @@ def sdxl_turbo(folder: Path, seed: int = 0) -> Path:
                 cross_attention_dim=2 * WIDTH,
                 projection_class_embeddings_input_dim=6 * SIZE_WIDTH + WIDTH,
             ),
-            scheduler=EulerAncestralDiscreteScheduler(**_BETAS, steps_offset=1, timestep_spacing="trailing"),
+            scheduler=EulerAncestralDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="trailing"),
             force_zeros_for_empty_prompt=True,
             add_watermarker=False,
         )
-    return save(pipeline, "unet", folder)
+        return save(pipeline, "unet", folder)
