@@ -1,6 +1,6 @@
-"""Captions of a text-to-image model: reading them from prompts, tokenising, and their frozen text states.
+"""Captions of a text-to-image or text-to-video model: reading them from prompts, and their frozen states.
 
-Letters: T text towers, L text positions, W their joined width, P width of the pooled vector.
+How a family turns captions into states is upstream's own `encode_prompt`, called by the family's record.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.adapters._families import Tower
+from mmalign.adapters._families import Condition, Family
 from mmalign.types import Message, UserError
 
 _REMEMBERED = 256  # captions kept from earlier calls: about 60 MB at 77 x 768, 160 MB at 77 x 2048
@@ -34,84 +34,63 @@ def caption_of(prompt: Sequence[Message], tokenizers: Sequence[Any], where: str)
     caption = " ".join(part.data for part in prompt[0].parts)
     if any("\ud800" <= character <= "\udfff" for character in caption):
         raise UserError(f"{where}: caption holds half of a character (a lone surrogate); mend its encoding")
-    for token in [token for t in tokenizers for token in (t.bos_token, t.eos_token)]:
+    for token in [token for t in tokenizers for token in (t.bos_token, t.eos_token) if token]:
         if token in caption:
             raise UserError(f"{where}: caption contains the control token {token}; remove it")
     return caption
 
 
 class Captions:
-    """The text side of a pipeline: every distinct caption runs once through the frozen towers."""
+    """The text side of a pipeline: every distinct caption runs once through the frozen encoders."""
 
-    def __init__(
-        self,
-        towers: Sequence[Tower],
-        tokenizers: Sequence[Any],
-        encoders: Sequence[Any],
-        device: torch.device,
-        zeros: bool,
-    ) -> None:
-        """The encoders must lie on `device` already; with `zeros` the empty caption's condition is zeros."""
-        self._towers, self._tokenizers, self._encoders = towers, tokenizers, encoders
-        self._device = device
-        self._known: OrderedDict[tuple[int, ...], dict[str, Tensor]] = OrderedDict()
-        self.width = min(
-            min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-            for tokenizer, encoder in zip(tokenizers, encoders, strict=True)
-        )
-        encoded = self.conditions([self.ids("")[0]])[0]
-        self.empty = {k: torch.zeros_like(v) for k, v in encoded.items()} if zeros else encoded
+    def __init__(self, family: Family, pipeline: Any, zeros: bool) -> None:
+        """The pipeline's encoders must lie on their device already; with `zeros` the empty caption's part of
+        a condition is zeros."""
+        self._family, self._pipeline = family, pipeline
+        named = [pipeline.components[name] for name in family.tokenizers]
+        lengths = family.caption_lengths(pipeline)
+        self._tokenizers = [(t, n) for t, n in zip(named, lengths, strict=True) if t is not None]
+        self._known: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
+        self.width = min(length for _, length in self._tokenizers)
+        encoded = self._encode([""], True)
+        empty = {name: value[0].clone() for name, value in encoded.items()}
+        self.empty = {k: torch.zeros_like(v) for k, v in empty.items()} if zeros else empty
 
     def read(self, prompt: Sequence[Message], where: str) -> str:
         """The caption of a prompt. Raises UserError, starting with `where`, if it has none."""
-        return caption_of(prompt, self._tokenizers, where)
+        return caption_of(prompt, [tokenizer for tokenizer, _ in self._tokenizers], where)
 
-    def ids(self, caption: str) -> tuple[Tensor, bool]:
-        """Ids [T, L] long, padded, and whether the caption was too long for a tower and lost its end."""
-        rows, cut = [], False
-        for tokenizer in self._tokenizers:
-            padded = tokenizer(caption, padding="max_length", max_length=self.width, truncation=True)
-            rows.append(padded.input_ids)
-            cut = cut or len(tokenizer(caption, verbose=False).input_ids) > self.width
-        return torch.tensor(rows, dtype=torch.long), cut
+    def too_long(self, caption: str) -> bool:
+        """True if a text encoder will not see the caption's end."""
+        return any(len(tokenizer(caption, verbose=False).input_ids) > n for tokenizer, n in self._tokenizers)
 
-    def words(self, ids: Tensor) -> tuple[str, int]:
-        """The text of a caption's ids [T, L] as the first tower reads it, its start and end token included
-        and padding left out; and how many tokens that is, of the tower that spends most."""
-        counts = []
-        for row, tokenizer in zip(ids.tolist(), self._tokenizers, strict=True):
-            ends = [place for place, one in enumerate(row) if place and one == tokenizer.eos_token_id]
-            counts.append(ends[0] + 1 if ends else len(row))
-        return str(self._tokenizers[0].decode(ids[0, : counts[0]].tolist())), max(counts)
+    def words(self, caption: str) -> tuple[str, int]:
+        """A caption as the first encoder reads it, its start and end token included; and how many tokens that
+        is, of the encoder that spends most."""
+        ids = [
+            tokenizer(caption, truncation=True, max_length=n).input_ids for tokenizer, n in self._tokenizers
+        ]
+        return str(self._tokenizers[0][0].decode(ids[0])), max(len(row) for row in ids)
 
     @torch.no_grad()
-    def conditions(self, captions: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-        """For each ids tensor [T, L] its `states` [L, W] and, where a tower gives one, `pooled` [P]; float32
-        on the CPU."""
-        keys = [tuple(ids.flatten().tolist()) for ids in captions]
-        fresh = [key for key in dict.fromkeys(keys) if key not in self._known]
-        found = {key: self._known[key] for key in keys if key in self._known}
+    def conditions(self, captions: Sequence[str]) -> list[dict[str, Tensor]]:
+        """The part of a Condition that each caption gives, without the batch dimension, on the CPU."""
+        fresh = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
+        found = {caption: self._known[caption] for caption in captions if caption in self._known}
         for start in range(0, len(fresh), _PER_FORWARD):
             part = fresh[start : start + _PER_FORWARD]
-            ids = torch.tensor(part, device=self._device).reshape(len(part), len(self._towers), -1)
-            batched = self._encode(ids)
-            for i, key in enumerate(part):
+            batched = self._encode(part, False)
+            for i, caption in enumerate(part):
                 # cloned, so that one kept caption does not keep its whole batch in memory
-                found[key] = {name: values[i].clone() for name, values in batched.items()}
-        for key in dict.fromkeys(keys):
-            self._known[key] = found[key]
-            self._known.move_to_end(key)
+                found[caption] = {name: values[i].clone() for name, values in batched.items()}
+        for caption in dict.fromkeys(captions):
+            self._known[caption] = found[caption]
+            self._known.move_to_end(caption)
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
-        return [found[key] for key in keys]
+        return [found[caption] for caption in captions]
 
-    def _encode(self, ids: Tensor) -> dict[str, Tensor]:
-        """Conditions of captions [B, T, L], batched."""
-        states, batched = [], {}
-        for i, (tower, encoder) in enumerate(zip(self._towers, self._encoders, strict=True)):
-            output = encoder(ids[:, i], output_hidden_states=tower.layer is not None)
-            layer = output.last_hidden_state if tower.layer is None else output.hidden_states[tower.layer]
-            states.append(layer.float().cpu())
-            if tower.pooled:
-                batched["pooled"] = output.text_embeds.float().cpu()
-        return {"states": torch.cat(states, -1), **batched}
+    @torch.no_grad()
+    def _encode(self, captions: list[str], negative: bool) -> Condition:
+        encoded = self._family.encode(self._pipeline, captions, negative)
+        return {name: value.detach().cpu() for name, value in encoded.items()}

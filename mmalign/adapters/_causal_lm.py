@@ -99,6 +99,10 @@ class CausalLM:
         """Nothing to run: token ids are what the model reads."""
         return list(prepared)
 
+    def shape_of(self, sample: Prepared) -> tuple[int, ...]:
+        """Rows of any length stand in one batch."""
+        return ()
+
     def fingerprint(self) -> str:
         """Hash of tokenizer files and of the settings that shape rows."""
         return self._fingerprint

@@ -1,186 +1,75 @@
-"""The latent-diffusion adapter: pictures under captions as surrogate log-likelihoods, and back to pictures.
+"""The latent-diffusion adapter: pictures and clips under captions as surrogate log-likelihoods, and back.
 
-Letters: N rows, S samples, D noise draws per sample, C latent channels of size h x w, L text positions of
-T text towers.
+Letters: N rows, S samples, D noise draws per sample, C latent channels; latents are [C, h, w] of a picture
+and [C, f, h, w] of a clip, written [C, ...].
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from mmalign.adapters._captions import Captions
-from mmalign.adapters._ddim import Condition, sample_latents
-from mmalign.adapters._noise import Schedule, draw_one, mean_error
-from mmalign.adapters._pictures import encode_pictures, picture_of, square, time_ids, to_picture
-from mmalign.adapters._pipeline import Parts, fitting_resolution
-from mmalign.adapters._pipeline_saving import fingerprint_of, save_lora, save_pipeline
+from mmalign.adapters._denoiser_rows import DenoiserRows
+from mmalign.adapters._families import Condition, base_type
+from mmalign.adapters._latent_sampling import Sampler
+from mmalign.adapters._noise import FLOW_WEIGHTINGS, Schedule, draw_one, mean_error
+from mmalign.adapters._pictures import to_picture
+from mmalign.adapters._pipeline import Parts
+from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
 from mmalign.adapters.diffusion import Diffusion
-from mmalign.types import (
-    Batch,
-    Draw,
-    Example,
-    Kind,
-    LogProbs,
-    Message,
-    Part,
-    PreferenceSample,
-    Prepared,
-    Row,
-    RowView,
-)
-
-_PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
+from mmalign.types import Batch, Clip, Draw, Kind, LogProbs, Message, Part, UserError
 
 
-class Denoiser:
-    """Scores and samples pictures with a text-conditioned UNet over a frozen autoencoder's latents."""
+class Denoiser(DenoiserRows):
+    """Scores and samples with a text-conditioned denoiser over a frozen autoencoder's latents."""
 
     kind: Kind = Diffusion.kind
-    frames = None  # reads no videos
     offers: frozenset[str] = Diffusion.offers
     media: frozenset[str] = Diffusion.media
-    lora_targets: str | list[str] = ["to_q", "to_k", "to_v", "to_out.0"]
 
     def __init__(self, config: Diffusion, parts: Parts, device: torch.device) -> None:
-        """Move the parts to `device`. Raises UserError if the resolution does not fit the autoencoder."""
-        self.device = device
-        self._config = config
-        self._parts = parts
-        self._family = parts.family
-        self.policy: nn.Module = parts.pipeline.unet.to(device)
+        """Move the parts to `device`. Raises UserError where the config does not fit the pipeline."""
+        super().__init__(config, parts, device)
+        self.policy: nn.Module = parts.denoiser.to(device)
         self.parts = {"denoiser": [name for name, _ in self.policy.named_parameters()]}
-        self._vae = parts.pipeline.vae.to(device)
-        self._towers = nn.ModuleList([encoder.to(device) for encoder in parts.encoders])
-        self._schedule = Schedule.of(
-            parts.trained.alphas_cumprod, parts.trained.config.prediction_type, device
-        )
-        self.resolution = fitting_resolution(parts, config.resolution)
-        self._captions = Captions(
-            parts.family.towers, parts.tokenizers, parts.encoders, device, parts.zeros_for_empty
-        )
-        self._fingerprint: str | None = None
+        self.lora_targets: str | list[str] = list(self._family.lora_targets)
+        self._schedule = parts.schedule(device)
+        self._bounds = config.timesteps.bounds(self._schedule.num_timesteps, self._family.noisiest)
+        _check_noise(config, self._schedule, self._bounds, self._family.pipeline.__name__)
+        if config.distilled_guidance is not None and not self._told_guidance:
+            raise UserError(
+                f"model.distilled_guidance: {parts.folder} holds no guidance-distilled denoiser; remove it"
+            )
 
-    # ------------------------------------------------------------ rows
+    @property
+    def num_noise_levels(self) -> int:
+        """T, the integer noise levels that draws choose from."""
+        return self._schedule.num_timesteps
 
-    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> tuple[str, ...]:
-        """What is shortened or enlarged in the sample: captions longer than the text encoder takes lose their
-        end, as is usual for this family. Raises UserError unless every response of the roles is one picture
-        under one caption."""
-        found = []
-        for role in roles:
-            for slot, example in enumerate(sample.examples.get(role, ())):
-                caption, picture = self._read(sample, role, slot, example)
-                if self._captions.ids(caption)[1]:
-                    found.append("captions cut to fit")
-                if min(picture.size) < self.resolution:
-                    found.append("pictures enlarged")
-        return tuple(found)
-
-    def _read(
-        self, sample: PreferenceSample, role: str, slot: int, example: Example
-    ) -> tuple[str, Image.Image]:
-        where = f"{sample.origin or sample.id}: {role}"
-        if len(sample.examples[role]) > 1:
-            where += f"[{slot}]"
-        return self._captions.read(example.prompt, where), picture_of(example.response, where)
-
-    def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
-        """Rows with `pixels` uint8 [3, R, R], `input_ids` [T, L] long and, where the denoiser is told sizes,
-        `time_ids` [6] float32 of this very picture."""
-        rows = [
-            self._prepared_row(role, slot, *self._read(sample, role, slot, example))
-            for role in roles
-            for slot, example in enumerate(sample.examples.get(role, ()))
-        ]
-        return Prepared(sample.id, tuple(rows))
-
-    def _prepared_row(self, role: str, slot: int, caption: str, picture: Image.Image) -> Row:
-        pixels = square(picture, self.resolution)
-        data = {"pixels": pixels, "input_ids": self._captions.ids(caption)[0]}
-        digest = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16)
-        digest.update(f"\x1f{_PREPARATION}\x1f{self.resolution}\x1f".encode())
-        if self._family.sized:
-            data["time_ids"] = time_ids(picture, self.resolution)
-            digest.update(f"{data['time_ids'].tolist()}\x1f".encode())
-        digest.update(caption.encode("utf-8", "surrogatepass"))
-        return Row(role, slot, data, digest.hexdigest())
-
-    def describe(self, row: Row) -> RowView:
-        """The caption as the text encoders read it, and the square picture."""
-        text, count = self._captions.words(row.data["input_ids"])
-        pixels: Tensor = row.data["pixels"]
-        size = f"picture: {pixels.shape[2]}x{pixels.shape[1]}"
-        return RowView({"caption": count}, self._captions.width, text, media=(size,), pictures=(pixels,))
-
-    def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
-        """Rows with `mean` and `logvar` [C, h, w] and the family's condition, `states` [L, width] first, all
-        float32 on the CPU.
-
-        Every distinct picture and every distinct caption runs once.
-        """
-        rows = [row for sample in prepared for row in sample.rows]
-        texts = self._captions.conditions([row.data["input_ids"] for row in rows])
-        moments = encode_pictures(self._vae, [row.data["pixels"] for row in rows], self.device)
-        done = []
-        for row, (mean, logvar), text in zip(rows, moments, texts, strict=True):
-            sizes = {"time_ids": row.data["time_ids"]} if self._family.sized else {}
-            done.append(replace(row, data={"mean": mean, "logvar": logvar, **text, **sizes}))
-        remaining = iter(done)
-        return [replace(sample, rows=tuple(islice(remaining, len(sample.rows)))) for sample in prepared]
-
-    def fingerprint(self) -> str:
-        """Hash of the frozen encoders, the tokenizer and how pictures and captions are prepared."""
-        if self._fingerprint is None:
-            settings = f"{_PREPARATION}/{self.resolution}/{self._captions.width}"
-            text = f"{fingerprint_of(self._parts)}/{settings}"
-            self._fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        return self._fingerprint
+    @property
+    def _told_guidance(self) -> bool:
+        """True if the denoiser takes the strength of guidance as an input."""
+        return self._family.distilled and bool(self._parts.denoiser.config.get("guidance_embeds"))
 
     # ------------------------------------------------------------ scoring
 
-    def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
-        """Encoded rows of `roles`, sample by sample, as one batch on the device."""
-        picked = [
-            (index, row)
-            for index, sample in enumerate(encoded)
-            for role in roles
-            for row in sample.rows
-            if row.role == role
-        ]
-        if not picked:
-            raise ValueError(f"no rows of the roles {', '.join(roles)} in these samples")
-        inputs = {
-            name: torch.stack([row.data[name] for _, row in picked]).to(self.device, non_blocking=True)
-            for name in ("mean", "logvar", *self._family.condition)
-        }
-        inputs |= {f"empty_{name}": value.to(self.device) for name, value in self._captions.empty.items()}
-        return Batch(
-            inputs=inputs,
-            roles=tuple(roles),
-            row_role=torch.tensor([roles.index(row.role) for _, row in picked]),
-            row_sample=torch.tensor([index for index, _ in picked]),
-            row_slot=torch.tensor([row.slot for _, row in picked]),
-            sample_ids=tuple(sample.sample_id for sample in encoded),
-        )
-
     def draw(self, batch: Batch, seeds: Sequence[int]) -> Draw:
-        """One draw per sample, shared by its rows: `timestep` [S, D] long, `noise` [S, D, C, h, w],
-        `latent_noise` [S, C, h, w] and `drop` [S] bool, whether the caption is replaced by the empty one."""
+        """One draw per sample, shared by its rows: `timestep` [S, D] long, `noise` [S, D, C, ...],
+        `latent_noise` [S, C, ...] and `drop` [S] bool, whether the caption is replaced by the empty one."""
         if len(seeds) != len(batch.sample_ids):
             raise ValueError(f"{len(batch.sample_ids)} samples need as many seeds, got {len(seeds)}")
         config, shape = self._config, tuple(batch.inputs["mean"].shape[1:])
-        bounds = config.timesteps.bounds(self._schedule.num_timesteps)
+
+        def levels(count: int, stream: torch.Generator) -> Tensor:
+            return config.timesteps.sample(count, self._bounds, stream)
+
         drawn = [
-            draw_one(seed, shape, bounds, config.num_draws, config.caption_dropout, config.noise_offset)
+            draw_one(seed, shape, levels, config.num_draws, config.caption_dropout, config.noise_offset)
             for seed in seeds
         ]
         return {
@@ -189,56 +78,71 @@ class Denoiser:
         }
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
-        """Surrogates -w(t) * e / 2, [N, D], with `error` e and `timestep` t / T; one forward for all rows.
+        """Surrogates -w(t) * e / 2, [N, D], with `error` e and `timestep`; one forward for all rows.
 
-        The error comes with every score; `prediction` and `target` [N, D, C, h, w] where `needs` names them.
+        The error comes with every score; `prediction` and `target` [N, D, C, ...] where `needs` names them,
+        both scaled so that their mean squared difference is e.
         """
-        x0, condition = self._latents(batch, draw), self._row_conditions(batch, draw)
+        x0, condition = self._clean_latents(batch, draw), self._row_conditions(batch, draw)
         timestep, noise = draw["timestep"][batch.row_sample], draw["noise"][batch.row_sample]
-        num_rows, num_draws = timestep.shape
         x0 = x0.unsqueeze(1).expand_as(noise).flatten(0, 1)
         eps, t = noise.flatten(0, 1), timestep.flatten()
-        condition = {name: value.repeat_interleave(num_draws, 0) for name, value in condition.items()}
-        prediction = self._denoise(model, self._schedule.noised(x0, eps, t), t, condition)
+        condition = {name: value.repeat_interleave(timestep.shape[1], 0) for name, value in condition.items()}
+        noised = self._schedule.noised(x0, eps, t)
+        prediction = self._denoise(model, noised, self._schedule.time(t), condition).float()
         target = self._schedule.target(x0, eps, t)
         error = mean_error(prediction, target)
+        rescaling = self._schedule.rescaling(t, self._config.error_space)
         weight = self._schedule.weight(t, self._config.weighting, self._config.gamma or 5.0)
-        return LogProbs(
-            values=(-0.5 * weight * error).reshape(num_rows, num_draws),
-            mask=torch.ones(num_rows, num_draws, dtype=torch.bool, device=self.device),
+        scored = LogProbs(
+            values=(-0.5 * weight * rescaling * error).reshape(timestep.shape),
+            mask=torch.ones_like(timestep, dtype=torch.bool),
             kind=self.kind,
             unit="draw",
             sample=batch.row_sample,
             slot=batch.row_slot,
-            error=error.reshape(num_rows, num_draws),
-            timestep=timestep / self._schedule.num_timesteps,
+            error=(rescaling * error).reshape(timestep.shape),
+            timestep=self._schedule.share(timestep),
             signal=self._schedule.signal[timestep],
-            prediction=prediction.float().unflatten(0, timestep.shape) if "prediction" in needs else None,
-            target=target.unflatten(0, timestep.shape) if "prediction" in needs else None,
+        )
+        if "prediction" not in needs:
+            return scored
+        root = rescaling.sqrt().reshape(-1, *[1] * (target.ndim - 1))
+        shape = timestep.shape
+        return replace(
+            scored,
+            prediction=(root * prediction).unflatten(0, shape),
+            target=(root * target).unflatten(0, shape),
         )
 
-    def _latents(self, batch: Batch, draw: Draw) -> Tensor:
-        """Clean latents [N, C, h, w], scaled as the denoiser knows them."""
+    def _clean_latents(self, batch: Batch, draw: Draw) -> Tensor:
+        """Clean latents [N, C, ...], normalised as the denoiser knows them."""
         latents = batch.inputs["mean"]
-        if self._config.vae_sample:
+        if self._config.vae_sample and "logvar" in batch.inputs:
             deviation = torch.exp(0.5 * batch.inputs["logvar"].clamp(-30.0, 20.0))
             latents = latents + deviation * draw["latent_noise"][batch.row_sample]
-        return latents * self._vae.config.scaling_factor
+        return self._latents.normalised(latents)
 
     def _row_conditions(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """What the denoiser is told of every row; a dropped caption leaves its picture's sizes in place."""
-        condition = {name: batch.inputs[name] for name in self._family.condition}
+        condition = {name: batch.inputs[name] for name in self._family.conditions}
         dropped = draw["drop"][batch.row_sample]
         for name in self._captions.empty:
             shaped = dropped.reshape(-1, *[1] * (condition[name].ndim - 1))
             condition[name] = torch.where(shaped, batch.inputs[f"empty_{name}"], condition[name])
         return condition
 
-    def _denoise(self, model: Any, noised: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """The model's prediction; inputs take its weights' type, timesteps stay integers."""
-        dtype = model.conv_in.weight.dtype
-        output: Tensor = model(noised.to(dtype), timestep, **self._family.arguments(condition, dtype)).sample
-        return output
+    def _denoise(self, model: Any, noised: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """The model's prediction at noise levels `time` [B] or []; inputs take its weights' type."""
+        dtype, exact = base_type(model), self._family.exact
+        told = {
+            name: value.to(dtype) if value.is_floating_point() and name not in exact else value
+            for name, value in condition.items()
+        }
+        if self._told_guidance:
+            value = self._config.distilled_guidance or self._family.distilled_guidance
+            told["guidance"] = torch.full((len(noised),), value, device=noised.device)
+        return self._family.predict(model, noised.to(dtype), time.reshape(-1).expand(len(noised)), told)
 
     @torch.no_grad()
     def self_check(self, model: Any, batch: Batch, draw: Draw | None = None) -> float:
@@ -246,68 +150,102 @@ class Denoiser:
         drawn = self.draw(batch, range(len(batch.sample_ids))) if draw is None else draw
         ours = self.logprobs(model, batch, drawn, frozenset({"error"})).error
         assert ours is not None
-        sample, scheduler = int(batch.row_sample[0]), self._parts.trained
-        x0 = self._latents(batch, drawn)[:1]
-        condition = {name: batch.inputs[name][:1] for name in self._family.condition}
+        sample = int(batch.row_sample[0])
+        x0 = self._clean_latents(batch, drawn)[:1]
+        condition = {name: batch.inputs[name][:1] for name in self._family.conditions}
         if drawn["drop"][sample]:
             condition |= {name: batch.inputs[f"empty_{name}"][None] for name in self._captions.empty}
         gap = 0.0
         for index, timestep in enumerate(drawn["timestep"][sample]):
-            t, eps = timestep.reshape(1), drawn["noise"][sample, index][None]
-            known = scheduler.config.prediction_type == "epsilon"
-            target = eps if known else scheduler.get_velocity(x0, eps, t)
-            prediction = self._denoise(model, scheduler.add_noise(x0, eps, t), t, condition)
+            noised, time, target = self._upstream(x0, drawn["noise"][sample, index][None], timestep)
+            prediction = self._denoise(model, noised, time, condition)
             theirs = torch.nn.functional.mse_loss(prediction.float(), target)
-            gap = max(gap, abs(float(theirs - ours[0, index])))
+            factor = self._schedule.rescaling(timestep.reshape(1), self._config.error_space)
+            gap = max(gap, abs(float(theirs * factor - ours[0, index])))
         return gap
 
-    # ------------------------------------------------------------ pictures
+    def _upstream(self, x0: Tensor, eps: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Noised latents, what the denoiser is told of the noise level, and its target, by upstream's own
+        scheduler and, for a flow, which has no target there, by its definition."""
+        scheduler, t = self._parts.trained, timestep.reshape(1)
+        if self._schedule.flow:
+            time = scheduler.timesteps.sort().values.to(x0.device)[t]
+            return scheduler.scale_noise(x0, time, eps), time, eps - x0
+        kind = scheduler.config.prediction_type
+        target = {"epsilon": eps, "sample": x0}.get(kind)
+        if target is None:
+            target = scheduler.get_velocity(x0, eps, t)
+        return scheduler.add_noise(x0, eps, t), t, target
+
+    # ------------------------------------------------------------ pictures and clips
 
     def generate(
         self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
     ) -> list[Part]:
-        """One picture per prompt as Part("image", PIL image); a safety checker is never run."""
-        return [Part("image", to_picture(pixels)) for pixels in self.sample_pixels(model, prompts, seeds)]
+        """One picture per prompt as Part("image", PIL image), or one clip as Part("video", Clip); a safety
+        checker is never run."""
+        pixels = self.sample_pixels(model, prompts, seeds)
+        if not self._family.video:
+            return [Part("image", to_picture(one)) for one in pixels]
+        return [Part("video", self._clip(one)) for one in pixels]
+
+    def _clip(self, pixels: Tensor) -> Clip:
+        rate, count = self._family.frame_rate, len(pixels)
+        frames = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+        return Clip(frames, tuple(range(count)), tuple(i / rate for i in range(count)), rate, count, "memory")
 
     @torch.no_grad()
     def sample_pixels(
         self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
     ) -> Tensor:
-        """Sampled pictures in 0..1 on the CPU, [len(prompts), 3, R, R] float32."""
+        """Pictures [P, 3, R, R] or clips [P, F, 3, R, R] of P prompts, in 0..1 on the CPU, float32."""
         if len(prompts) != len(seeds):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
-        settings, done = self._config.generation, [torch.empty(0, 3, self.resolution, self.resolution)]
-        read = [self._captions.read(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
-        ids = [self._captions.ids(caption)[0] for caption in read]
-        side = self.resolution // self._parts.pipeline.vae_scale_factor
-        for start in range(0, len(prompts), settings.batch):
-            part = slice(start, start + settings.batch)
-            latents = sample_latents(
-                lambda x, t, condition: self._denoise(model, x, t, condition),
-                self._parts.pipeline.scheduler,
-                self._new_pictures(self._captions.conditions(ids[part])),
-                self._new_pictures([self._captions.empty] * len(ids[part])),
-                (self._vae.config.latent_channels, side, side),
+        size = self._config.generation.batch
+        plane = (3, self.resolution, self.resolution)
+        done = [torch.empty(0, *(() if self.num_frames is None else (self.num_frames,)), *plane)]
+        captions = [self._captions.read(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        for start in range(0, len(prompts), size):
+            part = slice(start, start + size)
+            latents = self.sampler().sample(
+                lambda x, time, condition: self._denoise(model, x, time, condition),
+                self._new_media(self._captions.conditions(captions[part])),
+                self._new_media([self._captions.empty] * len(captions[part])),
+                self._latents.shape(self.resolution, self.resolution, self.num_frames),
                 seeds[part],
-                settings,
+                self.device,
             )
-            pixels = self._vae.decode(latents / self._vae.config.scaling_factor).sample
+            pixels = self._latents.decode(latents)
             done.append((pixels / 2 + 0.5).clamp(0, 1).float().cpu())
         return torch.cat(done)
 
-    def _new_pictures(self, texts: Sequence[Condition]) -> dict[str, Tensor]:
-        """Conditions of pictures that are yet to be: of the full size, and uncropped."""
+    def sampler(self) -> Sampler:
+        """The sampling loop as the config sets it."""
+        settings, family = self._config.generation, self._family
+        guidance = family.guidance if settings.guidance is None else settings.guidance
+        if self._told_guidance and settings.guidance is None:
+            guidance = 1.0  # the denoiser has learned it
+        scheduler = self._parts.pipeline.scheduler
+        return Sampler(scheduler, family.grid, family.flow, settings.steps, guidance, settings.eta)
+
+    def _new_media(self, texts: Sequence[Condition]) -> dict[str, Tensor]:
+        """Conditions of media that are yet to be: of the full size, and uncropped."""
         condition = {name: torch.stack([text[name] for text in texts]).to(self.device) for name in texts[0]}
-        if self._family.sized:
-            sizes = torch.tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
-            condition["time_ids"] = sizes.float().to(self.device).expand(len(texts), -1)
+        if self._family.sizes is not None:
+            side = self.resolution
+            told = self._family.sizes([side, side, 0, 0, side, side]).to(self.device)
+            condition["time_ids"] = told.expand(len(texts), -1)
         return condition
 
     # ------------------------------------------------------------ the trained model
 
     def enable_checkpointing(self) -> None:
-        """Recompute the policy's activations in backward instead of keeping them."""
-        self._parts.pipeline.unet.enable_gradient_checkpointing()
+        """Recompute the policy's activations in backward instead of keeping them. Raises UserError where
+        upstream's denoiser cannot."""
+        denoiser = self._parts.denoiser
+        if not denoiser._supports_gradient_checkpointing:
+            raise UserError(f"train.checkpointing: {type(denoiser).__name__} has none; set it to false")
+        denoiser.enable_gradient_checkpointing()
 
     def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
         """A whole pipeline of the family, or the LoRA adapter `lora` for its `load_lora_weights`."""
@@ -315,3 +253,25 @@ class Denoiser:
             save_pipeline(self._parts, model, folder)
         else:
             save_lora(self._parts, model, folder, lora)
+
+
+def _check_noise(config: Diffusion, schedule: Schedule, bounds: tuple[int, int], family: str) -> None:
+    """Settings about noise levels fit the schedule. Raises UserError."""
+    if (config.weighting in FLOW_WEIGHTINGS) != schedule.flow and config.weighting != "none":
+        kind = "a flow" if schedule.flow else "no flow"
+        raise UserError(f"model.weighting: {config.weighting} does not suit a {family}, which is {kind}")
+    if config.timesteps.shift is not None and not schedule.flow:
+        raise UserError(f"model.timesteps.shift: only flows are shifted, and a {family} is none")
+    if config.zero_terminal_snr and schedule.flow:
+        raise UserError(f"model.zero_terminal_snr: a {family} is a flow and ends in pure noise anyway")
+    levels = torch.tensor(config.timesteps.levels or (bounds[0], bounds[1] - 1))
+    if int(levels.max()) >= schedule.num_timesteps:
+        raise UserError(
+            f"model.timesteps.levels: must be below {schedule.num_timesteps}, got {int(levels.max())}"
+        )
+    factors = schedule.rescaling(levels.to(schedule.signal.device), config.error_space)
+    if not bool(torch.isfinite(factors).all()):
+        raise UserError(
+            f"model.error_space: {config.error_space} has no finite error at the ends of the noise levels; "
+            "narrow model.timesteps"
+        )

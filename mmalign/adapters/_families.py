@@ -1,91 +1,128 @@
-"""The kinds of Stable Diffusion pipelines, as data: components, text towers and what their UNet is told.
+"""What sets one kind of diffusion pipeline apart from the others, as one record per kind.
 
-Adding a kind means adding a record here; nothing else asks which kind it is.
+Every kind is a file in `families/` that defines `FAMILY`; the adapter asks the record and nothing else, so
+that adding a kind is adding a file and naming its pipeline class in `FILES`.
+
+Letters used for shapes: B noised latents (a row and one of its draws), C latent channels, F latent frames,
+h x w their size, L text positions of width W, P width of a pooled caption.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from torch import Tensor, nn
 
-from mmalign.adapters._ddim import Condition
+from mmalign.types import UserError
+
+Condition = Mapping[str, Tensor]  # all that the denoiser is told of B latents beside the noise level, by name
+Predict = Callable[[Any, Tensor, Tensor, Condition], Tensor]
+Encode = Callable[[Any, list[str], bool], dict[str, Tensor]]
+
+FILES = {
+    "StableDiffusionPipeline": "stable_diffusion",
+    "StableDiffusionXLPipeline": "stable_diffusion_xl",
+}
+"""Pipeline class of model_index.json -> file in `families/`."""
+
+
+def scaled(vae: Any) -> tuple[Tensor, Tensor]:
+    """Offset and factor of latents that are normalised as a whole: (z - shift_factor) * scaling_factor."""
+    shift = vae.config.get("shift_factor") or 0.0
+    return torch.tensor([float(shift)]), torch.tensor([float(vae.config.scaling_factor)])
 
 
 @dataclass(frozen=True)
-class Tower:
-    """One text encoder with its tokenizer, and which of its states [L, width] the UNet attends to."""
+class Autoencoder:
+    """How pictures and clips become latents. `per_frame`: a picture autoencoder runs over every frame."""
 
-    encoder: str  # component name
-    tokenizer: str  # component name
-    model: type[Any]
-    layer: int | None  # index into all hidden states; None: the last one after its final norm
-    pooled: bool = False  # its projected vector of the whole caption is a condition too
+    per_frame: bool = False
+    distribution: bool = True  # gives a mean and a variance; else the latents themselves
+    affine: Callable[[Any], tuple[Tensor, Tensor]] = scaled  # vae -> offset, factor: [1] or [C] each
+    decode: Callable[[Any, Tensor], Tensor] = lambda vae, z: vae.decode(z).sample
+    factor: Callable[[Any], int] = lambda pipeline: int(pipeline.vae_scale_factor)  # pixels per latent
+    frame_factor: Callable[[Any], int] = lambda pipeline: 1  # frames per latent frame after the first
 
 
 @dataclass(frozen=True)
 class Family:
-    """What sets one kind of pipeline apart from the others."""
+    """One kind of pipeline. Hooks take upstream's own objects and are a few lines each."""
 
-    pipeline: type[Any]
-    towers: tuple[Tower, ...]  # their states are joined along the width, in this order
-    addition: str | None  # `addition_embed_type` of the UNet
-    sized: bool  # the UNet is told each picture's size and crop: time ids (arXiv 2307.01952, section 2.2)
-    condition: tuple[str, ...]  # names of the tensors of a Condition
-    arguments: Callable[[Condition, torch.dtype], dict[str, Any]]  # of the UNet, beside latents and timestep
-    settings: Mapping[str, Any]  # constructor settings of the pipeline
+    pipeline: type[Any]  # upstream's class
+    denoiser: str  # component name: unet or transformer
+    models: Mapping[str, tuple[type[Any], ...]]  # components with weights -> the classes they may be of
+    tokenizers: Mapping[str, type[Any]]  # component -> upstream's class, the one that is shown first
+    conditions: tuple[str, ...]  # names of the tensors of a Condition
+
+    # (pipeline, captions, negative) -> the captions' part of a Condition, [B, ...] each, by upstream's own
+    # encode_prompt; `negative`: as the caption that guidance moves away from, where that is encoded otherwise
+    encode: Encode
+
+    # (denoiser, x_t [B, C, h, w] or [B, C, F, h, w], time [B], condition) -> prediction of x_t's shape.
+    # Floats come in the denoiser's type, except `exact` ones; time: integer level, of a flow 1000 * its s
+    predict: Predict
+
+    caption_lengths: Callable[[Any], tuple[int, ...]]  # pipeline -> tokens each tokenizer's encoder takes
+    guidance: float  # of classifier-free guidance when sampling, unless the config says
+    optional: frozenset[str] = frozenset()  # components that may be null
+    exact: frozenset[str] = frozenset()  # tensors of a Condition that stay in float32 or integers
+    flow: bool = False  # rectified flow; else a variance-preserving schedule
+    video: bool = False
+    autoencoder: Autoencoder = field(default_factory=Autoencoder)
+    multiple: int = 1  # sides of the latents must be multiples of it
+    num_frames: int = 16  # of a clip, unless the config says
+    frame_rate: float = 8.0  # frames per second of sampled clips
+    noisiest: float = 1.0  # share of the noise levels it was trained on
+    # (height, width, top, left, side h, side w) -> what the denoiser is told of a picture's size and crop
+    sizes: Callable[[Sequence[float]], Tensor] | None = None
+    # (scheduler, steps, shape of the latents) sets the sampler's timesteps
+    grid: Callable[[Any, int, Sequence[int]], None] = lambda scheduler, steps, shape: scheduler.set_timesteps(
+        steps
+    )
+    scheduler: type[Any] | None = None  # of a noise schedule and its sampling; None: DDPM and DDIM
+    # modules as loaded -> as the pipeline takes them; raises UserError starting with the folder's name
+    check: Callable[[Path, Mapping[str, Any]], None] = lambda folder, parts: None
+    assemble: Callable[[dict[str, nn.Module]], dict[str, nn.Module]] = lambda modules: modules
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # of the constructor
     zeros_flag: str | None = None  # entry of model_index.json: the empty caption is all zeros; true if absent
+    distilled: bool = False  # may be told a guidance value: then `guidance` [B] stands in the Condition
+    distilled_guidance: float = 3.5  # that value, unless the config says
+    lora_loader: bool = True  # the pipeline has load_lora_weights; else LoRA is saved as peft saves it
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
     @property
-    def encoder_names(self) -> tuple[str, ...]:
+    def encoders(self) -> tuple[str, ...]:
         """Component names of the text encoders."""
-        return tuple(tower.encoder for tower in self.towers)
+        return tuple(name for name in self.models if name not in ("vae", self.denoiser))
 
     @property
-    def tokenizer_names(self) -> tuple[str, ...]:
-        """Component names of their tokenizers."""
-        return tuple(tower.tokenizer for tower in self.towers)
+    def components(self) -> tuple[str, ...]:
+        """Names of all components that the adapter uses."""
+        return (*self.models, *self.tokenizers, "scheduler")
+
+    def zeros_for_empty(self, index: Mapping[str, Any]) -> bool:
+        """True if the pipeline was trained with zeros in place of the empty caption's states."""
+        return self.zeros_flag is not None and bool(index.get(self.zeros_flag, True))
 
 
-def _attended(condition: Condition, dtype: torch.dtype) -> dict[str, Any]:
-    return {"encoder_hidden_states": condition["states"].to(dtype)}
+def family_of(folder: Path, index: Mapping[str, Any]) -> Family:
+    """The record of a pipeline's class. Raises UserError for one that is not known."""
+    found = index.get("_class_name")
+    if found not in FILES:
+        raise UserError(
+            f"{folder}/model_index.json: pipeline class must be one of {', '.join(sorted(FILES))} for "
+            f"adapter diffusion, got {found}"
+        )
+    family: Family = importlib.import_module(f"mmalign.adapters.families.{FILES[found]}").FAMILY
+    return family
 
 
-def _attended_and_added(condition: Condition, dtype: torch.dtype) -> dict[str, Any]:
-    # sizes stay in float32: half precision has no 1023
-    added = {"text_embeds": condition["pooled"].to(dtype), "time_ids": condition["time_ids"]}
-    return {**_attended(condition, dtype), "added_cond_kwargs": added}
-
-
-STABLE_DIFFUSION = Family(
-    pipeline=StableDiffusionPipeline,
-    towers=(Tower("text_encoder", "tokenizer", CLIPTextModel, layer=None),),
-    addition=None,
-    sized=False,
-    condition=("states",),
-    arguments=_attended,
-    settings=MappingProxyType(
-        {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    ),
-)
-
-STABLE_DIFFUSION_XL = Family(
-    pipeline=StableDiffusionXLPipeline,
-    towers=(
-        Tower("text_encoder", "tokenizer", CLIPTextModel, layer=-2),
-        Tower("text_encoder_2", "tokenizer_2", CLIPTextModelWithProjection, layer=-2, pooled=True),
-    ),
-    addition="text_time",
-    sized=True,
-    condition=("states", "pooled", "time_ids"),
-    arguments=_attended_and_added,
-    settings=MappingProxyType({"add_watermarker": False}),
-    zeros_flag="force_zeros_for_empty_prompt",
-)
-
-FAMILIES = {family.pipeline.__name__: family for family in (STABLE_DIFFUSION, STABLE_DIFFUSION_XL)}
+def base_type(model: nn.Module) -> torch.dtype:
+    """Type of a denoiser's own weights, whatever its adapters are of."""
+    return next(p.dtype for name, p in model.named_parameters() if "lora_" not in name)

@@ -1,4 +1,4 @@
-"""Stable Diffusion pipelines to disk: identity of the frozen parts, saving in upstream format."""
+"""Diffusion pipelines to disk: identity of the frozen parts, saving in upstream format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from peft import get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from mmalign.adapters._pipeline import Parts, components_of
+from mmalign.adapters._pipeline import Parts
+from mmalign.adapters._saving import save_lora as save_peft
 from mmalign.types import UserError
 
 # The part of a LoRA config that its weights do not show; anything else may hold machine paths.
@@ -23,12 +24,15 @@ def fingerprint_of(parts: Parts) -> str:
     """Hash of the weights of the autoencoder and the text encoders and of the tokenizers, wherever they lie,
     and of what stands for the empty caption."""
     digest = hashlib.blake2b(digest_size=16)
-    for name in ("vae", *parts.family.encoder_names):
+    for name in ("vae", *parts.family.encoders):
         module = parts.pipeline.components[name]
+        if module is None:
+            continue
         for key, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name}.{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    digest.update(repr(parts.pipeline.vae.config.scaling_factor).encode())
+    for values in parts.family.autoencoder.affine(parts.pipeline.vae):
+        digest.update(repr(values.tolist()).encode())
     for each in parts.tokenizers:
         tokenizer = json.loads(each.backend_tokenizer.to_str())
         for call_state in ("truncation", "padding"):  # left behind by the last call
@@ -49,14 +53,16 @@ def save_pipeline(parts: Parts, model: Any, folder: Path) -> None:
     if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
         raise ValueError("a model with LoRA layers is saved by naming its adapter, not as a whole model")
     components = parts.pipeline.components
-    for name in ("vae", *parts.family.encoder_names):
-        components[name].save_pretrained(folder / name, safe_serialization=True)
-    for name in parts.family.tokenizer_names:
-        components[name].save_pretrained(folder / name)
+    for name in ("vae", *parts.family.encoders):
+        if components[name] is not None:
+            components[name].save_pretrained(folder / name, safe_serialization=True)
+    for name in parts.family.tokenizers:
+        if components[name] is not None:
+            components[name].save_pretrained(folder / name)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", dict(parts.scheduler_config))
-    model.save_pretrained(folder / "unet", safe_serialization=True)
-    known = {*components_of(parts.family), *parts.extras}
+    model.save_pretrained(folder / parts.family.denoiser, safe_serialization=True)
+    known = {*parts.family.components, *parts.extras}
     index = {k: v if k in known or not isinstance(v, list) else [None, None] for k, v in parts.index.items()}
     _write_json(folder / "model_index.json", index)
     present = [name for name in parts.extras if (parts.folder / name).is_dir()]
@@ -74,15 +80,22 @@ def save_pipeline(parts: Parts, model: Any, folder: Path) -> None:
 
 
 def save_lora(parts: Parts, model: Any, folder: Path, name: str) -> None:
-    """Write the LoRA adapter `name` of a denoiser for the family's `load_lora_weights(folder)`."""
+    """Write the LoRA adapter `name` of a denoiser for the family's `load_lora_weights(folder)`, or, where the
+    pipeline has none, as PEFT saves one: `PeftModel.from_pretrained(denoiser, folder)`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not parts.family.lora_loader:
+        save_peft(model, folder, name, "", task=None)
+        return
     weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
     weights = {key: value.detach().cpu().contiguous() for key, value in sorted(weights.items())}
     config = model.peft_config[name].to_dict()
     metadata = {key: config[key] for key in _LORA_KEYS}
     metadata["target_modules"] = sorted({key.split(".lora_")[0] for key in weights})
-    folder.mkdir(parents=True, exist_ok=True)
+    kind = parts.family.denoiser
     parts.family.pipeline.save_lora_weights(
-        folder, unet_lora_layers=weights, unet_lora_adapter_metadata=metadata, safe_serialization=True
+        folder,
+        **{f"{kind}_lora_layers": weights, f"{kind}_lora_adapter_metadata": metadata},
+        safe_serialization=True,
     )
     _sort_header(folder / "pytorch_lora_weights.safetensors")
 

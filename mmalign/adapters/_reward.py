@@ -110,6 +110,10 @@ class RewardAdapter:
         """Frozen encoders of the backbone, if it has any."""
         return self.backbone.encode(prepared)
 
+    def shape_of(self, sample: Prepared) -> tuple[int, ...]:
+        """What the backbone's batches must have in common."""
+        return self.backbone.shape_of(sample)
+
     def fingerprint(self) -> str:
         """Hash of what shapes rows."""
         return self.backbone.fingerprint()

@@ -174,6 +174,10 @@ class VisionLM:
         by_digest = {unit.digest: tensors for unit, tensors in zip(listed, kept, strict=True)}
         return [replace(one, rows=tuple(with_media(row, by_digest) for row in one.rows)) for one in prepared]
 
+    def shape_of(self, sample: Prepared) -> tuple[int, ...]:
+        """Rows of any length stand in one batch."""
+        return ()
+
     def fingerprint(self) -> str:
         """Hash of processor files, of settings that shape rows, and of a frozen tower's weights."""
         if self._fingerprint is None:

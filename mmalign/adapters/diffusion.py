@@ -1,4 +1,4 @@
-"""Configuration of the Stable Diffusion adapter, 1.x, 2.x and XL: latents under a text-conditioned UNet.
+"""Configuration of the diffusion adapter: latents of pictures or clips under a text-conditioned denoiser.
 
 The likelihood of a picture is the surrogate -w(t) * e / 2 of its denoising error e at noise levels drawn per
 sample, as in Diffusion-DPO (arXiv 2311.12908). Importing this file loads no model library.
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
-from mmalign.adapters._ddim import Generation
-from mmalign.adapters._noise import TimestepRange, Weighting
-from mmalign.types import Kind
+from mmalign.adapters._latent_sampling import Generation
+from mmalign.adapters._noise import ErrorSpace, TimestepRange, Weighting
+from mmalign.types import Frames, Kind
 
 if TYPE_CHECKING:
     from mmalign.adapters._denoiser import Denoiser
@@ -23,20 +23,27 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Diffusion:
-    """A StableDiffusionPipeline or StableDiffusionXLPipeline whose UNet2DConditionModel predicts noise or
-    velocity. XL is told every picture's own size and crop; its dropped captions are zeros where its
-    model_index.json says `force_zeros_for_empty_prompt`, as in its own sampling."""
+    """A pipeline of diffusers for pictures or clips; model_index.json says which family it is.
+
+    A denoiser that is told sizes is told every picture's own size and crop; dropped captions are what the
+    pipeline guides away from when it samples, zeros for XL where its `force_zeros_for_empty_prompt` says so.
+    """
 
     path: str  # pipeline folder or hub id
     revision: str | None = None  # of a hub id
     variant: str | None = None  # reads unet/diffusion_pytorch_model.<variant>.safetensors and so on
     dtype: Literal["float32", "bfloat16"] | None = None  # of the frozen denoiser; null: as the run asks
+    encoder_dtype: Literal["float32", "bfloat16"] = "float32"  # of the text encoders and their states
     resolution: int | None = None  # side of the square pictures in pixels; null: the pipeline's own
+    frames: Frames | None = None  # how clips are cut from videos, for families that make clips
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged
     timesteps: TimestepRange = field(default_factory=TimestepRange)
     weighting: Weighting = "none"
     gamma: float | None = None  # of min_snr; 5 unless given
+    error_space: ErrorSpace = "native"  # errors of the prediction itself, or of what it implies
+    zero_terminal_snr: bool = False  # rescale the noise levels to end in pure noise (arXiv 2305.08891)
+    distilled_guidance: float | None = None  # told to a guidance-distilled denoiser; null: the family's usual
     noise_offset: float = 0.0  # standard deviation of a shift of each channel's noise
     vae_sample: bool = True  # draw latents from the autoencoder's distribution; false: use its mean
     generation: Generation = field(default_factory=Generation)
@@ -68,8 +75,10 @@ class Diffusion:
         Raises UserError naming the component that is missing, broken or of another family.
         """
         from mmalign.adapters._denoiser import Denoiser
-        from mmalign.adapters._pipeline import load_parts
+        from mmalign.adapters._pipeline import Loading, load_parts
 
-        chosen = dtype if self.dtype is None else _DTYPES[self.dtype]
-        parts = load_parts(self.path, self.revision, self.variant, chosen)
+        denoiser = dtype if self.dtype is None else _DTYPES[self.dtype]
+        encoders = _DTYPES[self.encoder_dtype]
+        how = Loading(denoiser, encoders, self.zero_terminal_snr, self.timesteps.shift)
+        parts = load_parts(self.path, self.revision, self.variant, how)
         return Denoiser(self, parts, device)

@@ -41,7 +41,7 @@ def test_every_distinct_caption_and_picture_is_encoded_once(folder: Path) -> Non
     rows: dict[str, list[int]] = {"captions": [], "pictures": []}  # of each forward
     hooks = [
         net.register_forward_pre_hook(lambda module, inputs, key=key: rows[key].append(len(inputs[0])))
-        for key, net in (("captions", adapter._towers[0]), ("pictures", adapter._vae.encoder))
+        for key, net in (("captions", adapter._parts.encoders[0]), ("pictures", adapter._latents.vae.encoder))
     ]
     encoded = adapter.encode(prepared)
     assert rows == {"captions": [2], "pictures": [5]}
@@ -75,7 +75,8 @@ def test_long_captions_and_small_pictures_are_counted(folder: Path) -> None:
     assert adapter.check(samples[0], ROLES) == ()
     found = adapter.check(samples[1], ROLES)
     assert sorted(found) == ["captions cut to fit", "captions cut to fit", "pictures enlarged"]
-    assert adapter.prepare(samples[1], ROLES).rows[0].data["input_ids"].shape == (1, 77)
+    (encoded,) = adapter.encode([adapter.prepare(samples[1], ROLES)])
+    assert encoded.rows[0].data["states"].shape == (77, 32)
 
 
 def test_pictures_are_resized_by_the_short_side_and_cropped_in_the_centre() -> None:

@@ -1,6 +1,7 @@
 """Noise levels, targets, weights and errors, against published numbers and upstream's scheduler."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,6 +11,10 @@ from mmalign.adapters._noise import Schedule, TimestepRange, draw_one, mean_erro
 from mmalign.types import LogProbs
 
 CPU = torch.device("cpu")
+
+
+def uniform(low: int, high: int) -> Callable[[int, torch.Generator], torch.Tensor]:
+    return lambda count, stream: TimestepRange().sample(count, (low, high), stream)
 
 
 def upstream(prediction: str = "epsilon") -> DDPMScheduler:
@@ -116,7 +121,7 @@ def test_margin_of_surrogates_is_diffusion_dpo() -> None:
 def test_timesteps_stay_in_their_range_and_reach_its_ends() -> None:
     low, high = TimestepRange(0.2, 0.21).bounds(1000)
     assert (low, high) == (200, 210)
-    drawn = {int(draw_one(i, (1, 1, 1), (low, high), 1, 0, 0)["timestep"]) for i in range(300)}
+    drawn = {int(draw_one(i, (1, 1, 1), uniform(low, high), 1, 0, 0)["timestep"]) for i in range(300)}
     assert drawn == set(range(200, 210))
     assert TimestepRange().bounds(1000) == (0, 1000)
     assert TimestepRange(0.9999, 1.0).bounds(1000) == (999, 1000)
@@ -129,8 +134,8 @@ def test_impossible_ranges_are_refused(low: float, high: float) -> None:
 
 
 def test_a_setting_leaves_the_other_draws_as_they_were() -> None:
-    plain = draw_one(7, (4, 8, 8), (0, 1000), 2, 0.0, 0.0)
-    offset = draw_one(7, (4, 8, 8), (0, 1000), 2, 0.999, 0.1)
+    plain = draw_one(7, (4, 8, 8), uniform(0, 1000), 2, 0.0, 0.0)
+    offset = draw_one(7, (4, 8, 8), uniform(0, 1000), 2, 0.999, 0.1)
     assert not bool(plain["drop"]) and bool(offset["drop"])
     for name in ("timestep", "latent_noise"):
         assert torch.equal(plain[name], offset[name])
@@ -140,5 +145,5 @@ def test_a_setting_leaves_the_other_draws_as_they_were() -> None:
 
 
 def test_caption_dropout_happens_as_often_as_asked() -> None:
-    dropped = sum(bool(draw_one(i, (1, 1, 1), (0, 10), 1, 0.2, 0)["drop"]) for i in range(2000))
+    dropped = sum(bool(draw_one(i, (1, 1, 1), uniform(0, 10), 1, 0.2, 0)["drop"]) for i in range(2000))
     assert dropped / 2000 == pytest.approx(0.2, abs=0.03)  # over three standard deviations

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_sd import build_pipeline, pairs, prompt, save_pipeline
 from torch import nn
 
-from mmalign.adapters._ddim import Generation
+from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._denoiser import Denoiser
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import UserError
@@ -206,8 +206,8 @@ FAULTS: list[tuple[Break, str]] = [
         "scheduler_config.json: the file is missing",
     ),
     (
-        lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="sample"),
-        "prediction_type 'sample' is not taken",
+        lambda f: edit(f / "scheduler/scheduler_config.json", prediction_type="score"),
+        "prediction_type 'score' is not taken",
     ),
     (
         lambda f: edit(f / "scheduler/scheduler_config.json", beta_schedule="mystery"),

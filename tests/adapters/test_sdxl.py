@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_sd import SIDE, example, pair, pairs, picture, prompt
 from torch import nn
 
-from mmalign.adapters._ddim import Generation
+from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._denoiser import Denoiser
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import PreferenceSample
@@ -111,12 +111,18 @@ def test_equal_pixels_of_another_origin_are_another_row(folder: Path) -> None:
 
 
 def test_each_tokenizer_fills_up_in_its_own_way(folder: Path) -> None:
-    ids = build(folder).prepare(pairs(1)[0], ROLES).rows[0].data["input_ids"]
-    pipeline = build_pipeline()
-    for row, tokenizer in zip(ids, (pipeline.tokenizer, pipeline.tokenizer_2), strict=True):
-        wanted = tokenizer("cat 0", padding="max_length", max_length=77, truncation=True).input_ids
-        assert row.tolist() == wanted
-    assert ids[0, -1] != ids[1, -1]
+    adapter, pipeline = build(folder), build_pipeline()
+    (encoded,) = adapter.encode([adapter.prepare(pairs(1)[0], ROLES)])
+    parts, rows = [], []
+    for encoder, tokenizer in (
+        (pipeline.text_encoder, pipeline.tokenizer),
+        (pipeline.text_encoder_2, pipeline.tokenizer_2),
+    ):
+        ids = tokenizer("cat 0", padding="max_length", max_length=77, return_tensors="pt").input_ids
+        rows.append(ids[0])
+        parts.append(encoder.eval()(ids, output_hidden_states=True).hidden_states[-2][0])
+    assert rows[0][-1] != rows[1][-1]
+    assert torch.allclose(encoded.rows[0].data["states"], torch.cat(parts, -1), atol=1e-5)
 
 
 def test_what_rows_depend_on_is_in_the_fingerprint(folders: dict[bool, Path], tmp_path: Path) -> None:

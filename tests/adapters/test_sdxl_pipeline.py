@@ -97,8 +97,8 @@ def widen_tokenizer(folder: Path) -> None:
 Break = Callable[[Path], Any]
 FAULTS: list[tuple[Break, str]] = [
     (
-        lambda f: edit(f / "model_index.json", _class_name="StableDiffusion3Pipeline"),
-        "must be StableDiffusionPipeline or StableDiffusionXLPipeline .* got StableDiffusion3Pipeline",
+        lambda f: edit(f / "model_index.json", _class_name="KandinskyPipeline"),
+        "must be one of .*StableDiffusionPipeline, StableDiffusionXLPipeline.* got KandinskyPipeline",
     ),
     (
         lambda f: edit(f / "model_index.json", text_encoder=[None, None]),  # as a refiner has it

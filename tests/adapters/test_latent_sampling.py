@@ -9,7 +9,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from tiny_sd import SIDE, build_pipeline, prompt, save_pipeline
 
-from mmalign.adapters._ddim import Generation
+from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._denoiser import Denoiser
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Message, Part, UserError

@@ -1,0 +1,35 @@
+"""The one clip that a response is, as frames of the size a denoiser works at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmalign.adapters._pictures import square
+from mmalign.types import Clip, Part, UserError
+
+
+def clip_of(response: Sequence[Part], num_frames: int, where: str) -> Clip:
+    """The one decoded clip of a response, of exactly `num_frames` frames; UserError, starting with `where`,
+    for anything else: a clip that is too short is never stretched or repeated."""
+    if len(response) != 1 or response[0].kind != "video":
+        kinds = ", ".join(part.kind for part in response) or "nothing"
+        raise UserError(f"{where}: response must be exactly one video, got {kinds}")
+    clip = response[0].data
+    if not isinstance(clip, Clip):
+        raise UserError(f"{where}: video must be decoded first, got {type(clip).__name__}")
+    if len(clip.frames) != num_frames:
+        raise UserError(
+            f"{where}: video gives {len(clip.frames)} frames ({clip.total} in all), the model is trained on "
+            f"{num_frames}; leave the row out, or lower model.frames.count"
+        )
+    return clip
+
+
+def clip_pixels(clip: Clip, side: int) -> Tensor:
+    """Every frame as `square` makes a picture, uint8 [F, 3, side, side]."""
+    pictures = (Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in clip.frames)
+    return torch.stack([square(picture, side) for picture in pictures])

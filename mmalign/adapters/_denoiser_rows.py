@@ -1,0 +1,177 @@
+"""What a latent-diffusion adapter reads: pictures or clips under captions, prepared and encoded."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmalign.adapters._autoencoder import Latents
+from mmalign.adapters._captions import Captions
+from mmalign.adapters._clip_pixels import clip_of, clip_pixels
+from mmalign.adapters._pictures import picture_of, square, time_ids
+from mmalign.adapters._pipeline import Parts, fitting_resolution
+from mmalign.adapters._pipeline_saving import fingerprint_of
+from mmalign.adapters.diffusion import Diffusion
+from mmalign.types import Batch, Example, Frames, PreferenceSample, Prepared, Row, RowView, UserError
+
+_PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
+
+
+class DenoiserRows:
+    """Rows of one picture or clip each, over the frozen autoencoder and text encoders of a pipeline."""
+
+    def __init__(self, config: Diffusion, parts: Parts, device: torch.device) -> None:
+        """Move the frozen parts to `device`. Raises UserError if sizes do not fit the autoencoder."""
+        self.device = device
+        self._config, self._parts, self._family = config, parts, parts.family
+        for encoder in parts.encoders:
+            encoder.to(device)
+        self._latents = Latents(parts.family, parts.pipeline, device)
+        self.resolution = fitting_resolution(parts, config.resolution, self._latents.factor)
+        self.frames = _frames(config, parts, self._latents.frame_factor)
+        self._captions = Captions(parts.family, parts.pipeline, parts.zeros_for_empty)
+        self._written = tuple(name for name in self._family.conditions if name != "time_ids")
+        self._fingerprint: str | None = None
+
+    @property
+    def num_frames(self) -> int | None:
+        """Frames of a clip; None for pictures."""
+        return None if self.frames is None else self.frames.count
+
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> tuple[str, ...]:
+        """What is shortened or enlarged in the sample: captions longer than a text encoder takes lose their
+        end, as is usual for these families. Raises UserError unless every response of the roles is one
+        picture, or one clip of the right length, under one caption."""
+        found = []
+        for role in roles:
+            for slot, example in enumerate(sample.examples.get(role, ())):
+                caption, medium = self._read(sample, role, slot, example)
+                if self._captions.too_long(caption):
+                    found.append("captions cut to fit")
+                size = medium.frames.shape[-2:] if self._family.video else medium.size
+                if min(size) < self.resolution:
+                    found.append("clips enlarged" if self._family.video else "pictures enlarged")
+        return tuple(found)
+
+    def _read(self, sample: PreferenceSample, role: str, slot: int, example: Example) -> tuple[str, Any]:
+        where = f"{sample.origin or sample.id}: {role}"
+        if len(sample.examples[role]) > 1:
+            where += f"[{slot}]"
+        caption = self._captions.read(example.prompt, where)
+        if self.num_frames is None:
+            return caption, picture_of(example.response, where)
+        return caption, clip_of(example.response, self.num_frames, where)
+
+    def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
+        """Rows with `pixels` uint8 [3, R, R], or [F, 3, R, R] of a clip, `caption` str and, where the
+        denoiser is told sizes, `time_ids` float32 of this very picture."""
+        rows = [
+            self._prepared_row(role, slot, *self._read(sample, role, slot, example))
+            for role in roles
+            for slot, example in enumerate(sample.examples.get(role, ()))
+        ]
+        return Prepared(sample.id, tuple(rows))
+
+    def _prepared_row(self, role: str, slot: int, caption: str, medium: Any) -> Row:
+        side = self.resolution
+        pixels = clip_pixels(medium, side) if self._family.video else square(medium, side)
+        data: dict[str, Any] = {"pixels": pixels, "caption": caption}
+        seen = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16)
+        seen.update(f"\x1f{_PREPARATION}\x1f{tuple(pixels.shape)}".encode())
+        said = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16)
+        whole = hashlib.blake2b(seen.digest() + said.digest(), digest_size=16)
+        if self._family.sizes is not None:
+            data["time_ids"] = self._family.sizes(time_ids(medium, side).tolist())
+            whole.update(f"{data['time_ids'].tolist()}".encode())
+        moments = ("mean", "logvar") if self._family.autoencoder.distribution else ("mean",)
+        shares = {f"seen-{seen.hexdigest()}": moments, f"said-{said.hexdigest()}": self._written}
+        return Row(role, slot, data, whole.hexdigest(), shares)
+
+    def describe(self, row: Row) -> RowView:
+        """The caption as the text encoders read it, and the picture, or the frames of the clip."""
+        text, count = self._captions.words(row.data["caption"])
+        pixels: Tensor = row.data["pixels"]
+        size = f"{pixels.shape[-1]}x{pixels.shape[-2]}"
+        frames = (pixels,) if pixels.ndim == 3 else tuple(pixels)
+        medium = f"picture: {size}" if pixels.ndim == 3 else f"clip: {len(pixels)} frames of {size}"
+        return RowView({"caption": count}, self._captions.width, text, media=(medium,), pictures=frames)
+
+    def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
+        """Rows with `mean` and `logvar` [C, h, w], or [C, f, h, w] of a clip, and the family's condition, all
+        on the CPU. Every distinct picture or clip and every distinct caption runs once."""
+        rows = [row for sample in prepared for row in sample.rows]
+        texts = self._captions.conditions([row.data["caption"] for row in rows])
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for place, row in enumerate(rows):
+            by_size.setdefault(tuple(row.data["pixels"].shape), []).append(place)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for places in by_size.values():
+            found = self._latents.encode([rows[place].data["pixels"] for place in places])
+            moments |= dict(zip(places, found, strict=True))
+        done = []
+        for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            sizes = {"time_ids": row.data["time_ids"]} if "time_ids" in row.data else {}
+            done.append(replace(row, data={**moments[place], **text, **sizes}))
+        remaining = iter(done)
+        return [replace(sample, rows=tuple(islice(remaining, len(sample.rows)))) for sample in prepared]
+
+    def fingerprint(self) -> str:
+        """Hash of the frozen encoders, the tokenizers and how pictures and captions are prepared."""
+        if self._fingerprint is None:
+            frames = "" if self.frames is None else f"/{self.frames.fingerprint()}"
+            settings = f"{_PREPARATION}/{self.resolution}/{self._captions.width}{frames}"
+            text = f"{fingerprint_of(self._parts)}/{settings}"
+            self._fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return self._fingerprint
+
+    def shape_of(self, sample: Prepared) -> tuple[int, ...]:
+        """Samples of one shape can be collated together: the pixels', or the latents', of its first row."""
+        data = sample.rows[0].data
+        return tuple((data["mean"] if "mean" in data else data["pixels"]).shape)
+
+    def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
+        """Encoded rows of `roles`, sample by sample, as one batch on the device."""
+        picked = [
+            (index, row)
+            for index, sample in enumerate(encoded)
+            for role in roles
+            for row in sample.rows
+            if row.role == role
+        ]
+        if not picked:
+            raise ValueError(f"no rows of the roles {', '.join(roles)} in these samples")
+        moments = [name for name in ("mean", "logvar") if name in picked[0][1].data]
+        inputs = {
+            name: torch.stack([row.data[name] for _, row in picked]).to(self.device, non_blocking=True)
+            for name in (*moments, *self._family.conditions)
+        }
+        inputs |= {f"empty_{name}": value.to(self.device) for name, value in self._captions.empty.items()}
+        return Batch(
+            inputs=inputs,
+            roles=tuple(roles),
+            row_role=torch.tensor([roles.index(row.role) for _, row in picked]),
+            row_sample=torch.tensor([index for index, _ in picked]),
+            row_slot=torch.tensor([row.slot for _, row in picked]),
+            sample_ids=tuple(sample.sample_id for sample in encoded),
+        )
+
+
+def _frames(config: Diffusion, parts: Parts, factor: int) -> Frames | None:
+    """How clips are cut; None for pictures. Raises UserError where the model cannot take that many frames."""
+    name = parts.family.pipeline.__name__
+    if not parts.family.video:
+        if config.frames is not None:
+            raise UserError(f"model.frames: a {name} makes pictures, not clips; remove it")
+        return None
+    frames = config.frames or Frames(count=parts.family.num_frames)
+    if (frames.count - 1) % factor:
+        raise UserError(
+            f"model.frames.count: must be a multiple of {factor} plus 1 for a {name}, got {frames.count}"
+        )
+    return frames
