@@ -318,6 +318,9 @@ class Adapter(Protocol):
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:
         """Run frozen encoders on the device, batched. Identity for text."""
 
+    def shape_of(self, sample: Prepared) -> tuple[int, ...]:
+        """What encoded samples must have in common to stand in one batch; () where any can."""
+
     def fingerprint(self) -> str:
         """Hash of everything that `encode` and `prepare` depend on besides the row: weights and settings."""
 

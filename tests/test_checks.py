@@ -1,13 +1,14 @@
 """What is refused before a weight is loaded: parts that do not fit together."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from config_text import loaded, text
 
+from mmalign.adapters.diffusion import Diffusion
 from mmalign.config import RunConfig
 from mmalign.training.checks import check_config, choose, uses_chunks
 from mmalign.types import AllMean, Objective, Outcome, Scores, State, UserError
@@ -231,3 +232,25 @@ def test_a_text_sized_beta_on_errors_is_pointed_out(make: Any) -> None:
         {"objective": "{name: kto}"},
     ):
         assert not any("beta" in note for note in check_config(make(**sections)))
+
+
+@dataclass(frozen=True)
+class OfManySizes(Diffusion):
+    """A model whose samples come in several sizes, and can only be scored beside others of theirs."""
+
+    buckets: str = "aspect"
+
+
+def test_samples_of_several_sizes_split_a_step(make: Any) -> None:
+    def sized(buckets: str, objective: str, train: str) -> RunConfig:
+        config = make(model=DIFFUSION, objective=objective, train=train)
+        return replace(config, model=OfManySizes("m", buckets=buckets))
+
+    whole = "{{steps: 1, batch: {}, backward: {}}}"
+    assert uses_chunks(sized("aspect", "{name: kto}", whole.format(8, "auto")), 1)
+    assert not uses_chunks(sized("square", "{name: kto}", whole.format(8, "auto")), 1)
+    assert not uses_chunks(sized("aspect", "{name: dpo}", whole.format(8, "auto")), 1)
+    assert not uses_chunks(sized("aspect", "{name: kto}", whole.format(2, "auto")), 2)  # one sample each
+    line = refused(sized("aspect", "{name: kto}", whole.format(8, "direct")))
+    assert "set train.micro_batch=8, model.buckets=square or use auto" in line
+    check_config(sized("square", "{name: kto}", whole.format(8, "direct")))

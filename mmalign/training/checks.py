@@ -39,9 +39,10 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     if whole and reference == "cached":
         raise UserError(f"reference.name=cached: keeps scores, and this run needs {NEEDS[whole[0]]}")
     if train.backward == "direct" and _coupled(config) and _splits(config, processes):
+        square = ", model.buckets=square" if _of_several_shapes(config) else ""
         raise UserError(
             "train.backward=direct: this run couples the samples of a step, which must then be scored "
-            f"in one forward; set train.micro_batch={-(-train.batch // processes)} or use auto"
+            f"in one forward; set train.micro_batch={-(-train.batch // processes)}{square} or use auto"
         )
     if reference == "cached" and config.cache is None and processes > 1:
         raise UserError("cache: null: several processes share a cached reference through a folder; name one")
@@ -168,9 +169,14 @@ def _coupled(config: RunConfig) -> bool:
 
 
 def _splits(config: RunConfig, processes: int) -> bool:
-    """True if a process scores its share of a step in more than one forward."""
-    micro = config.train.micro_batch
-    return micro is not None and micro < -(-config.train.batch // processes)
+    """True if a process may score its share of a step in more than one forward."""
+    micro, share = config.train.micro_batch, -(-config.train.batch // processes)
+    return (micro is not None and micro < share) or (share > 1 and _of_several_shapes(config))
+
+
+def _of_several_shapes(config: RunConfig) -> bool:
+    """True if samples may differ in size, and so may have to be scored apart."""
+    return getattr(config.model, "buckets", "square") != "square"
 
 
 def uses_chunks(config: RunConfig, processes: int) -> bool:

@@ -207,14 +207,14 @@ def _score_into(
     part: Sequence[tuple[Item, int | None]],
     purpose: str,
 ) -> None:
-    items = [item for item, _ in part]
-    (micro,) = micro_batches(live, encoder, items, None)
-    for role, scored in score(live, micro, "reference", live.objective.roles["reference"], purpose).items():
-        for row in range(len(scored.values)):
-            index = int(scored.sample[row])
-            place = torch.tensor([row], device=scored.values.device)
-            sample, seed = items[index].prepared, part[index][1]
-            cache.store(sample, role, int(scored.slot[row]), seed, scored.take(place))
+    given = {item.id: (item.prepared, seed) for item, seed in part}
+    roles = live.objective.roles["reference"]
+    for micro in micro_batches(live, encoder, [item for item, _ in part], None):
+        for role, scored in score(live, micro, "reference", roles, purpose).items():
+            for row in range(len(scored.values)):
+                sample, seed = given[micro.items[int(scored.sample[row])].id]
+                place = torch.tensor([row], device=scored.values.device)
+                cache.store(sample, role, int(scored.slot[row]), seed, scored.take(place))
 
 
 # ---------------------------------------------------------------- batches, first checks, final weights
@@ -223,23 +223,28 @@ def _score_into(
 def micro_batches(
     engine: Engine, encoder: Encoder, items: Sequence[Item], train: Train | None
 ) -> list[Micro]:
-    """Encoded micro-batches of a step's items; items that were skipped while loading hold no rows."""
+    """Encoded micro-batches of a step's items, each of one shape; items that were skipped while loading hold
+    no rows. Within a shape the order stays, and a shape comes where its first item stood."""
     usable = [item for item in items if item.prepared.rows]
     if not usable:
         raise RuntimeError("every row of this process's share of a step failed to load; see skipped.jsonl")
     encoded = encoder([item.prepared for item in usable])
     # what it was made of is let go: held-out rows would keep their pixels all through the run
     usable = [replace(item, prepared=one) for item, one in zip(usable, encoded, strict=True)]
+    by_shape: dict[tuple[int, ...], list[Item]] = {}
+    for item in usable:
+        by_shape.setdefault(engine.adapter.shape_of(item.prepared), []).append(item)
     size = (train.micro_batch if train else None) or len(usable)
+    parts = [like[i : i + size] for like in by_shape.values() for i in range(0, len(like), size)]
     device = engine.world.device
     return [
         Micro(
-            usable[i : i + size],
-            encoded[i : i + size],
-            collate_labels(usable[i : i + size], device),
-            torch.tensor([item.weight for item in usable[i : i + size]], device=device),
+            part,
+            [item.prepared for item in part],
+            collate_labels(part, device),
+            torch.tensor([item.weight for item in part], device=device),
         )
-        for i in range(0, len(usable), size)
+        for part in parts
     ]
 
 
@@ -251,7 +256,7 @@ def starting_checks(
     where the reference starts out as the policy. Raises RuntimeError if either fails."""
     policy, adapter = engine.adapter.policy, engine.adapter
     items = next(iter(data.loader(adapter, config).steps(0, 1)))[:4]
-    (micro,) = micro_batches(engine, encoder, items, None)
+    micro = micro_batches(engine, encoder, items, None)[0]  # pictures may have other sizes in others
     half = config.train.precision == "bf16" or any(p.dtype != torch.float32 for p in policy.parameters())
     batch = adapter.collate(micro.encoded, config.objective.roles["policy"])
     # the check compares rows before and after, whether a cache holds them or not
