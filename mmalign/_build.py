@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from mmalign._names import NamedKind, class_of
+from mmalign._names import NamedKind, class_of, name_of
 from mmalign.types import UserError
 
 
@@ -148,3 +148,22 @@ def _flatten(hint: Any) -> set[Any]:
 def _show(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+# ---------------------------------------------------------------- back to plain values
+
+
+def named_tree(kind: NamedKind, value: Any) -> dict[str, Any]:
+    """A dataclass chosen by name as plain values, its name first; `build_named` gives it back."""
+    return {kind.key: name_of(kind, type(value)), **plain_tree(value)}
+
+
+def plain_tree(value: Any) -> Any:
+    """Dataclasses and tuples as mappings and lists, all the way down."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain_tree(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain_tree(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_tree(v) for v in value]
+    return value

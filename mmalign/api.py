@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Literal
 
 from mmalign import config as configs
 from mmalign.config import RunConfig
-from mmalign.types import Judge, Message, Part, PreferenceSample, UserError, derive_seed
+from mmalign.types import Judge, Message, Part, UserError, derive_seed
+
+HELDOUT_PROMPTS = 64
+"""So many prompts of held-out rows are answered where nothing else is said."""
 
 if TYPE_CHECKING:
-    from mmalign.evaluation.compare import Comparison
+    from mmalign.builders._config import BuildConfig
+    from mmalign.evaluation.comparison import Comparison, Groups
     from mmalign.training.finished import FinishedRun
     from mmalign.training.inspection.check import Inspection
 
@@ -81,6 +85,25 @@ def check(
     return found
 
 
+def build(config: str | Path | BuildConfig, *overrides: str, allow_code: bool = False) -> Path:
+    """Make preference pairs from a model's own samples as a build's config says; returns the output folder,
+    with pairs.jsonl in it. Goes on where it once stopped. `allow_code`: as for `open_run`, of the run that
+    the config may name."""
+    from mmalign.builders import _config as build_configs
+    from mmalign.builders import _run
+
+    if not isinstance(config, str | Path):
+        if overrides:
+            raise UserError("overrides apply to a config file; use dataclasses.replace on a BuildConfig")
+        resolved = config
+    else:
+        resolved = build_configs.load(config, _checked(overrides), allow_code=True)
+    _run.check_output(resolved)  # before anything heavy is imported
+    from mmalign.training.setup import start
+
+    return _run.build(resolved, start()[1], allow_code)
+
+
 def _is_main() -> bool:
     import torch.distributed as dist
 
@@ -133,29 +156,40 @@ def _file(kind: Literal["image", "video"], path: str | Path) -> Part:
 def evaluate(
     run: str | Path | FinishedRun,
     num_prompts: int | None = None,
-    judge: Judge | None = None,
+    judge: Judge | Sequence[Judge] | None = None,
     seed: int | None = None,
+    prompts: str | Path | None = None,
 ) -> Comparison:
-    """Base against trained model on held-out prompts and equal seeds, scored by the judge of the config or by
-    the one given; writes evaluation/ and the report into the run folder."""
+    """Base against trained model on equal seeds, scored by the judges of the config or by those given, the
+    first of which decides; writes evaluation/ and the report into the run folder.
+
+    The prompts are those of the held-out rows, or of a prompt file: `prompts`, or the one the config names.
+    """
     from mmalign.data._prompts import decode_prompts
     from mmalign.evaluation.compare import compare
+    from mmalign.evaluation.questions import questions
 
     if num_prompts is not None and num_prompts < 1:
         raise UserError(f"evaluate: the number of prompts must be 1 or more, got {num_prompts}")
     finished = _open(run)
     section = finished.config.evaluation
-    prompts = heldout_prompts(finished.config, num_prompts or section.num_prompts)
+    file = section.prompts if prompts is None else configs.prompt_file(str(prompts), "evaluate: prompts")
+    given = section.judges if judge is None else (judge,) if not isinstance(judge, Sequence) else judge
+    count, groups = num_prompts or section.num_prompts, dict[str, "Groups"]()
+    if file is None:
+        asked = heldout_prompts(finished.config, count or HELDOUT_PROMPTS)
+    else:
+        asked, groups = questions(file.read(), count, finished.adapter.kind)
     answered = compare(
         finished.adapter,
         finished.base,
         finished.tuned,
-        decode_prompts(prompts, finished.adapter.frames, finished.config.train.timeout_s),
-        judge if judge is not None else section.judge,
+        decode_prompts(asked, finished.adapter.frames, finished.config.train.timeout_s),
+        given,
         section.batch,
         section.seed if seed is None else seed,
     )
-    comparison = replace(answered, step=finished.step)
+    comparison = replace(answered.grouped(groups), step=finished.step)
     comparison.write(finished.folder)
     write_report(finished.folder)
     return comparison
@@ -166,8 +200,8 @@ def heldout_prompts(config: RunConfig, count: int) -> list[tuple[str, tuple[Mess
 
     Raises UserError if the config keeps no rows back.
     """
-    from mmalign.data._digest import digest
     from mmalign.data._sources import load
+    from mmalign.evaluation.questions import different_prompts
 
     if config.heldout is not None:
         samples = load(config.heldout).samples
@@ -176,15 +210,7 @@ def heldout_prompts(config: RunConfig, count: int) -> list[tuple[str, tuple[Mess
         samples = [sample for part in parts for sample in part.samples]
     if not samples:
         raise UserError("evaluation: the run has no held-out rows; add section heldout or data.heldout")
-    found: dict[str, tuple[str, tuple[Message, ...]]] = {}
-    for one in samples:
-        prompt = _prompt_of(one)
-        found.setdefault(digest(prompt), (one.id, prompt))
-    return list(found.values())[:count]
-
-
-def _prompt_of(sample: PreferenceSample) -> tuple[Message, ...]:
-    return next(iter(sample.examples.values()))[0].prompt
+    return different_prompts(samples, count)
 
 
 def export(

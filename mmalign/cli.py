@@ -57,6 +57,21 @@ def train(config: Path, overrides: Overrides = None) -> None:
     _leave()
 
 
+@app.command()
+def build(config: Path, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
+    """Make pairs from a model's own samples as CONFIG says; writes pairs.jsonl, goes on where it stopped."""
+    from mmalign import api
+
+    try:
+        folder = api.build(config, *(overrides or []), allow_code=allow_code)
+    except SystemExit:  # stopped by a signal, all processes at the same round
+        _leave()
+        raise
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{folder}/pairs.jsonl")
+    _leave()
+
+
 def _leave() -> None:
     """Leave the other processes in order: their threads, torn down at the program's exit, can abort it."""
     from mmalign.training.world import leave
@@ -92,20 +107,15 @@ def _show(lines: Sequence[str]) -> None:
 
 @app.command()
 def launch(
-    args: Annotated[list[str], typer.Argument(help="train CONFIG [section.field=value ...]")],
+    args: Annotated[list[str], typer.Argument(help="train or build CONFIG [section.field=value ...]")],
     processes: Annotated[int, typer.Option(help="processes on this machine")],
 ) -> None:
-    """Train in several processes: mmalign launch --processes 2 train CONFIG ..."""
-    if args[:1] != ["train"] or len(args) < 2:
+    """Train or build in several processes: mmalign launch --processes 2 train CONFIG ..."""
+    if args[:1] not in (["train"], ["build"]) or len(args) < 2:
         raise UserError("launch: write `mmalign launch --processes N train CONFIG [section.field=value ...]`")
     if processes < 1:
         raise UserError(f"launch --processes: must be 1 or more, got {processes}")
-    from mmalign import config as configs
-    from mmalign.training.checks import check_config, check_output
-
-    config = configs.load(args[1], args[2:], allow_code=True)
-    check_config(config, processes)  # refused once, not by every process
-    check_output(config)
+    _refuse_once(args, processes)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import get_args_parser, run
@@ -127,6 +137,21 @@ def launch(
             raise SystemExit(128 + int(stop.sigval)) from stop
         finally:
             del os.environ[_FAILURE]
+
+
+def _refuse_once(args: Sequence[str], processes: int) -> None:
+    """Refuse a config that cannot run before every process does."""
+    if args[0] == "build":
+        from mmalign.builders import _config, _run
+
+        _run.check_output(_config.load(args[1], args[2:], allow_code=True))
+        return
+    from mmalign import config as configs
+    from mmalign.training.checks import check_config, check_output
+
+    config = configs.load(args[1], args[2:], allow_code=True)
+    check_config(config, processes)
+    check_output(config)
 
 
 @app.command()
@@ -173,12 +198,16 @@ def sample(
 @app.command()
 def evaluate(
     run: RunFolder,
-    prompts: Annotated[int | None, typer.Option(help="how many held-out prompts")] = None,
+    prompts: Annotated[int | None, typer.Option(help="how many prompts")] = None,
     judge: Annotated[
-        str | None,
-        typer.Option(help="a reward, package.module:Class, or '{name: reward_model, path: FOLDER}'"),
+        list[str] | None,
+        typer.Option(
+            help="a reward, package.module:Class, or '{name: reward_model, path: FOLDER}'; several may be "
+            "given, the first decides"
+        ),
     ] = None,
     seed: int | None = None,
+    file: Annotated[Path | None, typer.Option(help="prompt file in place of the held-out rows")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -189,30 +218,41 @@ def evaluate(
     from mmalign._yaml import parse
     from mmalign.training.finished import open_run
 
-    section = {"name": judge}
-    if judge is not None and judge.lstrip().startswith("{"):
-        section = parse(judge, "--judge")
-    chosen = None if judge is None else build_named(KINDS["judge"], section, "--judge", True)
-    comparison = api.evaluate(open_run(run, allow_code), prompts, chosen, seed)
+    sections = [
+        parse(one, "--judge") if one.lstrip().startswith("{") else {"name": one} for one in judge or ()
+    ]
+    chosen = [build_named(KINDS["judge"], section, "--judge", True) for section in sections]
+    comparison = api.evaluate(open_run(run, allow_code), prompts, chosen or None, seed, file)
     rate = comparison.win_rate
     if as_json:
-        means = {name: asdict(value) for name, value in comparison.means.items()}
-        print(json.dumps({"win_rate": None if rate is None else asdict(rate), "means": means}))
+        means, rates = (
+            {name: asdict(value) for name, value in figures.items()}
+            for figures in (comparison.means, comparison.win_rates)
+        )
+        print(
+            json.dumps(
+                {"win_rate": None if rate is None else asdict(rate), "win_rates": rates, "means": means}
+            )
+        )
         return
     if rate is None:
         print("no judge: responses are in the report, unscored")
     else:
         interval = f"[{rate.low:.1%}, {rate.high:.1%}]"
         print(f"win rate {rate.rate:.1%} {interval}, ties {rate.ties:.1%}, {rate.num} prompts")
+    for judged in (note for note in comparison.judges if note.unchecked):
+        print(f"{judged.name}: not checked against published numbers")
     for name, mean in comparison.means.items():
-        print(f"{name:14} {mean.base:8.3f} -> {mean.tuned:8.3f}")
+        won = f"   wins {comparison.win_rates[name].rate:.1%}"
+        print(f"{name:14} {mean.base:8.3f} -> {mean.tuned:8.3f}{won}")
     print(f"{run}/report.html")
 
 
 @app.command(name="list")
 def list_(
     topic: Annotated[
-        str | None, typer.Argument(help="objectives, adapters, sources, transforms, rewards")
+        str | None,
+        typer.Argument(help="objectives, adapters, sources, formats, transforms, rewards, builders"),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="only what this adapter can run")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,

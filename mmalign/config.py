@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmalign._build import build_named, build_plain, refuse_unknown
+from mmalign._build import build_named, build_plain, named_tree, plain_tree, refuse_unknown
+from mmalign._evaluation import Evaluation, evaluation_from, evaluation_schema, evaluation_tree
+from mmalign._evaluation import prompt_file as prompt_file
 from mmalign._names import KINDS, class_of, name_of
 from mmalign._yaml import apply_overrides, parse_file
 from mmalign.objectives._sum import WeightedSum
@@ -146,20 +148,6 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Base against trained model on held-out prompts, for `mmalign evaluate` and the report."""
-
-    num_prompts: int = 64
-    batch: int = 32
-    seed: int = 0
-    judge: Any = None  # a scorer from rewards/, or package.module:Class
-
-    def __post_init__(self) -> None:
-        _positive("num_prompts", self.num_prompts)
-        _positive("batch", self.batch)
-
-
-@dataclass(frozen=True)
 class RunConfig:
     """A whole run; sections that carry a name hold an instance of the dataclass it stands for."""
 
@@ -222,7 +210,7 @@ def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> 
         elif name in _SCALARS:
             sections[name] = build_plain(_SCALARS[name], value, here)
         elif name == "evaluation":
-            sections[name] = _evaluation(value, here, allow_code)
+            sections[name] = evaluation_from(value, here, allow_code)
         elif name in ("model", "heldout"):
             sections[name] = build_named(KINDS[name], value, here, allow_code)
         elif name == "data":
@@ -265,16 +253,6 @@ def _weighted(kind: Any, value: Any, where: str, allow_code: bool) -> tuple[floa
     return weight, build_named(kind, {k: v for k, v in value.items() if k != "weight"}, where, allow_code)
 
 
-def _evaluation(value: Any, where: str, allow_code: bool) -> Evaluation:
-    plain = {k: v for k, v in value.items() if k != "judge"} if isinstance(value, Mapping) else value
-    built: Evaluation = build_plain(Evaluation, plain, where)
-    judge = value.get("judge") if isinstance(value, Mapping) else None
-    if judge is None:
-        return built
-    judge = {"name": judge} if isinstance(judge, str) else judge
-    return dataclasses.replace(built, judge=build_named(KINDS["judge"], judge, f"{where}.judge", allow_code))
-
-
 # ---------------------------------------------------------------- back to plain values
 
 
@@ -286,36 +264,21 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
         if name == "data":
             single = len(value) == 1 and value[0][0] is None
             listed = [
-                {**_named(KINDS["data"], source), **({} if w is None else {"weight": w})}
+                {**named_tree(KINDS["data"], source), **({} if w is None else {"weight": w})}
                 for w, source in value
             ]
-            tree[name] = _named(KINDS["data"], value[0][1]) if single else listed
+            tree[name] = named_tree(KINDS["data"], value[0][1]) if single else listed
         elif name == "objective" and isinstance(value, WeightedSum):
-            tree[name] = [{**_named(KINDS["objective"], term), "weight": w} for _, w, term in value.terms]
+            tree[name] = [{**named_tree(KINDS["objective"], term), "weight": w} for _, w, term in value.terms]
         elif name == "transforms":
-            tree[name] = [_named(KINDS[name], v) for v in value]
+            tree[name] = [named_tree(KINDS[name], v) for v in value]
         elif name in ("model", "heldout", "objective"):
-            tree[name] = None if value is None else _named(KINDS[name], value)
+            tree[name] = None if value is None else named_tree(KINDS[name], value)
         elif name == "evaluation":
-            judge = None if value.judge is None else _named(KINDS["judge"], value.judge)
-            tree[name] = {**_plain(dataclasses.replace(value, judge=None)), "judge": judge}
+            tree[name] = evaluation_tree(value)
         else:
-            tree[name] = _plain(value)
+            tree[name] = plain_tree(value)
     return tree
-
-
-def _named(kind: Any, value: Any) -> dict[str, Any]:
-    return {kind.key: name_of(kind, type(value)), **_plain(value)}
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
 
 
 def dump(config: RunConfig) -> str:
@@ -360,9 +323,7 @@ def schema() -> dict[str, Any]:
     for section in ("data", "objective", "transforms"):
         many = {"type": "array", "items": named(section, weighted=section != "transforms")}
         properties[section] = {"anyOf": [named(section), many]}
-    properties["evaluation"] = plain_schema(Evaluation)
-    judge = {"anyOf": [named("judge"), {"type": "string"}, {"type": "null"}]}
-    properties["evaluation"]["properties"]["judge"] = judge
+    properties["evaluation"] = evaluation_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mmalign run",

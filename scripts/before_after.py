@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmalign.evaluation.compare import read
+from mmalign.evaluation.comparison import read
 
 
 def main() -> None:

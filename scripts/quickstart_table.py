@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from mmalign._names import KINDS, name_of
-from mmalign.evaluation.compare import TOTAL, Comparison, read
+from mmalign.evaluation.comparison import TOTAL, Comparison, read
 from mmalign.training.finished import read_config
 from mmalign.training.record import RunRecord
 

@@ -20,14 +20,14 @@ RANKS = {
     "objectives": 2,
     "config": 3,  # with the private modules beside it
     "adapters": 4, "data": 4, "rewards": 4,
-    "builders": 5, "evaluation": 5, "decoding": 5, "shapes": 5, "catalogue": 5,
+    "evaluation": 5, "decoding": 5, "shapes": 5, "catalogue": 5,
     "training": 6,
-    "report": 7,
+    "builders": 7, "report": 7,
     "api": 8,
     "cli": 9,
     "__main__": 10, "__init__": 10,
 }  # fmt: skip
-BESIDE_CONFIG = {"_build", "_names", "_schema", "_yaml"}
+BESIDE_CONFIG = {"_build", "_evaluation", "_names", "_schema", "_yaml"}
 NEUTRAL = {"__version__"}  # attributes of the package itself
 FENCES = {  # library -> the only units that may import it
     "accelerate": {"training"},

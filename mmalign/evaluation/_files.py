@@ -20,6 +20,18 @@ _OURS = re.compile(r"(base|tuned|prompt)-\d{3,}(-\d+)?\.png")
 _FIELDS = {"id", "text", "media", "base", "tuned", "base_scores", "tuned_scores"}
 
 
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """What results.json holds, checked field by field; parts are decoded. `step` is None, and `judges`
+    empty, in files without them."""
+
+    seed: int
+    step: int | None
+    rows: list[dict[str, Any]]
+    costs: tuple[str, ...]
+    judges: list[dict[str, Any]]
+
+
 def is_picture(data: Any) -> bool:
     """True for a decoded PIL picture."""
     return isinstance(data, Image.Image)
@@ -50,8 +62,8 @@ def write(
     return target
 
 
-def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]], tuple[str, ...], str]:
-    """Seed, step (None in files without one), rows (field by field, parts decoded), costs and judge.
+def read(path: Path) -> Read:
+    """Read a comparison back.
 
     Raises OSError, ValueError, KeyError, TypeError or AttributeError for anything else. Only pictures of our
     own names in the same folder are opened.
@@ -62,12 +74,22 @@ def read(path: Path) -> tuple[int, int | None, list[dict[str, Any]], tuple[str, 
     rows = [_read_row(row, number, path.parent) for number, row in enumerate(tree["rows"])]
     step = tree.get("step")
     costs = tuple(str(name) for name in tree.get("costs", []))
-    return int(tree["seed"]), None if step is None else int(step), rows, costs, str(tree.get("judge", ""))
+    judges = [_read_judge(judge) for judge in tree.get("judges", [])]
+    return Read(int(tree["seed"]), None if step is None else int(step), rows, costs, judges)
+
+
+def _read_judge(tree: dict[str, Any]) -> dict[str, Any]:
+    words = {name: tree[name] for name in ("name", "words", "prefix")}
+    if not all(isinstance(value, str) for value in words.values()):
+        raise ValueError("a judge's name and words must be strings")
+    return {**words, "unchecked": bool(tree["unchecked"])}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
 
 
@@ -80,6 +102,7 @@ def _plain_row(row: Any, number: int) -> dict[str, Any]:
         "tuned": _plain_part(row.tuned, f"tuned-{number:03d}.png", row.id),
         "base_scores": dict(row.base_scores),
         "tuned_scores": dict(row.tuned_scores),
+        "groups": {kind: list(listed) for kind, listed in row.groups.items()},
     }
 
 
@@ -101,7 +124,7 @@ def _pictures_of(row: Any, number: int) -> list[tuple[str, Part]]:
 
 
 def _read_row(tree: dict[str, Any], number: int, place: Path) -> dict[str, Any]:
-    if tree.keys() != _FIELDS:
+    if tree.keys() - {"groups"} != _FIELDS:
         raise ValueError(f"row {number}: its fields are {sorted(tree)}")
     row = {name: tree[name] for name in ("id", "text")}
     if not all(isinstance(value, str) for value in row.values()):
@@ -109,6 +132,9 @@ def _read_row(tree: dict[str, Any], number: int, place: Path) -> dict[str, Any]:
     for name in ("base", "tuned"):
         row[name] = _read_part(tree[name], number, place)
         row[f"{name}_scores"] = _read_scores(tree[f"{name}_scores"], number)
+    row["groups"] = {
+        str(kind): tuple(str(group) for group in listed) for kind, listed in tree.get("groups", {}).items()
+    }
     row["media"] = tuple(_read_part(part, number, place) for part in tree["media"])
     return row
 

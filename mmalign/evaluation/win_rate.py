@@ -1,10 +1,12 @@
-"""Win rate of one model over another on the same prompts, with its 95 % interval."""
+"""Win rate of one model over another on the same prompts, with its 95 % intervals."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 Z95 = 1.959963984540054
 """The 97.5 % point of the normal distribution."""
@@ -16,7 +18,9 @@ class WinRate:
 
     `rate` counts a tie as half a win; `low` and `high` are its 95 % Wilson interval (Wilson 1927). That
     interval takes every prompt for a yes or no: a tie varies less than that, so with ties it is wider than it
-    need be, never too narrow. `decided_rate` leaves the ties out and is None where nothing else is left.
+    need be, never too narrow. `resampled` is the 95 % percentile interval of the same rate when the prompts
+    are drawn anew, with replacement (bootstrap, Efron 1979): it knows of ties, and is too narrow where all
+    prompts went one way. `decided_rate` leaves the ties out and is None where nothing else is left.
     """
 
     rate: float
@@ -27,6 +31,7 @@ class WinRate:
     wins: int
     losses: int
     num: int
+    resampled: tuple[float, float]
 
 
 def win_rate(base: Sequence[float], tuned: Sequence[float]) -> WinRate:
@@ -46,7 +51,26 @@ def win_rate(base: Sequence[float], tuned: Sequence[float]) -> WinRate:
     rate = (wins + ties / 2) / num
     low, high = wilson(rate, num)
     decided = wins / (wins + losses) if wins + losses else None
-    return WinRate(rate, low, high, ties / num, decided, wins, losses, num)
+    return WinRate(rate, low, high, ties / num, decided, wins, losses, num, resampled(wins, ties, losses))
+
+
+def resampled(wins: int, ties: int, losses: int) -> tuple[float, float]:
+    """2.5 % and 97.5 % points of the win rate over all ways of drawing as many prompts with replacement.
+
+    The distribution is computed, not sampled: one prompt is worth 0, 1 or 2 half wins with the shares that
+    were seen, and the sum over all is the convolution of that many such prompts.
+    """
+    num = wins + ties + losses
+    one = np.array([losses, ties, wins], dtype=np.float64) / num
+    total, power, left = np.ones(1), one, num
+    while left:  # the num-fold convolution by squaring
+        if left % 2:
+            total = np.convolve(total, power)
+        left //= 2
+        power = np.convolve(power, power) if left else power
+    below = np.cumsum(total)
+    low, high = (int(np.searchsorted(below, share - 1e-12)) for share in (0.025, 0.975))
+    return low / (2 * num), min(high, 2 * num) / (2 * num)
 
 
 def wilson(share: float, num: int) -> tuple[float, float]:

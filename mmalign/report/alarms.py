@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mmalign.evaluation.compare import TOTAL, Comparison
+from mmalign.evaluation.comparison import TOTAL, Comparison
 from mmalign.report.curves import number
 from mmalign.report.series import Metrics, Series
 from mmalign.training.record import RunRecord

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmalign.evaluation.compare import TOTAL, Answered, Comparison
+from mmalign.evaluation.comparison import TOTAL, Answered, Comparison
 from mmalign.report.curves import number
 from mmalign.report.html import Child, Html, element, picture, section
 from mmalign.types import Part

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmalign.evaluation.compare import Comparison
+from mmalign.evaluation.comparison import Comparison, JudgeNote
 from mmalign.evaluation.win_rate import WinRate
 from mmalign.report.alarms import Alarm
 from mmalign.report.curves import charts, draw, number
@@ -70,9 +70,14 @@ def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
     parts: list[Child] = [element("div", {"class": "tiles"}, *tiles)] if tiles else []
     if comparison is not None and comparison.means:
         parts.append(_mean_scores(comparison))
-    if comparison is not None and comparison.judge:
-        parts.append(element("p", {"class": "judge"}, f"Scored by {comparison.judge}"))
+    if comparison is not None:
+        parts += [element("p", {"class": "judge"}, _judge_line(note)) for note in comparison.judges]
     return section("Result", *parts) if parts else None
+
+
+def _judge_line(note: JudgeNote) -> str:
+    said = f"Scored by {note.name}: {note.words}" if note.words else f"Scored by {note.name}."
+    return f"{said} Not checked against published numbers." if note.unchecked else said
 
 
 def _rate_tiles(rate: WinRate) -> list[Html]:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mmalign._yaml import parse_file
-from mmalign.evaluation import compare
+from mmalign.evaluation import comparison as comparisons
 from mmalign.report import sections
 from mmalign.report.alarms import find_alarms
 from mmalign.report.html import document
@@ -28,7 +28,7 @@ def write_report(run_folder: Path) -> Path:
         raise UserError(f"{run_folder}: holds no run (run.json is missing)")
     config = parse_file(run_folder / "config.yaml")
     metrics = read_metrics(run_folder / "metrics.jsonl")
-    comparison = compare.read(run_folder)
+    comparison = comparisons.read(run_folder)
     parts = [
         sections.header(config, record),
         sections.headline(metrics, comparison),

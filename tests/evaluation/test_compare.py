@@ -13,8 +13,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmalign.evaluation import compare as comparing
-from mmalign.evaluation.compare import Answered, Comparison, Prompt, Switch, compare
+from mmalign.clips import Clip
+from mmalign.evaluation import comparison as comparisons
+from mmalign.evaluation.compare import Prompt, Switch, compare
+from mmalign.evaluation.comparison import Answered, Comparison
+from mmalign.evaluation.means import t95
 from mmalign.types import Message, Part, UserError, derive_seed
 
 
@@ -80,7 +83,7 @@ def prompts(num: int) -> list[Prompt]:
 
 def run(batch: int = 2, listed: Sequence[Prompt] | None = None, seed: int = 0) -> Comparison:
     listed = prompts(5) if listed is None else listed
-    return compare(Drawing(), switch(Shift(0.0)), switch(Shift(0.25)), listed, Reading(), batch, seed)
+    return compare(Drawing(), switch(Shift(0.0)), switch(Shift(0.25)), listed, [Reading()], batch, seed)
 
 
 def test_both_models_answer_from_the_same_seeds() -> None:
@@ -103,7 +106,7 @@ def test_batch_and_order_change_nothing_and_the_seed_does() -> None:
 
 def test_batches_are_as_large_as_asked() -> None:
     adapter = Drawing()
-    compare(adapter, switch(Shift(0.0)), switch(Shift(1.0)), prompts(5), None, 2, 0)
+    compare(adapter, switch(Shift(0.0)), switch(Shift(1.0)), prompts(5), [], 2, 0)
     assert [len(seeds) for seeds in adapter.batches] == [2, 2, 1, 2, 2, 1]
     assert adapter.batches[:3] == adapter.batches[3:]
 
@@ -129,17 +132,17 @@ def test_means_and_their_interval() -> None:
     ("degrees", "value", "within"), [(2, 4.303, 0.04), (4, 2.776, 2e-3), (30, 2.042, 1e-3)]
 )
 def test_students_t_against_the_tables(degrees: int, value: float, within: float) -> None:
-    assert comparing._t95(degrees) == pytest.approx(value, abs=within)
+    assert t95(degrees) == pytest.approx(value, abs=within)
 
 
 def test_pictures_come_back_from_the_folder(tmp_path: Path) -> None:
     seen = Image.new("RGB", (4, 4), (9, 8, 7))
     turns = (Message("user", (Part("image", seen), Part("text", "draw this <b>"))),)
-    result = compare(Drawing("image"), switch(Shift(0.0)), switch(Shift(0.2)), [("a", turns)], None, 4, 3)
+    result = compare(Drawing("image"), switch(Shift(0.0)), switch(Shift(0.2)), [("a", turns)], [], 4, 3)
     result.write(tmp_path)
     names = {path.name for path in (tmp_path / "evaluation").iterdir()}
     assert names == {"results.json", "base-000.png", "tuned-000.png", "prompt-000-0.png"}
-    again = comparing.read(tmp_path)
+    again = comparisons.read(tmp_path)
     assert again is not None and again.seed == 3 and again.win_rate is None and again.means == {}
     assert again.step is None
     assert again.rows[0].text == "[image] draw this <b>"
@@ -149,12 +152,12 @@ def test_pictures_come_back_from_the_folder(tmp_path: Path) -> None:
 
 def test_the_step_comes_back_and_older_files_have_none(tmp_path: Path) -> None:
     path = replace(run(), step=12).write(tmp_path)
-    found = comparing.read(tmp_path)
+    found = comparisons.read(tmp_path)
     assert found is not None and found.step == 12
     tree = json.loads(path.read_text())
     del tree["step"]
     path.write_text(json.dumps(tree))
-    older = comparing.read(tmp_path)
+    older = comparisons.read(tmp_path)
     assert older is not None and older.step is None and older.rows == found.rows
 
 
@@ -166,7 +169,7 @@ def test_texts_and_scores_come_back_from_the_folder(tmp_path: Path) -> None:
     odd = [("é\ud800", (Message("system", (Part("text", "be brief"),)), *prompts(1)[0][1])), prompts(2)[1]]
     result = run(listed=odd)
     first = result.write(tmp_path).read_bytes()
-    assert comparing.read(tmp_path) == result
+    assert comparisons.read(tmp_path) == result
     assert result.rows[0].text == "system: be brief\nuser: number 0?"
     assert run(listed=odd).write(tmp_path).read_bytes() == first  # no time, no path
     assert json.loads(first)["win_rate"]["rate"] == 1.0
@@ -174,9 +177,9 @@ def test_texts_and_scores_come_back_from_the_folder(tmp_path: Path) -> None:
 
 
 def test_an_earlier_evaluation_is_replaced(tmp_path: Path) -> None:
-    compare(Drawing("image"), switch(Shift(0.0)), switch(Shift(1.0)), prompts(3), None, 4, 0).write(tmp_path)
+    compare(Drawing("image"), switch(Shift(0.0)), switch(Shift(1.0)), prompts(3), [], 4, 0).write(tmp_path)
     (tmp_path / "evaluation" / "mine.png").write_bytes(b"kept")
-    compare(Drawing("image"), switch(Shift(0.0)), switch(Shift(1.0)), prompts(1), None, 4, 0).write(tmp_path)
+    compare(Drawing("image"), switch(Shift(0.0)), switch(Shift(1.0)), prompts(1), [], 4, 0).write(tmp_path)
     names = {path.name for path in (tmp_path / "evaluation").iterdir()}
     assert names == {"results.json", "base-000.png", "tuned-000.png", "mine.png"}
 
@@ -190,7 +193,7 @@ def test_refusals(tmp_path: Path) -> None:
         run(batch=0)
     for scores, word in (({"iou": 1.0}, "no 'score'"), ({"score": math.nan}, "not finite")):
         with pytest.raises(UserError, match=word):
-            compare(Drawing(), switch(Shift(0.0)), switch(Shift(1.0)), prompts(1), Constant(scores), 1, 0)
+            compare(Drawing(), switch(Shift(0.0)), switch(Shift(1.0)), prompts(1), [Constant(scores)], 1, 0)
     clip = Part("video", [Image.new("RGB", (2, 2))])
     with pytest.raises(UserError, match="got video"):
         Comparison((Answered("v", "x", (), clip, clip, {}, {}),), 0).write(tmp_path)
@@ -198,7 +201,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_reading_what_is_no_comparison(tmp_path: Path) -> None:
-    assert comparing.read(tmp_path) is None
+    assert comparisons.read(tmp_path) is None
     run().write(tmp_path)
     path = tmp_path / "evaluation" / "results.json"
     good = json.loads(path.read_text())
@@ -215,16 +218,88 @@ def test_reading_what_is_no_comparison(tmp_path: Path) -> None:
     for change in changes:
         path.write_text(json.dumps(good | change))
         with pytest.raises(UserError, match="results.json: not a comparison"):
-            comparing.read(tmp_path)
+            comparisons.read(tmp_path)
     path.write_text("{")
     with pytest.raises(UserError, match="results.json: not a comparison"):
-        comparing.read(tmp_path)
+        comparisons.read(tmp_path)
 
 
 def test_costs_of_a_judge_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run().costs == ()
     monkeypatch.setattr(Reading, "costs", frozenset({"length"}), raising=False)
     run().write(tmp_path)
-    again = comparing.read(tmp_path)
+    again = comparisons.read(tmp_path)
     assert again is not None and again.costs == ("length",)
-    assert again.judge == "Reading: Scores a text by the number it says."
+    (judge,) = again.judges
+    assert (judge.name, judge.words) == ("Reading", "Scores a text by the number it says.")
+
+
+class Shortness:
+    """Likes short texts. Says of itself that it is new."""
+
+    unchecked = True
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
+        return {"score": -float(len(response.data)), "first": float(response.data[0])}
+
+
+def several(judges: Sequence[object]) -> Comparison:
+    return compare(Drawing(), switch(Shift(0.0)), switch(Shift(0.25)), prompts(5), judges, 2, 0)  # type: ignore[arg-type]
+
+
+def test_the_first_of_several_judges_decides(tmp_path: Path) -> None:
+    result = several([Reading(), Shortness(), Shortness()])
+    assert [judge.name for judge in result.judges] == ["Reading", "Shortness", "Shortness 2"]
+    assert [judge.unchecked for judge in result.judges] == [False, True, True]
+    assert result.totals == ["score", "Shortness/score", "Shortness 2/score"]
+    assert result.names == [*result.totals, "length", "Shortness 2/first", "Shortness/first"]
+    assert result.win_rate == several([Reading()]).win_rate == result.win_rates["score"]
+    other = result.win_rates["Shortness/score"]
+    assert (other.ties, other.rate, other.decided_rate) == (1.0, 0.5, None)  # "0.123456" is as long as any
+    result.write(tmp_path)
+    assert comparisons.read(tmp_path) == result
+    tree = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert list(tree["win_rates"]) == result.names and tree["judges"][1]["unchecked"] is True
+
+
+def test_which_of_several_judges_refused() -> None:
+    with pytest.raises(UserError, match="evaluation: Constant: prompt 'p0': the judge gives no 'score'"):
+        several([Reading(), Constant({"iou": 1.0})])
+
+
+def test_less_of_a_cost_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reading, "costs", frozenset({"score"}), raising=False)
+    assert run().win_rate is not None and run().win_rate.losses == 5
+
+
+def test_groups_have_rates_of_their_own(tmp_path: Path) -> None:
+    groups = {"p0": {"style": ("photo",)}, "p1": {"style": ("anime", "photo")}, "p2": {"tag": ("two",)}}
+    result = run().grouped(groups)
+    rates = result.group_rates("score")
+    assert [(key, rate.num) for key, rate in rates.items()] == [
+        (("style", "anime"), 1),
+        (("style", "photo"), 2),
+        (("tag", "two"), 1),
+    ]
+    assert result.win_rate == run().win_rate
+    result.write(tmp_path)
+    assert comparisons.read(tmp_path) == result
+    tree = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert [(row["group"], row["win_rate"]["num"]) for row in tree["groups"]] == [
+        ("anime", 1),
+        ("photo", 2),
+        ("two", 1),
+    ]
+
+
+def test_a_clip_for_an_answer_is_kept_as_its_frames(tmp_path: Path) -> None:
+    frames = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    clip = Clip(frames, (0, 1, 2), (0.0, 0.1, 0.2), 10.0, 3, "memory")
+
+    class Filming:
+        def generate(self, model: object, prompts: Sequence[object], seeds: Sequence[int]) -> list[Part]:
+            return [Part("video", clip) for _ in prompts]
+
+    result = compare(Filming(), switch(Shift(0.0)), switch(Shift(1.0)), prompts(1), [], 1, 0)  # type: ignore[arg-type]
+    assert result.rows[0].base.kind == "image" and result.rows[0].base.data.size == (28, 8)
+    result.write(tmp_path)

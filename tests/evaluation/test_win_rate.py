@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from mmalign.evaluation.win_rate import wilson, win_rate
+from mmalign.evaluation.win_rate import resampled, wilson, win_rate
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,21 @@ def test_interval_with_ties_is_the_wider_one() -> None:
 def test_refusals(base: list[float], tuned: list[float]) -> None:
     with pytest.raises(ValueError, match="as many|NaN"):
         win_rate(base, tuned)
+
+
+def test_resampled_interval_is_that_of_drawing_prompts_anew() -> None:
+    # two prompts, one won, one lost: 0, 1/2, 1 with 1/4, 1/2, 1/4
+    assert resampled(1, 0, 1) == (0.0, 1.0)
+    assert resampled(0, 7, 0) == (0.5, 0.5)
+    assert resampled(9, 0, 0) == (1.0, 1.0)
+    rng = np.random.default_rng(0)
+    drawn = rng.multinomial(40, [20 / 40, 12 / 40, 8 / 40], size=100_000)
+    rates = (drawn[:, 0] + drawn[:, 1] / 2) / 40
+    assert resampled(20, 12, 8) == pytest.approx(np.quantile(rates, [0.025, 0.975]), abs=1 / 80)
+
+
+def test_resampled_interval_is_narrower_with_ties_and_fits_many_prompts() -> None:
+    rate = win_rate([0] * 40 + [1] * 60, [1] * 40 + [1] * 60)
+    assert rate.resampled[1] - rate.resampled[0] < rate.high - rate.low
+    spread = 1.96 * math.sqrt(0.25 / 1632)
+    assert resampled(816, 0, 816) == pytest.approx((0.5 - spread, 0.5 + spread), abs=1e-3)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from mmalign.evaluation.compare import Answered, Comparison
+from mmalign.evaluation.comparison import Answered, Comparison
 from mmalign.training.record import MetricsLog, RunRecord
 from mmalign.types import Part
 

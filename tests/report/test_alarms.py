@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmalign.evaluation.compare import Answered, Comparison
+from mmalign.evaluation.comparison import Answered, Comparison
 from mmalign.report.alarms import find_alarms
 from mmalign.report.series import Metrics, Series
 from mmalign.training.record import RunRecord

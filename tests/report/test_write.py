@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_run import MakeRun, config_of, pictured, told
 
-from mmalign.evaluation.compare import Answered, Comparison
+from mmalign.evaluation.comparison import Answered, Comparison, JudgeNote
 from mmalign.report.pairs import MAX_PAIRS
 from mmalign.report.write import write_report
 from mmalign.training.record import MetricsLog
@@ -184,7 +184,7 @@ def test_refusals(tmp_path: Path, make_run: MakeRun) -> None:
 
 
 def test_the_judge_and_its_costs_are_named(make_run: MakeRun) -> None:
-    comparison = replace(told(4), costs=("length",), judge="Reading: Scores <texts>.")
+    comparison = replace(told(4), costs=("length",), judges=(JudgeNote("Reading", "Scores <texts>."),))
     page = write_report(make_run(comparison=comparison)).read_text()
     assert "length (less is better)" in page and "score (less" not in page
     assert "Scored by Reading: Scores &lt;texts&gt;." in page

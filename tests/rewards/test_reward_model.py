@@ -118,7 +118,7 @@ class Speaker(torch.nn.Module):
 def asked(judge: BatchJudge, adapter: Echo) -> Comparison:
     prompts = [(f"p{i}", prompt) for i, prompt in enumerate(PROMPTS)]
     base, tuned = Speaker("no"), Speaker("yes perhaps")
-    return compare(adapter, lambda: nullcontext(base), lambda: nullcontext(tuned), prompts, judge, 2, 0)
+    return compare(adapter, lambda: nullcontext(base), lambda: nullcontext(tuned), prompts, [judge], 2, 0)
 
 
 def test_a_comparison_by_a_reward_model(model: Path) -> None:

@@ -1,0 +1,114 @@
+"""Section `evaluation` of a config: its fields, the judges and prompt files it names, and its schema."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmalign._build import build_named, build_plain, named_tree, plain_tree
+from mmalign._names import KINDS, class_of, names
+from mmalign.types import UserError
+
+
+@dataclass(frozen=True)
+class PromptPath:
+    """A prompt file whose form is told from what it holds."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is measured besides the objective: while training, on held-out rows; after it, base against the
+    trained model, for `mmalign evaluate` and the report."""
+
+    num_prompts: int | None = None  # null: 64 of the held-out rows', all of a prompt file's
+    batch: int = 32
+    seed: int = 0
+    judge: Any = (
+        None  # a scorer from rewards/, or package.module:Class; or a list, of which the first decides
+    )
+    prompts: Any = None  # a prompt file to use instead of the held-out rows' prompts
+    levels: int = 8  # noise levels at which held-out pairs of a denoiser are scored; 0: none
+    level_pairs: int = 32  # so many held-out pairs at most
+    grid: int | None = None  # prompts answered at every evaluation; null: 4 where pictures are made, else 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_prompts", "batch", "level_pairs"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
+        for name in ("levels", "grid"):
+            if getattr(self, name) is not None and getattr(self, name) < 0:
+                raise ValueError(f"{name}: must be 0 or more, got {getattr(self, name)}")
+
+    @property
+    def judges(self) -> tuple[Any, ...]:
+        """The scorers, the deciding one first."""
+        return self.judge if isinstance(self.judge, tuple) else () if self.judge is None else (self.judge,)
+
+
+def evaluation_from(value: Any, where: str, allow_code: bool) -> Evaluation:
+    """The section from plain values. Raises UserError naming the field and the rule."""
+    named = ("judge", "prompts")
+    plain = {k: v for k, v in value.items() if k not in named} if isinstance(value, Mapping) else value
+    built: Evaluation = build_plain(Evaluation, plain, where)
+    judge, prompts = (value.get(name) if isinstance(value, Mapping) else None for name in named)
+    if isinstance(judge, list):
+        if not judge:
+            raise UserError(f"{where}.judge: the list of judges is empty")
+        scorers: Any = tuple(_judge(one, f"{where}.judge[{i}]", allow_code) for i, one in enumerate(judge))
+    else:
+        scorers = None if judge is None else _judge(judge, f"{where}.judge", allow_code)
+    asked = None if prompts is None else prompt_file(prompts, f"{where}.prompts", allow_code)
+    return dataclasses.replace(built, judge=scorers, prompts=asked)
+
+
+def _judge(value: Any, where: str, allow_code: bool) -> Any:
+    value = {"name": value} if isinstance(value, str) else value
+    return build_named(KINDS["judge"], value, where, allow_code)
+
+
+def prompt_file(value: Any, where: str, allow_code: bool = False) -> Any:
+    """A prompt file from its name and fields, or from a path alone, whose form is then told from the file."""
+    tree = {"path": value} if isinstance(value, str) else value
+    if isinstance(tree, Mapping) and isinstance(tree.get("path"), str) and "name" not in tree:
+        kind, path = KINDS["prompts"], Path(tree["path"]).expanduser()
+        if not path.exists():
+            raise UserError(f"{where}.path: there is no file {tree['path']}")
+        known: dict[str, Any] = {name: class_of(kind, name) for name in names(kind)}
+        fitting = [name for name, cls in known.items() if cls.fits(path)]
+        if len(fitting) != 1:
+            raise UserError(
+                f"{where}.path: cannot tell the form of {tree['path']}; add name: {', '.join(known)}"
+            )
+        tree = {"name": fitting[0], **tree}
+    return build_named(KINDS["prompts"], tree, where, allow_code)
+
+
+def evaluation_tree(section: Evaluation) -> dict[str, Any]:
+    """The section as plain values; `evaluation_from` gives the same section back."""
+    judges = [named_tree(KINDS["judge"], one) for one in section.judges]
+    prompts = None if section.prompts is None else named_tree(KINDS["prompts"], section.prompts)
+    chosen = judges if isinstance(section.judge, tuple) else judges[0] if judges else None
+    plain = plain_tree(dataclasses.replace(section, judge=None, prompts=None))
+    return {**plain, "judge": chosen, "prompts": prompts}
+
+
+def evaluation_schema() -> dict[str, Any]:
+    """JSON Schema of the section."""
+    from mmalign._schema import named_schema, plain_schema
+
+    def named(section: str) -> dict[str, Any]:
+        kind = KINDS[section]
+        return named_schema(kind, [(name, class_of(kind, name)) for name in names(kind)])
+
+    schema = plain_schema(Evaluation)
+    judge = {"anyOf": [named("judge"), {"type": "string"}]}
+    listed = {"type": "array", "items": judge, "minItems": 1}
+    schema["properties"]["judge"] = {"anyOf": [judge, listed, {"type": "null"}]}
+    forms = [named("prompts"), plain_schema(PromptPath), {"type": "string"}, {"type": "null"}]
+    schema["properties"]["prompts"] = {"anyOf": forms}
+    return schema

@@ -1,0 +1,1 @@
+"""One file per form of prompt file, each in the form its benchmark publishes."""
