@@ -10,9 +10,15 @@
 | pixart_sigma | states [B,300,W] and their mask; returns 2C channels | as sd2 | T5 300, masked |
 | sana | states [B,300,W] and their mask | C,H,W times `scaling_factor`, no distribution | Gemma 300, masked |
 | hunyuan_dit | BERT and T5 states with masks, sizes, style, rotary table; returns 2C | as sd2 | 77 and 256 |
+| animatediff | states repeated for every frame [B*F,77,W] | C,F,H,W; autoencoder per frame | CLIP 77 |
+| modelscope | states [B,77,W] | C,F,H,W; autoencoder per frame | CLIP 77 |
+| cogvideox | states [B,226,W], rotary table (2b: none) | F,C,H,W times `scaling_factor` | T5 226, no mask |
+| wan | states [B,512,W], zero past the end | C,F,H,W: (z - mean) / std by channel | UMT5 512 |
+| ltx_video | states [B,128,W] and mask, frames, height, width, rotary scale | packed FHW,C: as wan | T5 128 |
 
-The timestep is 0..999 (noise left in thousandths for flows), but flux takes it divided by 1000; `sd2` and
-`hunyuan_dit` predict velocity, the flows (sd3, flux, sana) noise minus data, the others noise.
+The timestep is 0..999 (noise left in thousandths for flows), but flux takes it divided by 1000. `sd2`,
+`hunyuan_dit` and both cogvideox predict velocity; sd3, flux, sana, wan and ltx_video noise minus data;
+the others noise.
 """
 
 import inspect

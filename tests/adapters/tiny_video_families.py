@@ -1,8 +1,8 @@
 """Saved pipelines of random weights of the text-to-video families: clips of 4 to 9 frames of 16 or 32 pixels.
 
 Every function writes a folder that `DiffusionPipeline.from_pretrained` opens, from nothing but its seed:
-`wan(folder, seed=0) -> folder`. Settings that change the arithmetic (latent scale, schedules, shrinking in time)
-are those of the released checkpoints; only widths, depths and the shrinking in space are small.
+`wan(folder, seed=0) -> folder`. Settings that change the arithmetic (latent scale, schedules) are those of
+the released checkpoints; only widths, depths and how much the autoencoder shrinks a clip are small.
 """
 
 from pathlib import Path
@@ -191,7 +191,7 @@ def wan(folder: Path, seed: int = 0) -> Path:
 
 
 def ltx_video(folder: Path, seed: int = 0) -> Path:
-    """LTX-Video: packed tokens, rotary positions in seconds and pixels, a schedule shifted by the token count."""
+    """LTX-Video: packed tokens, rotary positions in seconds and pixels, a shift by the token count."""
     with seeded(seed):
         tokenizer = t5_tokenizer(length=128)
         transformer = LTXVideoTransformer3DModel(
