@@ -4,6 +4,7 @@ Padding holds values that would change every result if the mask were forgotten.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -66,6 +67,30 @@ def surrogate(errors: Tensor, weight: Tensor | None = None, signal: Tensor | Non
         timestep=e.detach() * 0,
         signal=torch.ones_like(e.detach()) if signal is None else signal.reshape(len(e), -1),
     )
+
+
+def predicted(prediction: Tensor, target: Tensor, weight: float = 1.0) -> LogProbs:
+    """Surrogate scores of predictions and targets [S, K, ...], which they carry."""
+    error = (prediction - target).square().flatten(2).mean(-1)
+    scored = surrogate(error, torch.full((len(error),), weight, dtype=error.dtype))
+    return replace(scored, prediction=prediction, target=target)
+
+
+def fixture_f2() -> tuple[dict[str, dict[str, LogProbs]], dict[str, Tensor]]:
+    """Fixture F2, one pair of two latent elements, and the policy's predictions per role as leaves."""
+    target = torch.tensor([0.5, -1.0], dtype=torch.float64).reshape(1, 1, 2)
+    numbers = {
+        "policy": {"chosen": [0.7, -0.8], "rejected": [0.9, -0.9]},
+        "reference": {"chosen": [0.8, -0.7], "rejected": [0.8, -0.8]},
+    }
+    made = {
+        source: {role: torch.tensor(v, dtype=torch.float64).reshape(1, 1, 2) for role, v in roles.items()}
+        for source, roles in numbers.items()
+    }
+    for leaf in made["policy"].values():
+        leaf.requires_grad_()
+    scores = {s: {role: predicted(p, target) for role, p in roles.items()} for s, roles in made.items()}
+    return scores, made["policy"]
 
 
 def reward(scores: Tensor) -> LogProbs:
