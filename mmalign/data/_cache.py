@@ -1,7 +1,8 @@
 """A folder of tensors by key: what frozen encoders produced, kept between epochs and runs.
 
-Several processes may use one folder: a file appears whole under its final name or not at all. A file that
-does not verify counts as missing and is written again.
+Several processes may use one folder: a file appears whole under its final name or not at all. A process that
+is killed while it writes leaves a draft, which a later one clears away. A file that does not verify counts as
+missing and is written again.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,12 +25,17 @@ from torch import Tensor
 
 from mmalign.types import UserError
 
+_DRAFTS = "drafts"
+_ABANDONED = 3600  # seconds after which a draft belongs to no process that still writes it
+
 
 class TensorCache:
-    """`get` and `put` of {name: tensor} records; a file that does not verify is a warning and a miss."""
+    """`get` and `put` of {name: tensor} records; a file that does not verify is counted, and a miss."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.damaged = 0  # files met so far that did not verify
+        self._clean = False
         # made with its first entry: a run that is refused before leaves nothing
         self._existing = next(place for place in (folder, *folder.parents) if place.exists())
         if not self._existing.is_dir():
@@ -64,22 +72,49 @@ class TensorCache:
         ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         # one entry, since the writer does not keep the order of several and the bytes would differ
         data = save(ready, metadata={"entry": json.dumps([key, _digest(ready)])})
-        path = self.path(key)
-        draft = path.with_name(f".{path.stem}-{uuid.uuid4().hex}.tmp")
+        path, draft = self.path(key), self.folder / _DRAFTS / f"{uuid.uuid4().hex}.tmp"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            draft.parent.mkdir(exist_ok=True)
+            self._clear_drafts()
             draft.write_bytes(data)
             os.replace(draft, path)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            free = shutil.disk_usage(self._existing).free
             raise UserError(
                 f"cache {str(self.folder)!r}: writing {len(data)} bytes failed ({error.strerror}); "
-                f"{free} bytes are free on its disk"
+                f"{self.free()} bytes are free on its disk"
             ) from None
 
+    def holds(self, key: str) -> bool:
+        """True if there is a file for the key, sound or not."""
+        return self.path(key).exists()
+
+    def free(self) -> int:
+        """Bytes that can still be written to the disk of the folder."""
+        return shutil.disk_usage(self._existing).free
+
+    def used(self) -> int:
+        """Bytes on the disk that the folder's entries take; looks at every file."""
+        return sum(path.stat().st_blocks * 512 for path in self.folder.rglob("*.safetensors"))
+
+    def _clear_drafts(self) -> None:
+        """Once per process, remove what processes that were killed have left."""
+        if self._clean:
+            return
+        self._clean = True
+        for draft in (self.folder / _DRAFTS).iterdir():
+            with suppress(OSError):  # another process may be clearing too
+                if time.time() - draft.stat().st_mtime > _ABANDONED:
+                    draft.unlink()
+
     def _reject(self, path: Path, reason: str) -> None:
-        warnings.warn(f"cache file {path.name} is damaged and will be made again: {reason}", stacklevel=3)
+        """Count a file; a line for the first, the tenth, the hundredth and so on."""
+        self.damaged += 1
+        if str(self.damaged).rstrip("0") == "1":
+            count = "" if self.damaged == 1 else f" ({self.damaged} such files so far)"
+            line = f"cache file {path.name} is damaged and will be made again{count}: {reason}"
+            warnings.warn(line, stacklevel=3)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

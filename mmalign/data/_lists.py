@@ -60,17 +60,14 @@ class Lists:
         self.report.lists[str(rule)] += 1
         self.report.pairs += len(choice.pairs) + len(choice.ties)
         self.report.pairs_left_out.update(choice.left_out)
-        listed = "responses" in sample.examples
         return (
-            _pair(sample, answers, pair, listed)
+            _pair(sample, answers, pair)
             for pair in sorted([*choice.pairs, *choice.ties], key=lambda one: (one.chosen, one.rejected))
         )
 
 
-def _pair(
-    sample: PreferenceSample, answers: tuple[Example, ...], pair: Pair, listed: bool
-) -> PreferenceSample:
-    name = f"{sample.id}/{pair.chosen}-{pair.rejected}" if listed else sample.id
+def _pair(sample: PreferenceSample, answers: tuple[Example, ...], pair: Pair) -> PreferenceSample:
+    name = f"{sample.id}/{pair.chosen}-{pair.rejected}" if len(answers) > 2 else sample.id
     labels = {**sample.labels, "margin": pair.gap, "tie": float(pair.gap == 0)}
     if pair.chosen > pair.rejected:  # character ranges were those of the other side
         labels.pop("spans", None)

@@ -10,10 +10,12 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mmalign.types import UserError
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
+_VIDEO_ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg"})
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class File:
 
     root: str
     name: str
+
+
+def kind_of(name: str) -> Literal["image", "video"]:
+    """What a media file is by the ending of its name; anything but a video's is taken for a picture."""
+    return "video" if Path(name).suffix.lower() in _VIDEO_ENDINGS else "image"
 
 
 def read_file(file: File) -> bytes:

@@ -208,8 +208,8 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
 
 
 def balanced_pools(pools: list[Pool], notes: list[str]) -> list[Pool]:
-    """Pools of sources with `positive_ratio` as two, positive and negative, weighted to give that share; other
-    sources keep theirs. Raises UserError where rows have no binary label."""
+    """Pools of sources with `positive_ratio` as two, positive and negative, weighted for this share; others
+    keep theirs. Raises UserError where rows have no binary label."""
     ratios = [options_of(pool.source).positive_ratio for pool in pools]
     if all(ratio is None for ratio in ratios):
         return pools

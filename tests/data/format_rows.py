@@ -59,7 +59,38 @@ PICK_A_PIC: dict[str, Any] = {
     "label_1": 0.0,
     "has_label": True,
 }
+HPDV2: dict[str, Any] = {
+    "prompt": "a cat",
+    "file_path": ["a.png", "b.png"],
+    "human_preference": [0, 1],
+}
+IMAGE_REWARD: dict[str, Any] = {
+    "prompt": "a cat",
+    "generations": ["a.png", "b.png", "c.png"],
+    "ranking": [2, 1, 2],
+}
+VISION_PREFER: dict[str, Any] = {
+    "prompt": "a cat",
+    "images": [
+        {"image": "a.png", "scores": {"prompt_following": 5, "aesthetic": 1}},
+        {"image": "b.png", "scores": {"prompt_following": 3, "aesthetic": 2}},
+    ],
+}
+VIDEO_ALIGN: dict[str, Any] = {
+    "prompt": "a cat",
+    "path_A": "a.mp4",
+    "path_B": "b.mp4",
+    "VQ": "B",
+    "MQ": "same",
+    "TA": "B",
+}
+IMAGE_TEXT: dict[str, Any] = {"file_name": "a.png", "text": "a cat"}
 SOUND = {
+    "hpdv2": HPDV2,
+    "image_reward": IMAGE_REWARD,
+    "vision_prefer": VISION_PREFER,
+    "video_align": VIDEO_ALIGN,
+    "image_text": IMAGE_TEXT,
     "trl": TRL,
     "sharegpt": SHAREGPT,
     "ms_swift": MS_SWIFT,

@@ -1,6 +1,11 @@
 """The tensor cache: whole files only, several processes, damaged files made again."""
 
+import itertools
 import multiprocessing
+import os
+import shutil
+import signal
+import time
 import warnings
 from pathlib import Path
 
@@ -62,6 +67,65 @@ def test_damaged_files_are_misses_that_are_made_again(damage: str, tmp_path: Pat
         assert cache.get("a") is None
     cache.put("a", RECORD)
     _assert_equal(cache.get("a"), RECORD)
+
+
+def test_many_damaged_files_are_told_in_few_lines(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    for number in range(12):
+        cache.put(str(number), {"x": torch.ones(3)})
+        cache.path(str(number)).write_bytes(b"cut off")
+    with pytest.warns(UserWarning) as told:
+        assert all(cache.get(str(number)) is None for number in range(12))
+    assert cache.damaged == 12 and len(told) == 2
+    assert "(10 such files so far)" in str(told[1].message)
+
+
+def test_drafts_of_killed_processes_are_cleared_away(tmp_path: Path) -> None:
+    TensorCache(tmp_path).put("a", RECORD)
+    old, new = (tmp_path / "drafts" / name for name in ("old.tmp", "new.tmp"))
+    for draft in (old, new):
+        draft.write_bytes(b"half a file")
+    os.utime(old, (time.time() - 7200,) * 2)
+    cache = TensorCache(tmp_path)
+    _assert_equal(cache.get("a"), RECORD)
+    assert old.exists()  # reading alone changes nothing
+    cache.put("b", RECORD)
+    assert not old.exists() and new.exists()
+
+
+def _write_for_ever(folder: Path) -> None:
+    cache = TensorCache(folder)
+    for number in itertools.count():
+        cache.put(str(number % 50), {"x": torch.full((200_000,), float(number % 50))})
+
+
+@pytest.mark.multiprocess
+def test_a_killed_process_leaves_whole_files_only(tmp_path: Path) -> None:
+    """Whenever the kill comes, every file under a final name is sound, and the next process goes on."""
+    context = multiprocessing.get_context("fork")
+    for moment in (0.02, 0.05, 0.11):
+        writer = context.Process(target=_write_for_ever, args=(tmp_path,))
+        writer.start()
+        while not list(tmp_path.rglob("*.safetensors")):
+            time.sleep(0.005)
+        time.sleep(moment)
+        writer.kill()
+        writer.join(10)
+        assert writer.exitcode == -signal.SIGKILL
+    cache = TensorCache(tmp_path)
+    found = {number: cache.get(str(number)) for number in range(50)}
+    assert cache.damaged == 0
+    held = {number: one["x"] for number, one in found.items() if one is not None}
+    assert len(held) == len(list(tmp_path.rglob("*.safetensors"))) > 0
+    assert all(bool((value == number).all()) for number, value in held.items())
+
+
+def test_what_the_folder_takes_and_the_disk_has(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    assert cache.used() == 0 and not cache.holds("a")
+    cache.put("a", {"x": torch.zeros(100_000)})
+    assert cache.holds("a") and 400_000 <= cache.used() < 420_000
+    assert cache.free() == shutil.disk_usage(tmp_path).free
 
 
 def test_a_full_disk_is_named_and_leaves_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

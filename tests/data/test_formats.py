@@ -80,7 +80,7 @@ def test_what_could_be_two_formats_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_format_is_refused_with_its_columns(tmp_path: Path) -> None:
-    rule = r"row 1: no chosen and rejected.* columns are query, reply .*formats: canonical, llava, ms_"
+    rule = r"row 1: no chosen and rejected.* columns are query, reply .*formats: canonical, hpdv2, image_"
     with pytest.raises(UserError, match=rule):
         read_rows(tmp_path, {"query": "Q", "reply": "R"})
     skipped = read_rows(tmp_path, {"query": "Q"}, SHAREGPT, on_error="skip").report

@@ -82,3 +82,22 @@ def test_the_second_label_may_be_missing(tmp_path: Path) -> None:
 def test_labels_that_say_nothing_are_refused(tmp_path: Path, labels: tuple[float, float]) -> None:
     with pytest.raises(UserError, match=r"x.parquet row 1, field 'label_0': beside label_1 must be"):
         load(parquet(tmp_path, row(*labels)))
+
+
+@pytest.mark.parametrize(("best", "width"), [("u", 8), ("v", 10)])
+def test_the_best_picture_by_its_id_where_there_are_no_labels(best: str, width: int, tmp_path: Path) -> None:
+    less = {key: value for key, value in row(1.0, 0.0, best_image_uid=best).items() if "label" not in key}
+    tie = {**less, "best_image_uid": "tie"}
+    data = load(parquet(tmp_path, less, tie))
+    (sample,) = data.samples
+    assert decode(sample).examples["chosen"][0].response[0].data.size[0] == width
+    assert data.report.ties_dropped == 1
+    with pytest.raises(UserError, match="'best_image_uid': must be tie or one of the two pictures' ids"):
+        load(parquet(tmp_path, {**less, "best_image_uid": "w"}))
+
+
+def test_copies_without_pictures_are_refused(tmp_path: Path) -> None:
+    less = {key: value for key, value in row(1.0, 0.0).items() if not key.startswith("jpg")}
+    less |= {"image_0_url": "https://example.org/0.png", "image_1_url": "https://example.org/1.png"}
+    with pytest.raises(UserError, match="'jpg_0': is missing: this copy of the data has addresses only"):
+        load(parquet(tmp_path, less))
