@@ -1,7 +1,7 @@
 """mmalign: preference alignment for text, vision-language, video and diffusion models through one seam.
 
-The verbs of the command line are functions here: `train`, `check`, `sample`, `evaluate`, `export`,
-`write_report`, `load_config`; `open_run` loads a finished run once for several of them. `Objective`,
+The verbs of the command line are functions here: `train`, `check`, `sample`, `evaluate`, `build`,
+`export`, `write_report`, `load_config`; `open_run` loads a finished run once for several of them. `Objective`,
 `Outcome` and the other records are what an objective of your own needs.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmalign.api import check, evaluate, export, load_config, open_run, sample, train, write_report
+    from mmalign.api import build, check, evaluate, export, load_config, open_run, sample, train, write_report
     from mmalign.types import Changed, Objective, Outcome, PreferenceSample, Transform, UserError
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "PreferenceSample",
     "Transform",
     "UserError",
+    "build",
     "check",
     "evaluate",
     "export",

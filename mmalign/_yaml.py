@@ -121,6 +121,11 @@ def parse_file(path: Path) -> dict[str, Any]:
     return tree
 
 
+def text_of(tree: Mapping[str, Any]) -> str:
+    """Plain values as YAML text that `parse` reads back."""
+    return yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True)
+
+
 def _lost(section: Any, key: str) -> str:
     """What a section held besides its name, in a few words."""
     if isinstance(section, list):

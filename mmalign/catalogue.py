@@ -17,6 +17,7 @@ TOPICS = {
     "formats": "format",
     "transforms": "transforms",
     "rewards": "judge",
+    "builders": "builder",
 }
 
 

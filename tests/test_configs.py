@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
     str(path.relative_to(ROOT / "configs"))
     for path in (ROOT / "configs").glob("*/*.yaml")
-    if path.parent.name != "quickstart"
+    if path.parent.name not in ("quickstart", "build")
 )
 
 

@@ -1,0 +1,1 @@
+"""One file per way of making preference pairs from a model's own samples."""

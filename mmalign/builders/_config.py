@@ -1,0 +1,150 @@
+"""The config of a build: a YAML file with `section.field=value` overrides -> one frozen `BuildConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmalign._build import build_named, build_plain, named_tree, plain_tree, refuse_unknown
+from mmalign._evaluation import prompt_file
+from mmalign._names import KINDS
+from mmalign._yaml import apply_overrides, parse_file, text_of
+from mmalign.data._sources import RecordSource, SampleSource
+from mmalign.types import UserError
+
+
+@dataclass(frozen=True)
+class BuildLog:
+    """What is printed; changes nothing in the build."""
+
+    progress: bool = True
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """A whole build; sections that carry a name hold an instance of the dataclass it stands for."""
+
+    builder: Any
+    prompts: Any  # a data source, of whose rows the prompts are used, or a prompt file
+    judge: Any
+    model: Any = None  # as in a training config
+    run: str | None = None  # in place of model: folder of a run, whose trained model answers
+    num_prompts: int | None = None  # the first so many different prompts; null: all
+    batch: int = 8  # prompts whose answers are sampled and scored together
+    log: BuildLog = field(default_factory=BuildLog)
+    output: str = "runs/build"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.run is None):
+            raise ValueError("model: give exactly one of model and run")
+        if self.batch < 1:
+            raise ValueError(f"batch: must be above 0, got {self.batch}")
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise ValueError(f"num_prompts: must be above 0, got {self.num_prompts}")
+
+
+_SECTIONS = [f.name for f in dataclasses.fields(BuildConfig)]
+_SCALARS: dict[str, Any] = {
+    "run": str | None,
+    "num_prompts": int | None,
+    "batch": int,
+    "output": str,
+    "seed": int,
+}
+_NONE = ("model", "run", "num_prompts")
+_REQUIRED = ("builder", "prompts", "judge")
+FREE = ("output", "log")
+"""Sections that may differ between two parts of one build."""
+
+
+def load(
+    path: str | Path, overrides: Sequence[str] = (), allow_code: bool = False, notes: list[str] | None = None
+) -> BuildConfig:
+    """Read a build's config file and apply overrides in order.
+
+    Raises UserError with one line naming the file or override, the key and the rule. What an override dropped
+    is said on stderr, or added to `notes` for the caller to say later.
+    """
+    said: list[str] = [] if notes is None else notes
+    config = from_tree(apply_overrides(parse_file(Path(path)), overrides, said), str(path), allow_code)
+    if notes is None:
+        for line in said:
+            print(line, file=sys.stderr)
+    return config
+
+
+def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> BuildConfig:
+    """Build and check a BuildConfig from plain mappings, lists and scalars."""
+    if "objective" in tree and "builder" not in tree:
+        raise UserError(f"{where}: has an objective and no builder: a config for `mmalign train`, not build")
+    refuse_unknown(tree, _SECTIONS, where)
+    sections: dict[str, Any] = {}
+    for name in _REQUIRED:
+        if tree.get(name) is None:
+            raise UserError(f"{where}: section {name} is missing")
+    for name, value in tree.items():
+        here = f"{where}: {name}"
+        if value is None and name in _NONE:
+            continue
+        if name in _SCALARS:
+            sections[name] = build_plain(_SCALARS[name], value, here)
+        elif name == "log":
+            sections[name] = build_plain(BuildLog, {} if value is None else value, here)
+        elif name == "prompts":
+            sections[name] = _prompts(value, here, allow_code)
+        else:
+            named = {"name": value} if name != "model" and isinstance(value, str) else value
+            sections[name] = build_named(KINDS[name], named, here, allow_code)
+    try:
+        return BuildConfig(**sections)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _prompts(value: Any, where: str, allow_code: bool) -> Any:
+    if isinstance(value, Mapping) and KINDS["data"].key in value:
+        return build_named(KINDS["data"], value, where, allow_code)
+    return prompt_file(value, where, allow_code)
+
+
+def to_tree(config: BuildConfig) -> dict[str, Any]:
+    """The resolved config as plain values, defaults written out; `from_tree` gives the same config back."""
+    tree: dict[str, Any] = {}
+    for name in _SECTIONS:
+        value = getattr(config, name)
+        if value is None and name in ("model", "run"):
+            continue
+        if name == "prompts":
+            tree[name] = named_tree(KINDS["data" if is_source(value) else "prompts"], value)
+        elif name in ("builder", "judge", "model"):
+            tree[name] = named_tree(KINDS[name], value)
+        else:
+            tree[name] = plain_tree(value)
+    return tree
+
+
+def is_source(prompts: Any) -> bool:
+    """True for a data source, False for a prompt file."""
+    return isinstance(prompts, RecordSource | SampleSource)
+
+
+def dump(config: BuildConfig) -> str:
+    """The resolved config as YAML text."""
+    return text_of(to_tree(config))
+
+
+def comparable(config: BuildConfig) -> dict[str, Any]:
+    """What makes a build the same build, as plain values: everything but its folder and what it prints."""
+    return {name: section for name, section in to_tree(config).items() if name not in FREE}
+
+
+def identity(config: BuildConfig) -> str:
+    """Hash of what makes a build the same build."""
+    return hashlib.sha256(json.dumps(comparable(config), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,102 @@
+"""Judges of two answers, and judges that answer in words.
+
+A judge of a build scores single answers. One that also compares two, or one that writes its verdicts as text
+as a generative model does, has the methods below besides; wherever it lacks them its scores decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from mmalign.rewards._scoring import TOTAL, score_all
+from mmalign.types import Judge, Message, Part
+
+Verdict = Literal["first", "second", "tie"]
+
+_RATING = re.compile(r"final\s+score\W*?(-?\d+(?:\.\d+)?)", re.IGNORECASE)
+_BETTER = re.compile(
+    r"\b(?:image|picture|video|response|answer)\s+([12])\s+is\s+(?:the\s+)?better", re.IGNORECASE
+)
+_EVEN = re.compile(r"\bequally\s+good\b", re.IGNORECASE)
+
+
+@runtime_checkable
+class PairJudge(Protocol):
+    """Compares two answers to one prompt."""
+
+    def compare(self, prompt: tuple[Message, ...], first: Part, second: Part) -> Verdict | None:
+        """Which answer is better, or a tie; None where the verdict could not be read."""
+
+
+@runtime_checkable
+class SpeakingJudge(Protocol):
+    """Says in words what it finds, as a generative model does; `read_verdict` and `read_rating` read it."""
+
+    def rank(self, prompt: tuple[Message, ...], first: Part, second: Part) -> str:
+        """A text holding "Image 1 is better", "Image 2 is better" or "equally good"; for other answers than
+        pictures with the word video, response or answer."""
+
+    def rate(self, prompt: tuple[Message, ...], response: Part) -> str:
+        """A text holding "Final Score: N" with a whole number N from 1 to 10."""
+
+
+def read_verdict(text: str) -> Verdict | None:
+    """The verdict in an answer on two answers; None if it holds none, or several that differ."""
+    found: set[Verdict] = {"first" if number == "1" else "second" for number in _BETTER.findall(text)}
+    if _EVEN.search(text):
+        found.add("tie")
+    return found.pop() if len(found) == 1 else None
+
+
+def read_rating(text: str, low: int = 1, high: int = 10) -> int | None:
+    """The last "Final Score: N" of an answer as an int; None if there is none, if N is no whole number or if
+    it lies outside `low`..`high`."""
+    found = _RATING.findall(text)
+    if not found or "." in found[-1]:
+        return None
+    value = int(found[-1])
+    return value if low <= value <= high else None
+
+
+class ScoredOnce:
+    """A judge of single answers that has scored some already; of those it gives the same scores again."""
+
+    def __init__(self, judge: Judge, prompt: tuple[Message, ...], answers: Sequence[Part], name: str) -> None:
+        """Score all answers to one prompt in one call; `name` is what messages call the prompt."""
+        scores = score_all(judge, [prompt] * len(answers), answers, [name] * len(answers))
+        # the answers are kept beside their scores: ids of objects that are gone come again
+        self._known = {id(one): (one, found) for one, found in zip(answers, scores, strict=True)}
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
+        """The scores of one of the answers."""
+        return self._known[id(response)][1]
+
+
+@dataclass(frozen=True)
+class ByScores:
+    """Compares two answers by the scores of a judge of single ones; scores less than or just `even` apart
+    tie."""
+
+    judge: Judge
+    even: float = 0.0
+
+    def compare(self, prompt: tuple[Message, ...], first: Part, second: Part) -> Verdict | None:
+        """The answer whose "score" is higher."""
+        ours, theirs = (own[TOTAL] for own in score_all(self.judge, [prompt, prompt], [first, second]))
+        if abs(ours - theirs) <= self.even:
+            return "tie"
+        return "first" if ours > theirs else "second"
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Compares two answers by what a judge says of them."""
+
+    judge: SpeakingJudge
+
+    def compare(self, prompt: tuple[Message, ...], first: Part, second: Part) -> Verdict | None:
+        """The verdict in its words, None where they hold none."""
+        return read_verdict(self.judge.rank(prompt, first, second))

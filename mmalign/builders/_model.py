@@ -1,0 +1,60 @@
+"""The model that answers the prompts of a build: as its files have it, or as a run trained it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmalign._build import named_tree
+from mmalign._names import KINDS, name_of
+from mmalign.builders._config import BuildConfig
+from mmalign.builders._rows import portable
+from mmalign.types import Adapter, UserError
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A loaded model: `switch` yields the module to sample from, `told` says in plain values what it is."""
+
+    adapter: Adapter
+    switch: Callable[[], AbstractContextManager[nn.Module]]
+    told: dict[str, Any]
+
+
+def section_of(config: BuildConfig, allow_code: bool) -> Any:
+    """Section model of the build, or of the run it names. Raises UserError for one without answers."""
+    if config.run is None:
+        section = config.model
+    else:
+        from mmalign.training.finished import read_config
+
+        section = read_config(Path(config.run), allow_code).model
+    if section.kind == "reward":
+        name = name_of(KINDS["model"], type(section))
+        raise UserError(f"model: adapter {name} scores answers and gives none; use it as the judge")
+    return section
+
+
+def open_model(config: BuildConfig, device: torch.device, allow_code: bool) -> Answering:
+    """Load the model. Raises UserError as the adapter does, and for a run without a checkpoint."""
+    if config.run is not None:
+        from mmalign.training.finished import open_run
+
+        finished = open_run(Path(config.run), allow_code, device)
+        section = named_tree(KINDS["model"], finished.config.model)
+        told = {"run": Path(config.run).name, "step": finished.step, **portable(section)}
+        return Answering(finished.adapter, finished.tuned, told)
+    adapter: Adapter = config.model.build(device, torch.float32)
+    policy = adapter.policy.requires_grad_(False).eval()
+
+    @contextmanager
+    def switch() -> Iterator[nn.Module]:
+        yield policy
+
+    return Answering(adapter, switch, portable(named_tree(KINDS["model"], config.model)))

@@ -1,0 +1,48 @@
+"""The prompts that a build samples answers to."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mmalign.builders import _media, _rows
+from mmalign.builders._config import BuildConfig, is_source
+from mmalign.data._digest import digest
+from mmalign.data._prompts import Prompt
+from mmalign.data._sources import load
+from mmalign.types import Message, Part, UserError
+
+
+def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple[list[Prompt], list[str]]:
+    """Every different prompt with its id, media not yet decoded, and what reading them had to tell.
+
+    Of a data source's rows the prompt counts that their first role has; rows that its `heldout` keeps back
+    are left out. A line of a prompt file is a caption to a model of surrogate `kind`, else a user's turn.
+    `reads`: kinds of media that the model takes in prompts. Raises UserError for prompts that it does not
+    take or that no row can hold.
+    """
+    told: list[str] = []
+    found: dict[str, Prompt] = {}
+    if is_source(config.prompts):
+        data = load(config.prompts)
+        told = data.report.lines()
+        for sample in data.samples:
+            turns = next(iter(sample.examples.values()))[0].prompt
+            found.setdefault(digest(turns), (sample.id, turns))
+    else:
+        speaker: Literal["text", "user"] = "text" if kind == "surrogate" else "user"
+        for asked in config.prompts.read():
+            turns = (Message(speaker, (Part("text", asked.text),)),)
+            found.setdefault(digest(turns), (asked.id, turns))
+    prompts = list(found.values())[: config.num_prompts]
+    told.append(f"prompts: {len(prompts)} different ones")
+    for name, turns in prompts:
+        _check(name, turns, reads)
+    return prompts, told
+
+
+def _check(name: str, turns: tuple[Message, ...], reads: frozenset[str]) -> None:
+    kinds = {part.kind for turn in turns for part in turn.parts} - {"text"}
+    if strange := sorted(kinds - reads):
+        raise UserError(f"prompt {name!r}: holds {strange[0]}s, and the model reads none in its prompt")
+    _media.refuse_unwritable(name, turns)
+    _rows.refuse_unwritable(name, turns)

@@ -1,0 +1,153 @@
+"""A build from config to pairs: prompts in blocks, sampled, judged and paired, then one file of all pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmalign._build import named_tree
+from mmalign._names import KINDS
+from mmalign._yaml import parse_file
+from mmalign.builders import _config, _rows
+from mmalign.builders._config import BuildConfig
+from mmalign.builders._model import Answering, open_model, section_of
+from mmalign.builders._prompts import load_prompts
+from mmalign.builders._store import PAIRS, RECORD, Store
+from mmalign.builders._work import Work
+from mmalign.data._digest import digest
+from mmalign.training import record as records
+from mmalign.training._agree import on_main, together
+from mmalign.training.console import Console, Progress
+from mmalign.training.reference import weights_hash
+from mmalign.training.signals import StopSignals, exit_code
+from mmalign.training.world import World
+from mmalign.types import UserError
+
+
+def check_output(config: BuildConfig) -> None:
+    """Raise UserError unless the output folder is absent, empty, or holds a build of this very config."""
+    folder = Path(config.output)
+    if not config.output.strip():
+        raise UserError("output: must name a folder, got an empty string")
+    if blocked := next((p for p in (folder, *folder.parents) if p.exists() and not p.is_dir()), None):
+        raise UserError(f"output: {blocked} is a file; choose a folder")
+    if not folder.exists() or all(p.name.startswith(".") for p in folder.iterdir()):
+        return
+    stored = folder / "config.yaml"
+    if not stored.is_file() or not any((folder / name).exists() for name in (RECORD, "parts")):
+        raise UserError(f"output: {folder} is not empty and holds no build; choose another folder")
+    before = _config.from_tree(parse_file(stored), str(stored), allow_code=True)
+    old, new = _config.comparable(before), _config.comparable(config)
+    changed = [name for name in old | new if old.get(name) != new.get(name)]
+    if changed:
+        was, now = (json.dumps(tree.get(changed[0]), sort_keys=True) for tree in (old, new))
+        raise UserError(
+            f"output: {folder} holds a build of another config ({changed[0]} was {was:.200}, is {now:.200}); "
+            f"choose another folder. When a build goes on, only {' and '.join(_config.FREE)} may change"
+        )
+
+
+def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
+    """Make the pairs of a config, going on where an earlier build of it in `output` stopped.
+
+    Returns the output folder, which then holds config.yaml, build.json, pairs.jsonl and media/. The files do
+    not depend on the number of processes. Raises UserError for parts that do not fit together before
+    anything is sampled.
+    """
+    check_output(config)
+    console = Console(world, config.log.progress)
+    section = section_of(config, allow_code)
+    prompts, told = load_prompts(config, section.kind, section.media)
+    store = Store(Path(config.output))
+    with records.OutputLock(store.folder, world), StopSignals() as signals:
+        before = on_main(world, store.read)
+        facts = {"count": len(prompts), "hash": digest(prompts)}
+        if before is not None and before["prompts"] != facts:
+            raise UserError(f"prompts: they are not those that {store.folder} was begun with; choose another")
+        if before is not None and before["status"] == "finished":
+            if not (store.folder / PAIRS).is_file():
+                raise UserError(
+                    f"output: {store.folder} is finished but has no {PAIRS}; choose another folder"
+                )
+            on_main(world, store.clear)
+            console.say(f"{store.folder} already holds the pairs of this config; nothing to do")
+            return store.folder
+        for line in told:
+            console.say(line)
+        missing = on_main(world, lambda: store.missing(len(prompts)) if before else [*range(len(prompts))])
+        blocks = sorted({number // config.batch for number in missing})
+        begun = before or on_main(world, lambda: _record(config, facts, told, world))
+        if blocks:
+            config.builder.ready(config.judge)
+            model = open_model(config, world.device, allow_code)
+            begun = on_main(world, lambda: _of_model(begun, model, before is not None))
+            on_main(world, lambda: store.begin(_config.dump(config), begun))
+            if before is not None:
+                console.say(f"going on in {store.folder}: {len(missing)} of {len(prompts)} prompts to do")
+            work = Work(config, prompts, store, model, frozenset(missing), _origin(begun))
+            _all_blocks(work, blocks, world, signals, console)
+        done = on_main(world, lambda: store.finish(len(prompts), begun))
+        for line in _summary(done):
+            console.say(line)
+    return store.folder
+
+
+def _record(config: BuildConfig, facts: dict[str, Any], told: Sequence[str], world: World) -> dict[str, Any]:
+    return {
+        "config_hash": _config.identity(config),
+        "seed": config.seed,
+        "prompts": facts,
+        "builder": named_tree(KINDS["builder"], config.builder),
+        "judge": _rows.portable(named_tree(KINDS["judge"], config.judge)),
+        "device": records.device_name(world.device),
+        "versions": records.versions(),
+        "notes": list(told),
+    }
+
+
+def _origin(record: dict[str, Any]) -> dict[str, Any]:
+    """What every row says of what made it; the rest is in the record."""
+    told = {
+        name: record["model"][name] for name in ("run", "step", "path", "weights") if name in record["model"]
+    }
+    return {"model": told, "builder": record["builder"], "judge": record["judge"]}
+
+
+def _of_model(begun: dict[str, Any], model: Answering, resumed: bool) -> dict[str, Any]:
+    """The record with what answers; UserError if a build that goes on had another model."""
+    weights = weights_hash(model.adapter.policy, without_lora=False)
+    told = {**model.told, "weights": weights, "encoding": model.adapter.fingerprint()}
+    if resumed and begun["model"] != told:
+        raise UserError(
+            "model: its weights are not those that this build was begun with; choose another output"
+        )
+    return {**begun, "model": told}
+
+
+def _all_blocks(
+    work: Work, blocks: Sequence[int], world: World, signals: StopSignals, console: Console
+) -> None:
+    """Every process takes every size-th block; a fault or a signal on one stops all at the same round."""
+    rounds = -(-len(blocks) // world.size)
+    bar = Progress(rounds, 0, work.config.batch * work.config.builder.n * world.size, console.progress)
+    for first in range(0, len(blocks), world.size):
+        mine = blocks[first + world.rank : first + world.rank + 1]  # none for the last ones of the last round
+        together(world, partial(work.do, mine))
+        bar.advance()
+        if signum := signals.requested(world):
+            bar.close()
+            console.say(f"stopped by signal {signum}; the same command goes on")
+            raise SystemExit(exit_code(signum))
+    bar.close()
+
+
+def _summary(record: dict[str, Any]) -> list[str]:
+    """What became of the prompts, in plain lines."""
+    kept = record["kept"]
+    lines = [
+        f"{kept['pairs']} pairs from {kept['prompts with pairs']} of {record['prompts']['count']} prompts"
+    ]
+    return lines + [f"left out: {count} {reason}" for reason, count in sorted(record["left_out"].items())]

@@ -1,0 +1,105 @@
+"""The folder of a build: a record, one part per finished prompt, and at the end all pairs in one file.
+
+A part appears whole or not at all, after the media that its rows name. So a build that was killed goes on
+with the prompts that have no part, and those that have one are as they were.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmalign.builders import _media
+from mmalign.training import _files
+from mmalign.types import UserError
+
+FORMAT = 1
+PAIRS = "pairs.jsonl"
+RECORD = "build.json"
+_PARTS = "parts"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A build's output folder."""
+
+    folder: Path
+
+    def read(self) -> dict[str, Any] | None:
+        """The record; None if there is none yet. Raises UserError if the file is none."""
+        path = self.folder / RECORD
+        if not path.exists():
+            return None
+        try:
+            tree = _files.read_json(path)
+            if tree["format"] != FORMAT:
+                raise ValueError(f"its format is {tree['format']!r}, this version reads {FORMAT}")
+            return dict(tree)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a build's record ({error}); choose another output") from error
+
+    def begin(self, config: str, record: Mapping[str, Any]) -> None:
+        """Write config and record before the first sample."""
+        for name in (_PARTS, _media.FOLDER):
+            (self.folder / name).mkdir(exist_ok=True)
+        _files.replace_bytes(self.folder / "config.yaml", config.encode())
+        self._record({**record, "status": "running"})
+
+    def missing(self, count: int) -> list[int]:
+        """Numbers of the prompts without a part, of `count` in all."""
+        return [number for number in range(count) if not self._part(number).exists()]
+
+    def add(self, number: int, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
+        """Write the part of one prompt; its media must be there."""
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+        _files.sync(self.folder / _media.FOLDER)
+        _files.replace_bytes(self._part(number), _files.json_bytes({"rows": lines, "counts": dict(counts)}))
+
+    def finish(self, count: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Join the parts in the order of the prompts; returns the finished record. A crash on the way leaves
+        the parts, and joining them again gives the same files."""
+        kept: Counter[str] = Counter({"pairs": 0, "prompts with pairs": 0})
+        dropped: Counter[str] = Counter()
+        used: set[str] = set()
+        fresh, target = self.folder / f".{PAIRS}.tmp", self.folder / PAIRS
+        with fresh.open("wb") as stream:
+            for number in range(count):
+                part = _files.read_json(self._part(number))
+                dropped.update(part["counts"])
+                kept["pairs"] += len(part["rows"])
+                kept["prompts with pairs"] += bool(part["rows"])
+                for line in part["rows"]:
+                    used.update(_named(json.loads(line)))
+                    stream.write(line.encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        _files.rename(fresh, target)
+        _media.sweep(self.folder, used)
+        done = {**record, "kept": dict(kept), "left_out": dict(dropped), "status": "finished"}
+        self._record(done)
+        self.clear()
+        return done
+
+    def clear(self) -> None:
+        """Remove the parts; the pairs are in one file now."""
+        if (self.folder / _PARTS).exists():
+            _files.remove_tree(self.folder / _PARTS)
+
+    def _part(self, number: int) -> Path:
+        return self.folder / _PARTS / f"{number:06d}.json"
+
+    def _record(self, tree: Mapping[str, Any]) -> None:
+        _files.replace_bytes(self.folder / RECORD, _files.json_bytes({"format": FORMAT, **tree}))
+
+
+def _named(value: Any) -> list[str]:
+    """Names of media files anywhere in a row."""
+    if isinstance(value, str):
+        return [value] if value.startswith(f"{_media.FOLDER}/") else []
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [name for one in inner for name in _named(one)]
