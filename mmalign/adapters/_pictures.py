@@ -1,10 +1,8 @@
-"""Pictures between PIL and tensors, and through the autoencoder."""
+"""Pictures between PIL and tensors."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,6 @@ from mmalign.types import Part, UserError
 
 _MAX_RATIO = 10  # longer than this, a centre crop would keep less than a tenth of the picture
 _MIN_SIDE = 8
-_PER_FORWARD = 8  # pictures in one forward of the autoencoder
 
 
 def picture_of(response: Sequence[Part], where: str) -> Image.Image:
@@ -63,31 +60,6 @@ def time_ids(picture: Image.Image, side: int) -> Tensor:
 def to_unit(pixels: Tensor) -> Tensor:
     """Bytes 0..255 to float32 -1..1, as the autoencoder takes them."""
     return pixels.float() / 127.5 - 1.0
-
-
-@torch.no_grad()
-def encode_pictures(
-    vae: Any, pictures: Sequence[Tensor], device: torch.device
-) -> list[tuple[Tensor, Tensor]]:
-    """Mean and log-variance of the latents of byte pictures [3, H, W] of any sizes, before scaling: two
-    [C, h, w] on the CPU in float32. Every distinct picture runs once, beside others of its size."""
-    keys = [
-        (tuple(picture.shape), hashlib.blake2b(picture.numpy().tobytes(), digest_size=16).digest())
-        for picture in pictures
-    ]
-    groups: dict[tuple[int, ...], dict[bytes, Tensor]] = {}
-    for (shape, key), picture in zip(keys, pictures, strict=True):
-        groups.setdefault(shape, {})[key] = picture
-    found: dict[tuple[tuple[int, ...], bytes], tuple[Tensor, Tensor]] = {}
-    for shape, distinct in groups.items():
-        listed = list(distinct.items())
-        for start in range(0, len(listed), _PER_FORWARD):
-            part = listed[start : start + _PER_FORWARD]
-            pixels = to_unit(torch.stack([picture for _, picture in part]).to(device))
-            latents = vae.encode(pixels).latent_dist
-            for (key, _), mean, logvar in zip(part, latents.mean.cpu(), latents.logvar.cpu(), strict=True):
-                found[shape, key] = (mean.clone(), logvar.clone())
-    return [found[key] for key in keys]
 
 
 def to_picture(pixels: Tensor) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,17 +30,20 @@ MEMORY_BYTES = 4 << 30  # kept without a cache folder; rows beyond it are encode
 TOGETHER = 64  # samples encoded and stored before the next are begun: what a killed run has at most to redo
 
 Entry = Mapping[str, Tensor]
+Admit = Callable[[TensorCache, Sequence[Prepared]], None]
 
 
 class Encoder:
     """`Adapter.encode` behind a cache keyed by content and the encoders' fingerprint.
 
     Every part that a row shares is an entry of its own, and within a call one set of tensors, whichever rows
-    name it; what is left of a row is the entry of the row.
+    name it; what is left of a row is the entry of the row. `admit(cache, encoded)` sees the first samples
+    that were not in the folder, before they are stored, and may raise UserError.
     """
 
-    def __init__(self, adapter: Adapter, folder: str | None) -> None:
+    def __init__(self, adapter: Adapter, folder: str | None, admit: Admit | None = None) -> None:
         self._adapter = adapter
+        self._admit = admit
         self._cache = None if folder is None else TensorCache(Path(folder))
         self._memory: dict[str, Entry] = {}
         self._counted: set[int] = set()  # addresses of kept tensors: rows share what they have in common
@@ -63,14 +66,34 @@ class Encoder:
         ]
         work = [one for one in missing if one.rows]
         fresh = iter([row for one in (self._adapter.encode(work) if work else []) for row in one.rows])
-        done = []
-        for one, found in zip(prepared, held, strict=True):
-            rows = []
-            for row, data in zip(one.rows, found, strict=True):
-                whole = self._keep(row, next(fresh).data, known) if data is None else data
-                rows.append(replace(row, data=whole))
-            done.append(replace(one, rows=tuple(rows)))
-        return done
+        done = [
+            replace(
+                one,
+                rows=tuple(
+                    replace(row, data=next(fresh).data if data is None else data)
+                    for row, data in zip(one.rows, found, strict=True)
+                ),
+            )
+            for one, found in zip(prepared, held, strict=True)
+        ]
+        if any(row.key is not None for one in work for row in one.rows):
+            self._ask(done)
+        return [
+            replace(
+                one,
+                rows=tuple(
+                    row if data is not None else self._keep(row, known)
+                    for row, data in zip(one.rows, found, strict=True)
+                ),
+            )
+            for one, found in zip(done, held, strict=True)
+        ]
+
+    def _ask(self, encoded: Sequence[Prepared]) -> None:
+        """Once, before anything is written."""
+        if self._admit is not None and self._cache is not None:
+            self._admit(self._cache, encoded)
+        self._admit = None
 
     def _kept(self, row: Row, known: dict[str, Entry]) -> dict[str, Tensor] | None:
         """All tensors of a row if each of its entries is there."""
@@ -88,11 +111,11 @@ class Encoder:
             data |= found
         return data
 
-    def _keep(self, row: Row, data: Mapping[str, Tensor], known: dict[str, Entry]) -> dict[str, Tensor]:
+    def _keep(self, row: Row, known: dict[str, Entry]) -> Row:
         """Store what was computed for a row. What is there already stays, and the row gets it."""
         if row.key is None:
-            return dict(data)
-        own, whole = dict(data), dict(data)
+            return row
+        own, whole = dict(row.data), dict(row.data)
         for part, names in row.shares.items():
             values = [own.pop(name) for name in names]
             found = self._part(part, names, known)
@@ -101,9 +124,9 @@ class Encoder:
             else:
                 whole |= found
         if (before := known.get(self._row_key(row))) is not None:
-            return whole | dict(before)
+            return replace(row, data=whole | dict(before))
         self._store(self._row_key(row), own, known)
-        return whole
+        return replace(row, data=whole)
 
     def _row_key(self, row: Row) -> str:
         return f"{self._prefix}-{row.key}"

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,13 +20,14 @@ from mmalign.data._digest import digest
 from mmalign.training import checkpoint, lora, what_trains
 from mmalign.training._agree import on_main
 from mmalign.training._files import sha256
+from mmalign.training.cache_size import check_space
 from mmalign.training.checks import choose, uses_chunks
 from mmalign.training.console import Console
 from mmalign.training.encoding import Encoder
 from mmalign.training.heldout import PURPOSE
 from mmalign.training.optim import evaluating, make_optimizer, prepare_policy, set_training_mode
 from mmalign.training.record import RunRecord
-from mmalign.training.reference import DERIVED, ReferenceCache, make_switch, weights_hash
+from mmalign.training.reference import DERIVED, MovingReference, ReferenceCache, make_switch, weights_hash
 from mmalign.training.rows import RunData
 from mmalign.training.scorer import Scorer
 from mmalign.training.step import Engine, Micro, collate_labels, draw_seeds, score, score_all
@@ -99,10 +101,16 @@ def build_engine(
     reference that derives from the policy is taken from it here."""
     for line in what_trains.lines(adapter.policy, adapter.parts):
         console.note(line)
-    encoder = Encoder(adapter, config.cache and str(Path(config.cache) / "rows"))
+    admit = partial(check_space, data, config.train, console.say)
+    encoder = Encoder(adapter, config.cache and str(Path(config.cache) / "rows"), admit)
     scorer = Scorer(adapter, config.train.precision)
     name = choose(config)
-    if name not in ("none", "cached"):
+    moving = None
+    if name == "ema":
+        chosen = config.reference
+        moving = MovingReference(adapter.policy, float(chosen.decay or 0.0), chosen.every or 1)
+        scorer.add_sources({"reference": moving.switch})
+    elif name not in ("none", "cached"):
         scorer.add_sources({"reference": make_switch(name, adapter, config, _frozen_dtype(config))})
     optimizer = make_optimizer(adapter.policy, config.train)
     prepared, optimizer = accelerator.prepare(scorer, optimizer)
@@ -113,6 +121,7 @@ def build_engine(
         prepared,
         config.objective,
         config.transforms,
+        moving=moving,
         seed=config.seed,
         num_draws=config.train.num_draws,
         chunked=uses_chunks(config, world.size),

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmalign.adapters._buckets import LONGEST, Frame, bucket_sizes, sample_bucket
-from mmalign.adapters._pictures import encode_pictures, fitted, square, time_ids
+from mmalign.adapters._pictures import fitted, square, time_ids
 
 SDXL = bucket_sizes(1024, 64)
 
@@ -95,33 +95,3 @@ def test_flipping_mirrors_the_picture_in_the_same_frame() -> None:
     columns = np.array(noise(25, 16))[:, ::-1][:, 4:20]
     expected = torch.from_numpy(columns.copy()).permute(2, 0, 1)
     assert torch.equal(fitted(noise(25, 16), odd, flip=True), expected)
-
-
-class Averaging(torch.nn.Module):
-    """Stands in for an autoencoder: halves every side, and notes the shapes it was given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shapes: list[tuple[int, ...]] = []
-
-    def encode(self, pixels: torch.Tensor) -> "Averaging":
-        self.shapes.append(tuple(pixels.shape))
-        self.mean = torch.nn.functional.avg_pool2d(pixels, 2)
-        self.logvar = -self.mean
-        return self
-
-    @property
-    def latent_dist(self) -> "Averaging":
-        return self
-
-
-def test_pictures_of_one_size_run_together_and_come_back_in_order() -> None:
-    vae = Averaging()
-    sizes = [(8, 4), (4, 8), (8, 4), (8, 4)]
-    pictures = [fitted(noise(*s, i), Frame.of(s, s)) for i, s in enumerate(sizes)]
-    pictures.append(pictures[1])
-    found = encode_pictures(vae, pictures, torch.device("cpu"))
-    assert vae.shapes == [(3, 3, 4, 8), (1, 3, 8, 4)]
-    for picture, (mean, logvar) in zip(pictures, found, strict=True):
-        alone = torch.nn.functional.avg_pool2d(picture.float() / 127.5 - 1, 2)
-        assert torch.allclose(mean, alone, atol=1e-6) and torch.equal(logvar, -mean)
