@@ -36,13 +36,14 @@ FENCES = {  # library -> the only units that may import it
     "diffusers": {"adapters", "rewards", "shapes"},
     "tokenizers": {"adapters", "rewards", "shapes"},
     "huggingface_hub": {"adapters", "rewards"},
+    "open_clip": {"builders", "rewards"},
     "datasets": {"data"},
     "pyarrow": {"data", "builders"},
     "typer": {"cli"},
     "pydantic": {"config"},
     "yaml": {"config"},
 }
-HEAVY = ("transformers", "diffusers", "peft", "accelerate", "datasets")
+HEAVY = ("transformers", "diffusers", "peft", "accelerate", "datasets", "open_clip")
 
 
 def unit_of(name: str) -> str:
