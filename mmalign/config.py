@@ -41,14 +41,21 @@ class Views:
 class Reference:
     """The frozen model that log-ratios are taken against. `auto` picks, and says which, by what trains."""
 
-    name: Literal["auto", "none", "lora_off", "initial_adapter", "copy", "path", "cached"] = "auto"
+    name: Literal["auto", "none", "lora_off", "initial_adapter", "copy", "path", "ema", "cached"] = "auto"
     path: str | None = None  # folder or hub id of another model of the same family, for `path` and `cached`
+    decay: float | None = None  # of `ema`, which follows the policy: share of itself it keeps; 0 copies
+    every: int | None = None  # steps between two updates of `ema`; null: 1
 
     def __post_init__(self) -> None:
         if self.name == "path" and not self.path:
             raise ValueError("path: reference.name=path needs a folder or hub id")
         if self.path and self.name not in ("path", "cached"):
             raise ValueError(f"path: only read with name path or cached, got name {self.name}")
+        if self.name == "ema" and (self.decay is None or not 0 <= self.decay < 1):
+            raise ValueError(f"decay: reference.name=ema needs one in [0, 1), got {self.decay}")
+        if self.name != "ema" and not self.decay is self.every is None:
+            raise ValueError("decay and every: only read with name ema")
+        _positive("every", self.every)
 
 
 @dataclass(frozen=True)

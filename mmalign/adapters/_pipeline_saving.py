@@ -58,6 +58,8 @@ def save_pipeline(parts: Parts, model: Any, folder: Path) -> None:
             components[name].save_pretrained(folder / name, safe_serialization=True)
     for name in parts.family.tokenizers:
         if components[name] is not None:
+            for forget in ("no_truncation", "no_padding"):  # left behind by the last call
+                getattr(components[name].backend_tokenizer, forget)()
             components[name].save_pretrained(folder / name)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
     _write_json(folder / "scheduler" / "scheduler_config.json", dict(parts.scheduler_config))

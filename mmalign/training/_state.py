@@ -31,14 +31,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class CheckpointState:
-    """All that a resume needs. `model` holds trainable tensors by name, `optimizer` a torch state_dict and
-    `objective` the objective's state. It is the same on every process, so rank 0's is written: what one draws
-    at random follows from seeds."""
+    """All that a resume needs. `model` holds trainable tensors by name, `optimizer` a torch state_dict,
+    `objective` the objective's state and `reference` the weights of a reference that moves. It is the same on
+    every process, so rank 0's is written: what one draws at random follows from seeds."""
 
     progress: Progress
     model: State = field(default_factory=dict)
     optimizer: Mapping[str, Any] = field(default_factory=dict)
     objective: State = field(default_factory=dict)
+    reference: State = field(default_factory=dict)
 
 
 def split(value: Any, name: str = "") -> tuple[dict[str, Tensor], Any]:

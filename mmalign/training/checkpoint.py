@@ -76,6 +76,9 @@ def _scan(folder: Path) -> Scan:
     return Scan(None, tuple(broken), tuple(notes))
 
 
+_REFERENCE = "reference.safetensors"  # only where the reference moves
+
+
 def load(found: Found) -> CheckpointState:
     """Read a verified checkpoint back, all tensors on the CPU; the same for any number of processes."""
     path = found.path
@@ -84,6 +87,7 @@ def load(found: Found) -> CheckpointState:
         model=_read(path / "model.safetensors"),
         optimizer=join(_read(path / "optimizer.safetensors"), _files.read_json(path / "optimizer.json")),
         objective=_read(path / "objective.safetensors"),
+        reference=_read(path / _REFERENCE) if (path / _REFERENCE).exists() else {},
     )
 
 
@@ -95,7 +99,7 @@ def _read(path: Path) -> State:
 def estimated_bytes(state: CheckpointState) -> int:
     """What a save of `state` is expected to need, with a fifth to spare. Before the first step an optimizer
     holds nothing yet: give the model's bytes for each of its moments on top."""
-    tensors = (state.model, split(dict(state.optimizer))[0], state.objective)
+    tensors = (state.model, split(dict(state.optimizer))[0], state.objective, state.reference)
     return int(1.2 * sum(map(num_bytes, tensors))) + 2**20
 
 
@@ -199,6 +203,8 @@ def _write(fresh: Path, state: CheckpointState) -> list[Entry]:
         "objective.safetensors": state.objective,
         "optimizer.safetensors": moments,
     }
+    if state.reference:
+        tensors[_REFERENCE] = state.reference
     stray, plain = split(asdict(state.progress))
     if stray:
         raise CheckpointError(f"progress holds tensors ({', '.join(stray)}); it takes plain values only")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from mmalign.config import Lora
 from mmalign.types import UserError, derive_seed
 
 NAME = "policy"
-_FILES = {"adapter_model.safetensors": "base_model.model.", "pytorch_lora_weights.safetensors": "unet."}
+# Where an adapter's weights lie, and what their names begin with there.
+_FILES = {
+    "adapter_model.safetensors": ("base_model.model.",),
+    "pytorch_lora_weights.safetensors": ("unet.", "transformer."),
+}
 
 
 def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -> None:
@@ -79,13 +83,13 @@ def set_weights(policy: nn.Module, state: dict[str, Tensor], where: str) -> None
 
 
 def _read(folder: Path) -> dict[str, Tensor]:
-    for file, prefix in _FILES.items():
+    for file, prefixes in _FILES.items():
         if (folder / file).is_file():
             try:
                 state = load_file(folder / file)
             except (SafetensorError, OSError) as error:
                 raise UserError(f"lora.path {folder}: {file} is not a whole safetensors file") from error
-            return {name.removeprefix(prefix): value for name, value in state.items()}
+            return {_without(name, prefixes): value for name, value in state.items()}
     raise UserError(f"lora.path {folder}: holds none of {', '.join(_FILES)}")
 
 
@@ -119,7 +123,14 @@ def _saved_settings(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict):
         raise UserError(f"lora.path {folder}: adapter_config.json must hold a JSON object")
-    return {key.removeprefix("unet."): value for key, value in found.items()}
+    prefixes = _FILES["pytorch_lora_weights.safetensors"]
+    return {_without(key, prefixes): value for key, value in found.items()}
+
+
+def _without(name: str, prefixes: Sequence[str]) -> str:
+    """A name without the one of these that it begins with."""
+    found = next((prefix for prefix in prefixes if name.startswith(prefix)), "")
+    return name.removeprefix(found)
 
 
 def heads(policy: nn.Module) -> list[nn.Parameter]:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,40 @@ from mmalign.training.optim import evaluating
 from mmalign.training.scorer import Switch
 from mmalign.types import Adapter, LogProbs, Prepared, UserError
 
-DERIVED = ("lora_off", "initial_adapter", "copy")  # start equal to the policy
+DERIVED = ("lora_off", "initial_adapter", "copy", "ema")  # start equal to the policy
+
+
+class MovingReference:
+    """A reference that follows the policy: what trains, averaged over steps (decay 0: copied now and then).
+
+    reference = decay * reference + (1 - decay) * policy after every `every`-th step, in float32.
+    """
+
+    def __init__(self, policy: nn.Module, decay: float, every: int) -> None:
+        """Starts as the policy is now; call it before any weight has moved."""
+        self._policy, self._decay, self._every = policy, decay, every
+        self.weights = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
+
+    def switch(self) -> AbstractContextManager[nn.Module]:
+        """The policy with the averaged weights in it, in eval mode."""
+        return _quietly(lora.swapped(self._policy, self.weights), self._policy)
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Take the policy's weights after `step` steps into account."""
+        if step % self._every:
+            return
+        own = dict(self._policy.named_parameters())
+        for name, average in self.weights.items():
+            average.lerp_(own[name].detach(), 1 - self._decay)
+
+    @torch.no_grad()
+    def restore(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from saved averages. Raises ValueError if they are not this reference's."""
+        if weights.keys() != self.weights.keys():
+            raise ValueError("the checkpoint holds no moving reference for these weights")
+        for name, average in self.weights.items():
+            average.copy_(weights[name])
 
 
 def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dtype) -> Switch:

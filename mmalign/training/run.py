@@ -10,8 +10,8 @@ from mmalign import config as configs
 from mmalign.config import RunConfig
 from mmalign.training import checkpoint, record
 from mmalign.training.checks import check_config, check_output
+from mmalign.training.checkups import checkups
 from mmalign.training.console import Console, Progress
-from mmalign.training.heldout import evaluate
 from mmalign.training.optim import make_schedule
 from mmalign.training.rows import load_data
 from mmalign.training.setup import (
@@ -63,7 +63,7 @@ def run(config: RunConfig) -> Path:
         schedule = make_schedule(optimizer, config.train)
         position.objective = {k: v.to(world.device) for k, v in engine.objective.initial_state().items()}
         if scan.found:
-            restore(scan.found, position, adapter.policy, optimizer, schedule)
+            restore(scan.found, position, adapter.policy, optimizer, schedule, engine.moving)
             console.say(f"going on from step {position.step} of {output}")
         kept_back = data.heldout_items(adapter, config)
         heldout = micro_batches(engine, encoder, kept_back, config.train) if kept_back else []
@@ -73,9 +73,11 @@ def run(config: RunConfig) -> Path:
             starting_checks(engine, encoder, data, config, console)
         position.skips = SkipLog(output, world, console)
         position.skips.open(data.skipped, position.step)
+        measured = checkups(engine, heldout, config, data, console)
         position.open(output, config, data.facts(), [*notes, *data.notes, *console.take_notes()])
-        if position.step == 0 and heldout:
-            position.log(evaluate(engine, heldout, position.objective))
+        measured.begin(position)
+        if position.step == 0 and measured:
+            measured.take(position)
         kept = {scan.found.path.name} if scan.found else set()
         protected = frozenset(scan.broken) | kept
         saver = checkpoint.Saver(output, world, config.train.keep, protected, console.warn)
@@ -89,6 +91,8 @@ def run(config: RunConfig) -> Path:
             norm = accelerator.clip_grad_norm_(trainable, config.train.clip or float("inf"))
             if bool(torch.isfinite(norm + result.loss)):
                 optimizer.step()
+                if engine.moving is not None:
+                    engine.moving.follow(position.step + 1)
                 position.take(result, norm, float(schedule.get_last_lr()[0]))
             else:
                 console.warn(position.refuse(items, result, config.train.max_bad_steps))
@@ -100,11 +104,12 @@ def run(config: RunConfig) -> Path:
             last, signum = position.step == steps, signals.requested(world)
             if last or position.step % config.log.every == 0:
                 bar.describe(position.report())
-            if heldout and (last or _due(position.step, config.train.eval_every)):
-                position.log(evaluate(engine, heldout, position.objective))
+            if measured and (last or _due(position.step, config.train.eval_every)):
+                measured.take(position)
             if last or signum or _due(position.step, config.train.save_every):
                 position.sync()
-                saver.save(snapshot(position, adapter.policy, optimizer, schedule), last=last or signum != 0)
+                state = snapshot(position, adapter.policy, optimizer, schedule, engine.moving)
+                saver.save(state, last=last or signum != 0)
             if signum and not last:
                 bar.close()
                 console.say(

@@ -19,6 +19,7 @@ from mmalign.training._files import replace_bytes
 from mmalign.training._state import CheckpointState, Progress, restore_tensors, trainable_tensors
 from mmalign.training.console import Console
 from mmalign.training.metrics import Means
+from mmalign.training.reference import MovingReference
 from mmalign.training.skips import SkipLog
 from mmalign.training.step import StepResult
 from mmalign.training.trackers import Trackers
@@ -149,7 +150,11 @@ class Position:
 
 
 def snapshot(
-    position: Position, policy: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any
+    position: Position,
+    policy: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Any,
+    moving: MovingReference | None = None,
 ) -> CheckpointState:
     """Everything a resume needs; called on every process."""
     extra = {"means": position.means.totals(position.world), "bad_in_row": position.bad_in_row}
@@ -165,16 +170,27 @@ def snapshot(
         extra=extra,
     )
     return CheckpointState(
-        progress, trainable_tensors(policy), optimizer.state_dict(), dict(position.objective)
+        progress,
+        trainable_tensors(policy),
+        optimizer.state_dict(),
+        dict(position.objective),
+        {} if moving is None else moving.weights,
     )
 
 
 def restore(
-    found: checkpoint.Found, position: Position, policy: nn.Module, optimizer: Any, schedule: Any
+    found: checkpoint.Found,
+    position: Position,
+    policy: nn.Module,
+    optimizer: Any,
+    schedule: Any,
+    moving: MovingReference | None = None,
 ) -> None:
     """Put a checkpoint's state back into the run."""
     state = checkpoint.load(found)
     restore_tensors(policy, state.model)
+    if moving is not None:
+        moving.restore(state.reference)
     optimizer.load_state_dict(state.optimizer)
     schedule.load_state_dict(dict(state.progress.schedule))
     device = position.world.device

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mmalign.training.metrics import sample_metrics
-from mmalign.training.reference import ReferenceCache
+from mmalign.training.reference import MovingReference, ReferenceCache
 from mmalign.training.world import World
 from mmalign.types import (
     Adapter,
@@ -50,6 +50,7 @@ class Engine:
     objective: Objective
     transforms: tuple[Transform, ...] = ()
     cached: ReferenceCache | None = None  # stands in for the live reference
+    moving: MovingReference | None = None  # a live reference that follows the policy
     seed: int = 0
     num_draws: int | None = None  # None: fresh draws every epoch
     chunked: bool = False
