@@ -166,8 +166,8 @@ def tables(name: str, record: dict[str, Any]) -> str:
         )
     lines += [
         "\nPeer divided by ours: median of paired ratios, bootstrap 95 % interval; above 1 ours wins. Memory "
-        "is the growth of its peak; the floor is what the UNet alone must execute; use of peak is floor / (time x the "
-        "speed of that product of matrices).\n",
+        "is the growth of its peak; the floor is what the UNet alone must execute; use of peak is "
+        "floor / (time x the speed of that product of matrices).\n",
         "| peer | ours | wall time | processor time | FLOP | memory | ours / floor | use of peak |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]
