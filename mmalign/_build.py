@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 
-from mmalign._names import NamedKind, class_of, name_of
+from mmalign._names import KINDS, NamedKind, class_of, name_of, refuse_code
 from mmalign.types import UserError
 
 
@@ -73,7 +73,26 @@ def build_named(kind: NamedKind, value: Any, where: str, allow_code: bool) -> An
     cls = class_of(kind, name, where, allow_code)
     rest = {k: v for k, v in value.items() if k != kind.key}
     refuse_unknown(rest, [f.name for f in dataclasses.fields(cls) if f.init], where)
+    _refuse_code(cls, rest, where, allow_code)
     return build_plain(cls, rest, where)
+
+
+def _refuse_code(cls: Any, section: Mapping[str, Any], where: str, allow_code: bool) -> None:
+    """Code outside the package that a section's fields name is refused like a section's own name.
+
+    Such fields say so in their metadata: "imports", a name of code; "judges", a list of judges' sections.
+    """
+    for one in dataclasses.fields(cls):
+        value = section.get(one.name)
+        if "imports" in one.metadata and isinstance(value, str):
+            refuse_code(value, f"{where}.{one.name}", allow_code)
+        if "judges" in one.metadata and isinstance(value, list | tuple):
+            for place, part in enumerate(value):
+                here = f"{where}.{one.name}[{place}]"
+                if isinstance(part, Mapping) and isinstance(part.get("name"), str):
+                    _refuse_code(
+                        class_of(KINDS["judge"], part["name"], here, allow_code), part, here, allow_code
+                    )
 
 
 def _is_record(cls: Any) -> bool:

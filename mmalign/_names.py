@@ -70,12 +70,7 @@ def class_of(kind: NamedKind, name: str, where: str = "config", allow_code: bool
 
 
 def _dotted(name: str, module_name: str, class_name: str, where: str, allow_code: bool) -> type:
-    if not (allow_code or module_name.split(".")[0] == "mmalign"):
-        raise UserError(
-            f"{where}: {name} would import code from outside mmalign; "
-            "pass --allow-code (Python: mmalign.open_run(folder, allow_code=True)) if you trust where this "
-            "config comes from"
-        )
+    refuse_code(name, where, allow_code)
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as error:
@@ -85,6 +80,16 @@ def _dotted(name: str, module_name: str, class_name: str, where: str, allow_code
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise UserError(f"{where}: {name} must be a dataclass")
     return found
+
+
+def refuse_code(name: str, where: str, allow_code: bool) -> None:
+    """Raise UserError for a dotted name of code outside the package, unless such code is allowed."""
+    if not (allow_code or name.partition(":")[0].split(".")[0] == "mmalign"):
+        raise UserError(
+            f"{where}: {name} would import code from outside mmalign; "
+            "pass --allow-code (Python: mmalign.open_run(folder, allow_code=True)) if you trust where this "
+            "config comes from"
+        )
 
 
 def name_of(kind: NamedKind, cls: type) -> str:
