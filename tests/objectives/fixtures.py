@@ -3,7 +3,7 @@
 Padding holds values that would change every result if the mask were forgotten.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from mmalign.training.world import World
-from mmalign.types import LogProbs, Objective, Outcome, Scores
+from mmalign.types import Kind, LogProbs, Objective, Outcome, Scores, Unit
 
 ALL_MEAN = World(0, 1, torch.device("cpu")).mean
 PADDING = 7.5
 LN2 = 0.6931471805599453
+SAMPLES = 6  # of a contract test
 
 # per-token log-probabilities of two pairs; log-ratios 0.5 and -0.4 (chosen), -0.3 and 0.3 (rejected)
 TOKENS = {
@@ -93,6 +94,26 @@ def fixture_f2() -> tuple[dict[str, dict[str, LogProbs]], dict[str, Tensor]]:
     return scores, made["policy"]
 
 
+def units(values: Tensor, unit: Unit, mask: Tensor | None = None) -> LogProbs:
+    """Scores of denoising steps, or of segments with errors of -2 times their values, [S, K]."""
+    kept = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    kind: Kind = "trajectory" if unit == "step" else "surrogate"
+    error = -2 * values if unit == "segment" else None
+    return LogProbs(values, kept, kind, unit, torch.arange(len(values)), _zeros(values), error=error)
+
+
+def steps_with(
+    **ratios: Sequence[Sequence[float]],
+) -> tuple[dict[str, dict[str, LogProbs]], dict[str, Tensor]]:
+    """Sampling paths with these log-ratios per step and role, and the policy's log-densities as leaves."""
+    leaves = {role: torch.tensor(r, dtype=torch.float64).requires_grad_() for role, r in ratios.items()}
+    scores = {
+        "policy": {role: units(leaf, "step") for role, leaf in leaves.items()},
+        "reference": {role: units(torch.zeros_like(leaf), "step") for role, leaf in leaves.items()},
+    }
+    return scores, leaves
+
+
 def reward(scores: Tensor) -> LogProbs:
     """Scores [S] of a reward model, as it gives them: one aspect."""
     values = scores[:, None]
@@ -141,6 +162,22 @@ def from_ratios(**ratios: Tensor) -> tuple[dict[str, dict[str, LogProbs]], dict[
 def agreeing(scores: Scores) -> dict[str, dict[str, LogProbs]]:
     """The same scores with the policy's in place of the reference's."""
     return {"policy": dict(scores["policy"]), "reference": dict(scores["policy"])}
+
+
+def pick(labels: Mapping[str, Any], rows: Tensor) -> dict[str, Any]:
+    """The labels of a selection of samples."""
+    return {k: v[rows] if isinstance(v, Tensor) else [v[i] for i in rows.tolist()] for k, v in labels.items()}
+
+
+def lengths(role: int) -> Tensor:
+    """A mask of responses of different lengths."""
+    counts = 1 + (torch.arange(SAMPLES) + role) % 5
+    return torch.arange(5)[None] < counts[:, None]
+
+
+def changed_scores(scores: Scores, change: Callable[[LogProbs], LogProbs]) -> dict[str, dict[str, LogProbs]]:
+    """Every side of every source changed."""
+    return {s: {r: change(side) for r, side in roles.items()} for s, roles in scores.items()}
 
 
 def run(objective: Objective, scores: Scores, labels: Mapping[str, Any] | None = None) -> Outcome:

@@ -47,7 +47,10 @@ def test_gradient_reaches_late_tokens_scaled() -> None:
 
 def test_scores_without_a_pair_pass_unchanged() -> None:
     scores, _ = from_ratios(completion=torch.ones(3))
-    assert LengthDesensitized()(scores, {}, ALL_MEAN).scores["policy"]["completion"] is scores["policy"]["completion"]
+    assert (
+        LengthDesensitized()(scores, {}, ALL_MEAN).scores["policy"]["completion"]
+        is scores["policy"]["completion"]
+    )
 
 
 def test_draws_of_a_surrogate_are_no_tokens() -> None:

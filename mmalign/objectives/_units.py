@@ -1,0 +1,60 @@
+"""Shared by objectives that look at single units: segments of a clip, steps of a sampling path."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmalign.types import Scores, UserError
+
+
+def unit_ratios(scores: Scores, role: str) -> Tensor:
+    """Log-ratios policy / reference of every unit of one role, [S, K]; what the mask leaves out is 0."""
+    ours = scores["policy"][role]
+    return ours.unit_ratio(scores["reference"][role]).masked_fill(~ours.mask, 0.0)
+
+
+def step_ratios(scores: Scores, role: str, clip: float) -> tuple[Tensor, Tensor]:
+    """Log-ratios of every denoising step held to [log(1 - clip), log(1 + clip)], [S, K], and the share of the
+    steps that the bounds hold, [S] detached. A held step has no gradient."""
+    plain = unit_ratios(scores, role)
+    held = plain.clamp(math.log1p(-clip), math.log1p(clip))
+    outside = (held != plain).to(plain.dtype).sum(-1)
+    return held, (outside / scores["policy"][role].mask.sum(-1)).detach()
+
+
+def unit_labels(
+    labels: Mapping[str, Any], name: str, mask: Tensor, allowed: Sequence[float] | None = None
+) -> Tensor:
+    """A label with one number per unit as [S, K], 0 where the mask is: lists, in the order of the units.
+
+    Raises UserError where a list is not as long as its response has units, or holds a number not allowed.
+    """
+    here = mask.cpu()
+    spread = torch.zeros(here.shape)
+    counts = here.sum(-1).tolist()
+    for index, (numbers, count) in enumerate(zip(labels[name], counts, strict=True)):
+        where = f"{name}: sample {index} of the batch"
+        if not isinstance(numbers, list | tuple) or len(numbers) != count:
+            raise UserError(f"{where} needs a list of {count} numbers, one per unit, got {numbers}")
+        if allowed is not None and not set(numbers) <= set(allowed):
+            rule = ", ".join(f"{number:g}" for number in allowed)
+            raise UserError(f"{where} must hold only {rule}, got {numbers}")
+        spread[index, here[index]] = torch.tensor([float(number) for number in numbers])
+    return spread.to(mask.device)
+
+
+def mean_where(values: Tensor, kept: Tensor) -> Tensor:
+    """Mean over the kept units of every sample, [S]; 0, with a gradient of 0, where none is kept."""
+    chosen = torch.where(kept, values, torch.zeros_like(values))
+    return chosen.sum(-1) / kept.sum(-1).clamp(min=1)
+
+
+def share_where(flags: Tensor, kept: Tensor) -> Tensor:
+    """Share of the kept units that are flagged, [S] detached; NaN where none is kept."""
+    values = flags.detach().to(torch.get_default_dtype())
+    return torch.where(kept.any(-1), mean_where(values, kept), torch.nan)
