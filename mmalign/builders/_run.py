@@ -37,7 +37,7 @@ def check_output(config: BuildConfig) -> None:
     if not folder.exists() or all(p.name.startswith(".") for p in folder.iterdir()):
         return
     stored = folder / "config.yaml"
-    if not stored.is_file() or not any((folder / name).exists() for name in (RECORD, "parts")):
+    if not stored.is_file() or not any((folder / name).exists() for name in (RECORD, ".lock")):
         raise UserError(f"output: {folder} is not empty and holds no build; choose another folder")
     before = _config.from_tree(parse_file(stored), str(stored), allow_code=True)
     old, new = _config.comparable(before), _config.comparable(config)
@@ -113,7 +113,9 @@ def _origin(record: dict[str, Any]) -> dict[str, Any]:
     told = {
         name: record["model"][name] for name in ("run", "step", "path", "weights") if name in record["model"]
     }
-    return {"model": told, "builder": record["builder"], "judge": record["judge"]}
+    origin = {"model": told, "builder": record["builder"], "judge": record["judge"]}
+    # one order of keys, whether the record comes from memory or from its file
+    return dict(json.loads(json.dumps(origin, sort_keys=True)))
 
 
 def _of_model(begun: dict[str, Any], model: Answering, resumed: bool) -> dict[str, Any]:

@@ -45,9 +45,9 @@ class Store:
 
     def begin(self, config: str, record: Mapping[str, Any]) -> None:
         """Write config and record before the first sample."""
-        for name in (_PARTS, _media.FOLDER):
-            (self.folder / name).mkdir(exist_ok=True)
         _files.replace_bytes(self.folder / "config.yaml", config.encode())
+        for name in (_PARTS, _media.FOLDER):  # after the config, by which the folder is known as a build's
+            (self.folder / name).mkdir(exist_ok=True)
         self._record({**record, "status": "running"})
 
     def missing(self, count: int) -> list[int]:
