@@ -114,6 +114,13 @@ class DenoiserRows:
         for places in by_size.values():
             found = self._latents.encode([rows[place].data["pixels"] for place in places])
             moments |= dict(zip(places, found, strict=True))
+        names = [f"{sample.sample_id}: {row.role}" for sample in prepared for row in sample.rows]
+        for place, found_one in sorted(moments.items()):
+            if not all(bool(torch.isfinite(value).all()) for value in found_one.values()):
+                raise UserError(
+                    f"{names[place]}: the autoencoder's latents are not finite; mend the weights in "
+                    f"{self._parts.folder}/vae (some overflow when they were saved in half precision)"
+                )
         done = []
         for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
             sizes = {"time_ids": row.data["time_ids"]} if "time_ids" in row.data else {}
