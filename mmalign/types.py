@@ -126,10 +126,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The rows of one sample. After `Adapter.encode` every value in `Row.data` is a CPU tensor."""
+    """The rows of one sample. After `Adapter.encode` every value in `Row.data` is a CPU tensor.
+
+    The loader names by `content` all that the sample was read from, where it is known; rows that it found
+    `encoded` under that name have not been through `Adapter.prepare`."""
 
     sample_id: str
     rows: tuple[Row, ...]
+    content: str | None = None
+    encoded: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,6 +199,25 @@ class View:
 
 
 @dataclass(frozen=True)
+class Inversion:
+    """Noised latents found by walking deterministic sampling backwards from clean ones, instead of adding
+    random noise (DDIM inversion, arXiv 2010.02502, section 4.3).
+
+    Predictions of `source` lead the walk over a grid of `steps` noise levels. With `whole` every step of the
+    walk is scored, at the latents before the step, under `guidance`; `count` picks that many of the steps at
+    random. Else the walk ends at the level drawn for the sample, and what it ends at is scored like any
+    noised latents, against the noise that would lead there.
+    """
+
+    source: Literal["policy", "reference"]
+    steps: int
+    whole: bool = False
+    guidance: float = 1.0
+    jitter: float = 0.0  # share of DDPM's noise added at each step
+    count: int | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What an objective returns: loss [S], detached metrics {name: [S]}, and its next state."""
 
@@ -235,6 +259,11 @@ class Objective(ABC):
         return {}
 
     @property
+    def inversion(self) -> Inversion | None:
+        """How noised latents come about, where not by adding noise; needs "inversion"."""
+        return None
+
+    @property
     def batch_coupled(self) -> bool:
         """True if the loss of one sample depends on the other samples of the step."""
         return False
@@ -259,6 +288,23 @@ class Changed:
 
     scores: Scores
     metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class PathObjective(Objective):
+    """A loss that depends on the steps of a path through one number per sample, a sum over the steps. Its
+    gradient can be taken a few steps at a time, in memory that does not grow with their number."""
+
+    @abstractmethod
+    def partial(self, scores: Scores, labels: Mapping[str, Any]) -> Tensor:
+        """What the scored steps add to that number, [S]."""
+
+    @abstractmethod
+    def finish(self, number: Tensor, state: State) -> Outcome:
+        """The loss [S] of the whole number [S]."""
+
+    def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
+        """Loss [S] of all steps at once."""
+        return self.finish(self.partial(scores, labels), state)
 
 
 class Transform(ABC):
@@ -332,6 +378,11 @@ class Adapter(Protocol):
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
         """Score every row with `model`, the policy or a frozen source of the same kind."""
+
+    def invert(
+        self, model: nn.Module, batch: Batch, draw: Draw, inversion: Inversion, seeds: Sequence[int]
+    ) -> Draw:
+        """What an inversion led by `model` adds to the draw. Only adapters that offer "inversion" are asked."""
 
     def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
         """Largest difference of one row's scores from the upstream library's own computation."""

@@ -1,8 +1,8 @@
 """A folder of tensors by key: what frozen encoders produced, kept between epochs and runs.
 
 Several processes may use one folder: a file appears whole under its final name or not at all. A process that
-is killed while it writes leaves a draft, which a later one clears away. A file that does not verify counts as
-missing and is written again.
+is killed while it writes leaves a draft, which a later one clears away. A file that does not verify is taken
+away and counts as missing.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class TensorCache:
             ) from None
 
     def holds(self, key: str) -> bool:
-        """True if there is a file for the key, sound or not."""
+        """True if there is a file for the key, which nobody has found damaged yet."""
         return self.path(key).exists()
 
     def free(self) -> int:
@@ -109,7 +109,9 @@ class TensorCache:
                     draft.unlink()
 
     def _reject(self, path: Path, reason: str) -> None:
-        """Count a file; a line for the first, the tenth, the hundredth and so on."""
+        """Remove and count a file; a line for the first, the tenth, the hundredth and so on."""
+        with suppress(OSError):
+            path.unlink()
         self.damaged += 1
         if str(self.damaged).rstrip("0") == "1":
             count = "" if self.damaged == 1 else f" ({self.damaged} such files so far)"

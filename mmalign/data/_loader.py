@@ -12,6 +12,7 @@ from mmalign.clips import Frames
 from mmalign.data._digest import digest
 from mmalign.data._media import decode, most_videos
 from mmalign.data._order import Order, Place
+from mmalign.data._row_cache import Known, RowCache, content_of
 from mmalign.data._sources import Skipped
 from mmalign.data._views import Pairing, add_views, change_of, no_partner
 from mmalign.data._workers import LostWorker, run_jobs
@@ -27,7 +28,9 @@ class Recipe:
     `redraw`: draw views and their partners anew every "epoch" or "once". `on_error`: what happens to a row
     that fails although it passed the first check: "stop" the run, or "skip" it. `frames`: how clips are cut
     from videos; None refuses them. `probes`: views without a partner that are only looked at; a row they
-    cannot be made of, or that `prepare` refuses in that form, goes without any of them.
+    cannot be made of, or that `prepare` refuses in that form, goes without any of them. `cache`: samples that
+    are encoded in its folder already are taken from there, and neither decoded nor prepared; not where there
+    are views or probes, which are made of decoded samples.
     """
 
     prepare: Prepare
@@ -37,6 +40,7 @@ class Recipe:
     on_error: Literal["stop", "skip"] = "stop"
     frames: Frames | None = None
     probes: Mapping[str, View] = field(default_factory=dict)
+    cache: RowCache | None = None
 
     def __post_init__(self) -> None:
         for role, view in self.views.items():
@@ -112,10 +116,11 @@ class Loader:
     def _step(self, number: int) -> _Step:
         items: list[Item] = []
         skipped: list[Skipped] = []
+        known: Known = {}
         for place in self.order.step(number):
             sample = self.pools[place.source][place.index]
             try:
-                items.append(self._item(sample, place))
+                items.append(self._item(sample, place, known))
             except UserError as error:
                 if self.recipe.on_error == "stop":
                     raise
@@ -124,21 +129,29 @@ class Loader:
                 items.append(Item(nothing, place.epoch, sample.labels, {}, 0.0, sample.origin))
         return _Step(items, skipped)
 
-    def _item(self, sample: PreferenceSample, place: Place) -> Item:
+    def _item(self, sample: PreferenceSample, place: Place, known: Known) -> Item:
+        content, cache = None, self.recipe.cache
+        if cache is not None and not (self.recipe.views or self.recipe.probes):
+            content = content_of(sample, self.recipe.roles)
+            if content is not None and (found := cache.find(sample.id, content, known)) is not None:
+                return self._made(sample, place, found)
         ready, views = self._decoded(sample), self.recipe.views
         partners: dict[str, PreferenceSample] = {}
         for role, view in views.items():
             if (pairing := change_of(role, view).pairing) is not None:
                 partners[role] = self._decoded(self._partner(place, role, pairing))
         ready = add_views(ready, partners, views, self._seeds(place, sample, views))
-        roles = self.recipe.roles
-        missing = [role for role in roles if role not in ready.examples]
+        missing = [role for role in self.recipe.roles if role not in ready.examples]
         if missing:
             raise UserError(f"{sample.origin}: has no role {missing[0]!r}, only {', '.join(sample.examples)}")
-        row_labels = {role: tuple(example.labels for example in ready.examples[role]) for role in roles}
-        prepared = self._without_passing_keys(self.recipe.prepare(ready, roles))
+        prepared = self._without_passing_keys(self.recipe.prepare(ready, self.recipe.roles))
         if self.recipe.probes:
             prepared = Prepared(prepared.sample_id, prepared.rows + self._probe(ready, place))
+        return self._made(ready, place, replace(prepared, content=content))
+
+    def _made(self, sample: PreferenceSample, place: Place, prepared: Prepared) -> Item:
+        roles = self.recipe.roles
+        row_labels = {role: tuple(example.labels for example in sample.examples[role]) for role in roles}
         return Item(prepared, place.epoch, sample.labels, row_labels, sample.weight, sample.origin)
 
     def _decoded(self, sample: PreferenceSample) -> PreferenceSample:

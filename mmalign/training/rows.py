@@ -14,6 +14,7 @@ from mmalign.data._digest import digest
 from mmalign.data._first_pass import FirstPass, first_pass, outcomes, require, require_unique, unpair
 from mmalign.data._loader import Loader, Recipe
 from mmalign.data._order import Order
+from mmalign.data._row_cache import RowCache
 from mmalign.data._sources import Skipped, load, options_of
 from mmalign.data._views import change_of, check_views, partnerless
 from mmalign.data._views_media import media
@@ -118,9 +119,17 @@ class RunData:
             weights = tuple(1.0 if pool.weight is None else pool.weight for pool in self.pools)
         return Order(config.seed, sizes, config.train.batch, weights, self.world.size, self.world.rank)
 
-    def loader(self, adapter: Adapter, config: RunConfig, on_skip: OnSkip | None = None) -> Loader:
-        """Training items step by step; `on_skip` hears of rows that fail although they passed before."""
+    def loader(
+        self,
+        adapter: Adapter,
+        config: RunConfig,
+        on_skip: OnSkip | None = None,
+        cache: RowCache | None = None,
+    ) -> Loader:
+        """Training items step by step; `on_skip` hears of rows that fail although they passed before. What is
+        encoded in the folder of `cache` is taken from there without being decoded."""
         recipe, train = self._recipe(adapter, config, self.pools), config.train
+        recipe = replace(recipe, cache=cache)
         samples = [pool.samples for pool in self.pools]
         return Loader(samples, self.order(config), recipe, train.workers, train.timeout_s, on_skip)
 

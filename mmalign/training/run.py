@@ -83,7 +83,8 @@ def run(config: RunConfig) -> Path:
         saver = checkpoint.Saver(output, world, config.train.keep, protected, console.warn)
 
         trainable = [p for p in adapter.policy.parameters() if p.requires_grad]
-        loader = data.loader(adapter, config, position.skips.add).steps(position.step, steps)
+        stream = data.loader(adapter, config, position.skips.add, encoder.cache)
+        loader = stream.steps(position.step, steps)
         bar = Progress(steps, position.step, config.train.batch, console.progress)
         for items in loader:
             micros = micro_batches(engine, encoder, items, config.train)

@@ -62,7 +62,7 @@ def test_nothing_runs_where_everything_is_kept() -> None:
 
 def test_memory_is_bounded_and_shared_tensors_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two rows that hold the same features take their size once; what does not fit is encoded again."""
-    monkeypatch.setattr("mmalign.training.encoding.MEMORY_BYTES", 4 * 1000 + 64)
+    monkeypatch.setattr("mmalign.data._row_cache.MEMORY_BYTES", 4 * 1000 + 64)
     adapter: Any = Sharing()
     encoder = Encoder(adapter, None)
     first, second = (Prepared(n, (Row("a", 0, {}, n + "a"), Row("b", 0, {}, n + "b"))) for n in "xy")

@@ -60,7 +60,7 @@ class _Witness:
 
     def __call__(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
         done = self.prepare(sample, roles)
-        return _Witnessed(done.sample_id, done.rows, sample)
+        return _Witnessed(done.sample_id, done.rows, sample=sample)
 
 
 def first_samples(data: RunData, adapter: Adapter, config: RunConfig) -> tuple[SampleView, ...]:
