@@ -78,7 +78,11 @@ class ClipJudge(PictureJudge):
 
     def reward(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
         """Scores [B] with a graph of pictures [B, 3, H, W] in [0, 1], on the model's device."""
-        return self.combine(self.encoder.pixels(check_pixels(pixels, captions)), captions)
+        return self.combine(self.see(pixels, captions), captions)
+
+    def see(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
+        """Embeddings [B, E] with a graph of pictures [B, 3, H, W] in [0, 1] that have these captions."""
+        return self.encoder.pixels(check_pixels(pixels, captions))
 
     def cosines(self, pictures: Tensor, captions: Sequence[str]) -> Tensor:
         """Cosines [B] of picture embeddings [B, E] and their captions'."""

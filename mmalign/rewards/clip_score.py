@@ -12,7 +12,9 @@ from mmalign.rewards._clip_judge import ClipJudge
 
 @dataclass(frozen=True)
 class ClipScore(ClipJudge):
-    """100 cos(picture, caption) in a two-tower model. Not checked against published numbers.
+    """100 cos(picture, caption) in a two-tower model.
+
+    Not checked against published numbers.
 
     Papers differ in scale and end the score at 0 (arXiv 2104.08718: 2.5 max(cos, 0)); here it does not end
     there, so that a gradient is left on both sides. A caption is cut at the model's length, mostly 77 tokens.

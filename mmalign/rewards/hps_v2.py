@@ -12,7 +12,9 @@ from mmalign.rewards._clip_judge import ClipJudge
 
 @dataclass(frozen=True)
 class HpsV2(ClipJudge):
-    """100 cos(picture, caption) of an HPSv2 checkpoint. Not checked against published numbers.
+    """100 cos(picture, caption) of an HPSv2 checkpoint.
+
+    Not checked against published numbers.
 
     `path` is the checkpoint itself, such as HPS_v2.1_compressed.pt. As in its published evaluation the whole
     picture is read: its longer side fills the input, and a black border the rest.

@@ -12,11 +12,12 @@ from mmalign.rewards._clip_judge import ClipJudge
 
 @dataclass(frozen=True)
 class PickScore(ClipJudge):
-    """exp(logit scale) cos(picture, caption) of yuvalkirstain/PickScore_v1. Not checked against published
-    numbers.
+    """exp(logit scale) cos(picture, caption) of yuvalkirstain/PickScore_v1.
 
-    Section 3 of arXiv 2305.01569. A difference d of two scores under one caption means that the first is
-    preferred with probability sigmoid(d). Published code takes tokenizer and preprocessor of
+    Not checked against published numbers.
+
+    A difference d of two scores under one caption means that the first is preferred with probability
+    sigmoid(d) (arXiv 2305.01569). Published code takes tokenizer and preprocessor of
     laion/CLIP-ViT-H-14-laion2B-s32B-b79K: name it in `processor` where the folder has none.
     """
 

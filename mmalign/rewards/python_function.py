@@ -1,0 +1,77 @@
+"""A function of your own as a judge, named by package.module:function."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from mmalign.rewards._batch import BatchJudge
+from mmalign.rewards._pictures import caption_of
+from mmalign.types import Message, Part, UserError
+
+
+@dataclass(frozen=True)
+class PythonFunction(BatchJudge):
+    """Calls function(prompts, responses) with texts and with texts, PIL pictures or clips.
+
+    It returns one number per response, or one mapping of names to numbers that has "score". Prompts are the
+    texts of their parts joined by spaces. Called with up to `batch` responses at a time.
+    """
+
+    function: str = field(metadata={"imports": True})  # package.module:function
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        module, _, name = self.function.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), name)):
+            raise ValueError(f"function: must be package.module:function, got {self.function!r}")
+        if self.batch < 1:
+            raise ValueError(f"batch: must be above 0, got {self.batch}")
+
+    def ready(self) -> None:
+        """Import the function. Raises UserError if there is none."""
+        _ = self._call
+
+    @cached_property
+    def _call(self) -> Callable[[list[str], list[Any]], Any]:
+        module, _, name = self.function.partition(":")
+        try:
+            found = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"python_function: {self.function}: no module named {error.name}") from error
+        except AttributeError as error:
+            raise UserError(f"python_function: {self.function}: {module} has no {name}") from error
+        if not callable(found):
+            raise UserError(
+                f"python_function: {self.function}: must be a function, is {type(found).__name__}"
+            )
+        called: Callable[[list[str], list[Any]], Any] = found
+        return called
+
+    def score_many(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[Mapping[str, float]]:
+        """What the function says of every response. Raises UserError if that is not one score each."""
+        found: list[Mapping[str, float]] = []
+        for begin in range(0, len(responses), self.batch):
+            part = slice(begin, begin + self.batch)
+            texts = [caption_of(prompt) for prompt in prompts[part]]
+            given = list(self._call(texts, [response.data for response in responses[part]]))
+            if len(given) != len(texts):
+                raise UserError(
+                    f"python_function: {self.function}: gives {len(given)} scores for {len(texts)} responses"
+                )
+            found += [self._named(one, begin + place) for place, one in enumerate(given, 1)]
+        return found
+
+    def _named(self, given: Any, place: int) -> Mapping[str, float]:
+        named = given if isinstance(given, Mapping) else {"score": given}
+        try:
+            return {str(name): float(value) for name, value in named.items()}
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"python_function: {self.function}: response {place}: must be numbers, got {given!r:.60}"
+            ) from error
