@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mmalign.evaluation.comparison import TOTAL, Comparison
-from mmalign.report.curves import number
+from mmalign.report.plot import number
 from mmalign.report.series import Metrics, Series
+from mmalign.training.collapse import BOTH, SURE, WINNER, Gap, signs
 from mmalign.training.record import RunRecord
 
 FALLING = 0.5
 """A larger share of chosen responses that lost likelihood is worth a warning."""
 RISING = 1.05
 """An error that grew by this factor has risen."""
+
+
+_CURE = "a lower train.lr, fewer steps or a safeguard for the winner helps"
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ def _of_the_curves(metrics: Metrics) -> list[Alarm]:
                 f"collapse: the denoising error rises for every role ({risen}); lower train.lr",
             )
         )
+    found += _of_the_gaps(metrics)
     falling = metrics.at_end("chosen_falling")
     if falling is not None and falling[0] > FALLING:
         found.append(
@@ -81,6 +88,62 @@ def _of_the_curves(metrics: Metrics) -> list[Alarm]:
             )
         )
     return found
+
+
+def _of_the_gaps(metrics: Metrics) -> list[Alarm]:
+    """The winner's and the loser's error against the reference, by the rules of `training/collapse.py` where
+    the run measured fixed noise levels, and else by thirds of its curves."""
+    gaps = _gaps(metrics)
+    if len(gaps) < 2:
+        return _of_the_thirds(metrics)
+    last, shown = gaps[-1], signs(gaps)
+    since = {sign: _since(gaps, sign) for sign in shown}
+    found = []
+    if BOTH in shown:
+        large = last.winner > (RISING - 1) * last.reference
+        words = f"both errors rise against the reference since step {since[BOTH]:g}, at fixed noise levels: "
+        found.append(Alarm("alarm" if large else "caution", words + f"{last.words}; {_CURE}"))
+    elif WINNER in shown:
+        words = f"the winner's error has stayed above the reference's since step {since[WINNER]:g}: "
+        found.append(Alarm("caution", words + f"{last.words}; {_CURE}"))
+    return found
+
+
+def _since(gaps: Sequence[Gap], sign: str) -> float:
+    """The evaluation at which a sign that holds at the end began to hold without a break."""
+    first = len(gaps)
+    while first > 1 and sign in signs(gaps[:first]):
+        first -= 1
+    return gaps[first].step
+
+
+def _gaps(metrics: Metrics) -> list[Gap]:
+    """Every evaluation at fixed noise levels with a reference."""
+    at: dict[float, dict[str, float]] = {}
+    for name, series in metrics.heldout.items():
+        for step, value in zip(series.steps, series.values, strict=True):
+            at.setdefault(step, {})[name] = value
+    found = [Gap.of(int(step), values) for step, values in sorted(at.items())]
+    return [gap for gap in found if gap is not None]
+
+
+def _of_the_thirds(metrics: Metrics) -> list[Alarm]:
+    """Training curves are noisy: the last third must lie above 0 on average, and above the first third."""
+    thirds = {}
+    for name in ("Dw", "Dl"):
+        series = metrics.train.get(name)
+        if series is None or len(series.values) < 9:
+            return []
+        size = len(series.values) // 3
+        first, last = (statistics.fmean(part) for part in (series.values[:size], series.values[-size:]))
+        spread = statistics.stdev(series.values[-size:]) / math.sqrt(size)
+        thirds[name] = (first, last, last > SURE * spread and last > first)
+    if not thirds["Dw"][2]:
+        return []
+    rises = ", ".join(f"{name} {number(a)} to {number(b)}" for name, (a, b, _) in thirds.items())
+    both = "both errors rise" if thirds["Dl"][2] else "the winner's error rises"
+    words = f"{both} against the reference from the first to the last third of the run ({rises}); {_CURE}"
+    return [Alarm("caution", words)]
 
 
 def _risen_errors(metrics: Metrics) -> str:

@@ -1,18 +1,15 @@
-"""Curves as inline SVG: one chart per family of metrics, train and held-out on the same axes."""
+"""Which curves go together: one chart per family of metrics, train and held-out on the same axes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from mmalign.report.html import Html, element, join
-from mmalign.report.series import Metrics, Series
+from mmalign.report.html import Html
+from mmalign.report.levels import PREFIX
+from mmalign.report.plot import Axis, Line, figure
+from mmalign.report.series import Metrics
 
-_WIDTH, _HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 12, 34
-_MOST_POINTS = 60  # of a drawn line; a longer series is drawn as means of equal blocks, with their range
 _MOST_LABELS = 6  # of one chart: as many as there are colours
 
 _KNOWN: dict[str, tuple[str, str]] = {
@@ -38,6 +35,12 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "chosen_falling": ("Chosen falling", "share of chosen responses less likely than under the reference"),
     "logp_change": ("Change of log-likelihood", "against the reference, by role"),
     "error": ("Denoising error", "mean squared error of policy and reference, by role"),
+    "rise": (
+        "Rise of the error",
+        "above the reference's on the same noise, of the winner (Dw) and the loser (Dl)",
+    ),
+    "z": ("Logit", "the reward margin inside the objective: mean and deviation over pairs"),
+    "grad_weight": ("Gradient weight", "sigmoid(\u2212z), the share of a pair's gradient that is left"),
     "logp": ("Log-likelihood", "of whole responses, by role"),
     "length": ("Length", "scored units of a response, by role"),
     "implicit_acc by noise": ("Accuracy by noise level", "quarters of the schedule, t1 has the least noise"),
@@ -54,22 +57,14 @@ _SHARES = (  # drawn on 0..1
     "anchor_accuracy",
 )
 _TOGETHER = {
+    "Dw": "rise",
+    "Dl": "rise",
     "margin_with_image": "seeing",
     "margin_without_image": "seeing",
     "image_share": "seeing",
     "ranking_with_image": "seeing_ranking",
     "ranking_without_image": "seeing_ranking",
 }
-
-
-@dataclass(frozen=True)
-class Line:
-    """One series of a chart; lines of one label share a colour unless the chart has a single label."""
-
-    label: str
-    series: Series
-    heldout: bool
-    colour: int
 
 
 @dataclass(frozen=True)
@@ -81,9 +76,10 @@ class Chart:
 
 
 def charts(metrics: Metrics) -> list[Chart]:
-    """Every curve of a run, sorted into charts: the known families first, any other metric after them."""
+    """Every curve of a run but those at fixed noise levels, sorted into charts: the known families first, any
+    other metric after them."""
     families: dict[str, list[str]] = {}
-    for name in metrics.names:
+    for name in (name for name in metrics.names if not name.startswith(PREFIX)):
         families.setdefault(_family(name), []).append(name)
     known = [family for family in _KNOWN if family in families]
     found = []
@@ -95,47 +91,10 @@ def charts(metrics: Metrics) -> list[Chart]:
     return found
 
 
-def draw(chart: Chart, last_step: int) -> Html:
+def draw(chart: Chart, last_step: float) -> Html:
     """One chart as a figure: heading, SVG whose x axis runs from 0 to `last_step`, and legend."""
     title, words = _KNOWN.get(chart.name, (chart.name, ""))
-    heading = element("figcaption", None, element("b", None, title), " ", element("span", None, words))
-    values = [value for line in chart.lines for value in line.series.values]
-    if not values:
-        return element("figure", {"class": "chart"}, heading, element("p", None, "no finite value"))
-    frame = _Frame.around(values, max(1, last_step), chart.name in _SHARES)
-    parts = [*_axes(frame), *(part for line in chart.lines for part in _curve(frame, line))]
-    box = {"viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img", "aria-label": f"{title} over steps"}
-    several = len({line.colour for line in chart.lines if not line.heldout}) > 1
-    named = [line for line in chart.lines if not (several and line.heldout)]  # dashes are explained once
-    legend = element("ul", {"class": "legend"}, *(_legend(line) for line in named))
-    return element("figure", {"class": "chart"}, heading, element("svg", box, *parts), legend)
-
-
-def number(value: float) -> str:
-    """A number in at most four digits, with a true minus sign: 0.1234, 12.3, 1.2e-5."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.4g}".replace("-", "\u2212")
-    digits, _, power = f"{value:.2e}".partition("e")
-    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}".replace("-", "\u2212")
-
-
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers within [low, high], about `wanted` many, in steps of 1, 2 or 5 powers of 10."""
-    rough = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [place * step for place in range(first, last + 1)]
-
-
-def tick_labels(values: Sequence[float]) -> list[str]:
-    """Labels of evenly spaced ticks with just the digits that tell them apart."""
-    if len(values) < 2:
-        return [number(value) for value in values]
-    digits = max(0, -math.floor(math.log10(values[1] - values[0]) + 1e-9))
-    if digits > 5 or max(map(abs, values)) >= 1e5:
-        return [number(value) for value in values]
-    return [f"{value:.{digits}f}".replace("-", "\u2212") for value in values]
+    return figure(title, words, chart.lines, Axis("step", max(1, last_step)), chart.name in _SHARES)
 
 
 # ---------------------------------------------------------------- which lines go together
@@ -163,97 +122,3 @@ def _lines(metrics: Metrics, names: Sequence[str]) -> list[Line]:
                 colour = int(heldout) if not label else place
                 lines.append(Line(", ".join(word for word in words if word), group[name], heldout, colour))
     return lines
-
-
-# ---------------------------------------------------------------- drawing
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """The axes' ranges, and from values to places in the picture."""
-
-    low: float
-    high: float
-    last_step: int
-
-    @staticmethod
-    def around(values: Sequence[float], last_step: int, share: bool) -> _Frame:
-        low, high = min(values), max(values)
-        if share and low >= 0 and high <= 1:
-            return _Frame(0.0, 1.0, last_step)
-        room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-        return _Frame(low - room, high + room, last_step)
-
-    def x(self, step: float) -> float:
-        return _LEFT + step / self.last_step * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, value: float) -> float:
-        return _TOP + (self.high - value) / (self.high - self.low) * (_HEIGHT - _TOP - _BOTTOM)
-
-    def at(self, step: float, value: float) -> str:
-        return f"{self.x(step):.1f},{self.y(value):.1f}"
-
-
-def _axes(frame: _Frame) -> list[Html]:
-    parts = []
-    values = [0.0 if abs(v) < 1e-9 * (frame.high - frame.low) else v for v in ticks(frame.low, frame.high)]
-    for value, words in zip(values, tick_labels(values), strict=True):
-        y = f"{frame.y(value):.1f}"
-        ends = {"x1": str(_LEFT), "x2": str(_WIDTH - _RIGHT), "y1": y, "y2": y}
-        parts.append(element("line", {**ends, "class": "grid" if value else "zero"}))
-        place = {"x": str(_LEFT - 6), "y": y, "class": "ylabel"}
-        parts.append(element("text", place, words))
-    bottom = _HEIGHT - _BOTTOM
-    for step in ticks(0, frame.last_step):
-        if step == int(step):
-            place = {"x": f"{frame.x(step):.1f}", "y": str(bottom + 15), "class": "xlabel"}
-            parts.append(element("text", place, f"{int(step)}"))
-    name = {"x": str((_LEFT + _WIDTH - _RIGHT) // 2), "y": str(_HEIGHT - 4), "class": "xlabel"}
-    return [*parts, element("text", name, "step")]
-
-
-def _curve(frame: _Frame, line: Line) -> list[Html]:
-    style = f"c{line.colour}" + (" heldout" if line.heldout else "")
-    parts = []
-    for steps, values in _unbroken(line.series):
-        size = 1 if line.heldout else math.ceil(len(values) / _MOST_POINTS)
-        blocks = [(steps[i : i + size], values[i : i + size]) for i in range(0, len(values), size)]
-        middle = [(sum(s) / len(s), sum(v) / len(v), min(v), max(v)) for s, v in blocks]
-        if size > 1:
-            edge = [frame.at(s, top) for s, _, _, top in middle]
-            edge += [frame.at(s, bottom) for s, _, bottom, _ in reversed(middle)]
-            parts.append(element("polygon", {"points": " ".join(edge), "class": f"band {style}"}))
-        points = " ".join(frame.at(step, value) for step, value, _, _ in middle)
-        parts.append(element("polyline", {"points": points, "class": style}))
-        if line.heldout or len(middle) == 1:
-            parts += [_dot(frame, step, value, style) for step, value, _, _ in middle]
-    for step in line.series.broken:
-        x, bottom = f"{frame.x(step):.1f}", _HEIGHT - _BOTTOM
-        place = {"x1": x, "x2": x, "y1": str(bottom - 8), "y2": str(bottom), "class": "broken"}
-        parts.append(element("line", place, element("title", None, f"not finite at step {step}")))
-    return parts
-
-
-def _dot(frame: _Frame, step: float, value: float, style: str) -> Html:
-    place = {"cx": f"{frame.x(step):.1f}", "cy": f"{frame.y(value):.1f}", "r": "2.6", "class": f"dot {style}"}
-    return element("circle", place)
-
-
-def _unbroken(series: Series) -> list[tuple[list[int], list[float]]]:
-    """The series cut where a value that is not finite lies between two steps."""
-    points = list(zip(series.steps, series.values, strict=True))
-    cuts = [0]
-    for place, ((before, _), (after, _)) in enumerate(pairwise(points), 1):
-        if any(before < step < after for step in series.broken):
-            cuts.append(place)
-    pieces = [points[start:end] for start, end in pairwise([*cuts, len(points)])]
-    return [([step for step, _ in piece], [value for _, value in piece]) for piece in pieces if piece]
-
-
-def _legend(line: Line) -> Html:
-    style = f"c{line.colour}" + (" heldout" if line.heldout else "")
-    swatch = [element("polyline", {"points": "1,6 27,6", "class": style})]
-    if line.heldout:
-        swatch.append(element("circle", {"cx": "14", "cy": "6", "r": "2.6", "class": f"dot {style}"}))
-    sample = element("svg", {"viewBox": "0 0 28 12", "class": "swatch", "aria-hidden": "true"}, join(swatch))
-    return element("li", None, sample, line.label)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mmalign.evaluation.comparison import TOTAL, Answered, Comparison
-from mmalign.report.curves import number
 from mmalign.report.html import Child, Html, element, picture, section
+from mmalign.report.plot import number
 from mmalign.types import Part
 
 MAX_PAIRS = 64

@@ -7,9 +7,13 @@ from typing import Any
 
 from mmalign.evaluation.comparison import Comparison, JudgeNote
 from mmalign.evaluation.win_rate import WinRate
+from mmalign.report import rates
 from mmalign.report.alarms import Alarm
-from mmalign.report.curves import charts, draw, number
+from mmalign.report.curves import charts, draw
 from mmalign.report.html import Child, Html, element, section, table
+from mmalign.report.levels import is_level
+from mmalign.report.plot import number
+from mmalign.report.rates import percent as _percent
 from mmalign.report.series import Metrics
 from mmalign.training.record import RunRecord
 
@@ -70,6 +74,7 @@ def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
     parts: list[Child] = [element("div", {"class": "tiles"}, *tiles)] if tiles else []
     if comparison is not None and comparison.means:
         parts.append(_mean_scores(comparison))
+        parts += [part for part in (rates.by_score(comparison), *rates.by_group(comparison)) if part]
     if comparison is not None:
         parts += [element("p", {"class": "judge"}, _judge_line(note)) for note in comparison.judges]
     return section("Result", *parts) if parts else None
@@ -77,7 +82,7 @@ def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
 
 def _judge_line(note: JudgeNote) -> str:
     said = f"Scored by {note.name}: {note.words}" if note.words else f"Scored by {note.name}."
-    return f"{said} Not checked against published numbers." if note.unchecked else said
+    return f"* {said} Not checked against published numbers." if note.unchecked else said
 
 
 def _rate_tiles(rate: WinRate) -> list[Html]:
@@ -131,8 +136,16 @@ def _mean_scores(comparison: Comparison) -> Html:
         if means.low is not None and means.high is not None:
             interval = f"{_score(means.low)} to {_score(means.high)}"
         change = ("+" if means.difference > 0 else "") + _score(means.difference)
-        words = f"{name} (less is better)" if name in comparison.costs else name
-        rows.append((words, _score(means.base), _score(means.tuned), change, interval, str(means.num)))
+        rows.append(
+            (
+                rates.called(comparison, name),
+                _score(means.base),
+                _score(means.tuned),
+                change,
+                interval,
+                str(means.num),
+            )
+        )
     heads = ("mean score", "base", "tuned", "change", "95% interval", "prompts")
     return table(heads, rows, "numbers")
 
@@ -175,7 +188,7 @@ def curves(metrics: Metrics) -> Html | None:
 
 def _ends(metrics: Metrics) -> Html:
     rows = []
-    for name in metrics.names:
+    for name in (name for name in metrics.names if not is_level(name)):
         row = [name]
         for group in (metrics.train, metrics.heldout):
             series = group.get(name)
@@ -237,7 +250,3 @@ def _is_plain(value: Any) -> bool:
 def _score(value: float) -> str:
     """Three decimals, so that the digits of a column stand below each other, where that is enough."""
     return f"{value:.3f}".replace("-", "\u2212") if value == 0 or 1e-3 <= abs(value) < 1e4 else number(value)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}%"

@@ -21,11 +21,11 @@ class Series:
     """One metric over steps, in the order of the file. `broken` lists the steps of NaN and infinite values,
     which are not among `values`."""
 
-    steps: list[int] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
-    broken: list[int] = field(default_factory=list)
+    broken: list[float] = field(default_factory=list)
 
-    def add(self, step: int, value: float) -> None:
+    def add(self, step: float, value: float) -> None:
         """Append one value."""
         if math.isfinite(value):
             self.steps.append(step)

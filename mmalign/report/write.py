@@ -7,9 +7,12 @@ from pathlib import Path
 
 from mmalign._yaml import parse_file
 from mmalign.evaluation import comparison as comparisons
+from mmalign.evaluation import over_training as snapshots
 from mmalign.report import sections
 from mmalign.report.alarms import find_alarms
 from mmalign.report.html import document
+from mmalign.report.levels import noise_levels
+from mmalign.report.over_training import over_training
 from mmalign.report.pairs import pairs
 from mmalign.report.series import read_metrics
 from mmalign.training.record import RunRecord
@@ -34,6 +37,8 @@ def write_report(run_folder: Path) -> Path:
         sections.headline(metrics, comparison),
         sections.warnings(find_alarms(record, metrics, comparison), record.notes),
         sections.curves(metrics),
+        noise_levels(metrics),
+        over_training(snapshots.read(run_folder)),
         pairs(comparison),
         sections.origin(record),
         sections.resolved_config((run_folder / "config.yaml").read_text(encoding="utf-8-sig")),

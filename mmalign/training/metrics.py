@@ -1,7 +1,8 @@
-"""Metrics that every run logs, and their exact means over samples, steps and processes."""
+"""Metrics that every run logs, their exact means and deviations over samples, steps and processes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,14 +12,17 @@ from mmalign.training.world import World
 from mmalign.types import LogProbs, Outcome, Scores
 
 _BINS = 4
+SQUARE = "/square"
+"""Ends the name of a metric's squares, from which its deviation over samples is read."""
 
 
 def sample_metrics(scores: Scores, outcome: Outcome) -> dict[str, Tensor]:
     """Per-sample metrics {name: [n]} of one scored batch; NaN marks samples a metric does not apply to.
 
     For every policy role: log-likelihood, its absolute change against the reference, length. For a surrogate:
-    the prediction errors of policy and reference instead of a length, and accuracy by quarter of the noise
-    schedule (t1 is the least noisy). Scores of a reward model are no likelihoods: its objective logs them.
+    the prediction errors of policy and reference instead of a length, what `_denoising` says of a pair, and
+    accuracy by quarter of the noise schedule (t1 is the least noisy). Scores of a reward model are no
+    likelihoods: its objective logs them.
     """
     metrics = {"loss": outcome.loss.detach(), **outcome.metrics}
     for role, ours in scores["policy"].items():
@@ -34,11 +38,26 @@ def sample_metrics(scores: Scores, outcome: Outcome) -> dict[str, Tensor]:
                 metrics[f"reference_error/{role}"] = theirs.mean_error()
         else:
             metrics[f"length/{role}"] = ours.length.detach()
+    metrics |= _denoising(metrics)
     accuracy = metrics.get("implicit_acc")
     first = next(iter(scores["policy"].values()))
     if accuracy is not None and first.timestep is not None:
         metrics |= _by_timestep(accuracy, first)
     return metrics
+
+
+def _denoising(metrics: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a pair's errors, [n] each: `Dw` and `Dl`, how far the winner's and the loser's lie above the
+    reference's (both rising is a collapse); of the objective's logit z, the reward margin, its value, its
+    square (for the deviation), and the weight sigmoid(-z) of a pair's gradient in the logistic loss."""
+    found = {}
+    for name, role in (("Dw", "chosen"), ("Dl", "rejected")):
+        if f"reference_error/{role}" in metrics:
+            found[name] = metrics[f"error/{role}"] - metrics[f"reference_error/{role}"]
+    margin = metrics.get("reward/margin")
+    if found and margin is not None:
+        found |= {"z": margin, f"z{SQUARE}": margin.double() ** 2, "grad_weight": torch.sigmoid(-margin)}
+    return found
 
 
 def _by_timestep(accuracy: Tensor, scored: LogProbs) -> dict[str, Tensor]:
@@ -75,10 +94,18 @@ class Means:
         return total
 
     def read(self, world: World) -> dict[str, float]:
-        """Mean of every name over all processes, and start anew."""
+        """Mean of every name over all processes, and start anew; of a mean square the deviation, "x/std"."""
         totals = self.totals(world)
         self._sums.clear()
-        return {name: value / count for name, (value, count) in totals.items() if count}
+        means = {name: value / count for name, (value, count) in totals.items() if count}
+        found = {}
+        for name, value in means.items():
+            if not name.endswith(SQUARE):
+                found[name] = value
+                continue
+            plain = name.removesuffix(SQUARE)
+            found[f"{plain}/std"] = math.sqrt(max(0.0, value - means[plain] ** 2))
+        return found
 
     def restore(self, totals: Mapping[str, tuple[float, float]], device: torch.device) -> None:
         """Continue from saved totals; only one process may do so."""

@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from mmalign.report.curves import Chart, Line, charts, draw, number, tick_labels, ticks
+from mmalign.report.curves import Chart, charts, draw
+from mmalign.report.plot import Line, number, tick_labels, ticks
 from mmalign.report.series import Metrics, Series
 
 
