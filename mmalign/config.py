@@ -102,7 +102,9 @@ class Train:
     checkpointing: bool = False  # recompute activations in backward
     dropout: bool = False  # leave the model's own dropout on
     draws: str = "fresh"  # or fixed:K, K noise draws per sample used in turn
-    backward: Literal["auto", "direct", "chunked"] = "auto"
+    # deferred: steps of a path a few at a time, in memory that does not grow with their number
+    backward: Literal["auto", "direct", "chunked", "deferred"] = "auto"
+    step_chunk: int | None = None  # of deferred: steps of a path per forward; null: 1
     save_every: int | None = None  # null: only at the end
     keep: int = 2
     eval_every: int | None = None  # null: at the start and the end
@@ -115,6 +117,9 @@ class Train:
             raise ValueError("steps: give exactly one of steps and epochs")
         for name in ("steps", "epochs", "batch", "micro_batch", "lr", "eps", "schedule_steps", "clip"):
             _positive(name, getattr(self, name))
+        if self.step_chunk is not None and self.backward != "deferred":
+            raise ValueError("step_chunk: only read with backward deferred")
+        _positive("step_chunk", self.step_chunk)
         for name in ("save_every", "keep", "eval_every", "max_bad_steps", "timeout_s"):
             _positive(name, getattr(self, name))
         for name in ("weight_decay", "warmup_steps", "workers"):

@@ -6,7 +6,7 @@ denoising steps), V entries of a vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -117,6 +117,32 @@ class LogProbs:
         if self.error is None:
             raise ValueError("only a diffusion or flow model has a prediction error")
         return self._reduce(self.error)
+
+    def detached(self) -> LogProbs:
+        """Without a graph, and without predictions, for metrics."""
+        error = None if self.error is None else self.error.detach()
+        values = self.values.detach()
+        return replace(self, values=values, error=error, prediction=None, target=None, distribution=None)
+
+    def beside(self, others: Sequence[LogProbs]) -> LogProbs:
+        """The same rows with further units, without predictions."""
+
+        parts = (self, *others)
+
+        def joined(held: Sequence[Tensor | None]) -> Tensor | None:
+            return None if held[0] is None else torch.cat([one for one in held if one is not None], 1)
+
+        return replace(
+            self,
+            values=torch.cat([part.values for part in parts], 1),
+            mask=torch.cat([part.mask for part in parts], 1),
+            weights=joined([part.weights for part in parts]),
+            error=joined([part.error for part in parts]),
+            timestep=joined([part.timestep for part in parts]),
+            signal=joined([part.signal for part in parts]),
+            prediction=None,
+            target=None,
+        )
 
     def take(self, rows: Tensor) -> LogProbs:
         """The same record for a selection of rows, [n] long."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmalign.adapters._denoiser_paths import Told, implied_noise, score_path, whole_paths
 from mmalign.adapters._denoiser_rows import DenoiserRows
 from mmalign.adapters._families import Condition, base_type
 from mmalign.adapters._latent_sampling import Sampler
@@ -22,7 +23,7 @@ from mmalign.adapters._pictures import to_picture
 from mmalign.adapters._pipeline import Parts
 from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
 from mmalign.adapters.diffusion import Diffusion
-from mmalign.types import Batch, Clip, Draw, Kind, LogProbs, Message, Part, UserError
+from mmalign.types import Batch, Clip, Draw, Inversion, Kind, LogProbs, Message, Part, UserError
 
 
 class Denoiser(DenoiserRows):
@@ -83,8 +84,11 @@ class Denoiser(DenoiserRows):
         The error comes with every score; `prediction` and `target` [N, D, C, ...] where `needs` names them,
         both scaled so that their mean squared difference is e.
         """
+        if "path_led" in draw:
+            return score_path(self._told(model, batch, draw), batch, draw, needs)
         x0, condition = self._clean_latents(batch, draw), self._row_conditions(batch, draw)
-        timestep, noise = draw["timestep"][batch.row_sample], draw["noise"][batch.row_sample]
+        timestep = draw["timestep"][batch.row_sample]
+        noise = draw["row_noise"] if "row_noise" in draw else draw["noise"][batch.row_sample]
         x0 = x0.unsqueeze(1).expand_as(noise).flatten(0, 1)
         eps, t = noise.flatten(0, 1), timestep.flatten()
         condition = {name: value.repeat_interleave(timestep.shape[1], 0) for name, value in condition.items()}
@@ -113,6 +117,30 @@ class Denoiser(DenoiserRows):
             scored,
             prediction=(root * prediction).unflatten(0, shape),
             target=(root * target).unflatten(0, shape),
+        )
+
+    @torch.no_grad()
+    def invert(
+        self, model: nn.Module, batch: Batch, draw: Draw, inversion: Inversion, seeds: Sequence[int]
+    ) -> Draw:
+        """What an inversion led by `model` adds to a draw: whole paths of the mean latents, or the noise that
+        leads to the drawn level, `row_noise` [N, D, C, ...]."""
+        told = self._told(model, batch, draw)
+        if inversion.whole:
+            clean = self._latents.normalised(batch.inputs["mean"])
+            guidance = torch.full((len(clean),), inversion.guidance, device=self.device)
+            return {**whole_paths(told, clean, inversion), "path_guidance": guidance}
+        x0, timestep = self._clean_latents(batch, draw), draw["timestep"][batch.row_sample]
+        noise = implied_noise(told, x0, timestep, inversion, seeds, batch.row_sample)
+        return {"row_noise": noise}
+
+    def _told(self, model: nn.Module, batch: Batch, draw: Draw) -> Told:
+        condition = self._row_conditions(batch, draw)
+        empty = dict(condition)
+        for name in self._captions.empty:
+            empty[name] = batch.inputs[f"empty_{name}"].expand_as(condition[name])
+        return Told(
+            lambda x, time, told: self._denoise(model, x, time, told), self._schedule, condition, empty
         )
 
     def _clean_latents(self, batch: Batch, draw: Draw) -> Tensor:

@@ -80,6 +80,7 @@ class _Prediction:
     target: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (x0, eps, a, s) -> target
     snr_offset: float  # w = min(SNR, gamma) / (SNR + offset)
     scale: Callable[[Tensor, Tensor], Tensor]
+    parts: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # (p, x_t, a, s) -> x0, eps
 
 
 def _one(a: Tensor, s: Tensor) -> Tensor:
@@ -87,10 +88,19 @@ def _one(a: Tensor, s: Tensor) -> Tensor:
 
 
 PREDICTIONS = {
-    "epsilon": _Prediction(lambda x0, eps, a, s: eps, 0.0, lambda a, s: a**2),
-    "v_prediction": _Prediction(lambda x0, eps, a, s: a * eps - s * x0, 1.0, _one),
-    "sample": _Prediction(lambda x0, eps, a, s: x0, 0.0, lambda a, s: s**2),
-    "flow": _Prediction(lambda x0, eps, a, s: eps - x0, 0.0, _one),
+    "epsilon": _Prediction(
+        lambda x0, eps, a, s: eps, 0.0, lambda a, s: a**2, lambda p, x, a, s: ((x - s * p) / a, p)
+    ),
+    "v_prediction": _Prediction(
+        lambda x0, eps, a, s: a * eps - s * x0,
+        1.0,
+        _one,
+        lambda p, x, a, s: (a * x - s * p, s * x + a * p),
+    ),
+    "sample": _Prediction(
+        lambda x0, eps, a, s: x0, 0.0, lambda a, s: s**2, lambda p, x, a, s: (p, (x - a * p) / s)
+    ),
+    "flow": _Prediction(lambda x0, eps, a, s: eps - x0, 0.0, _one, lambda p, x, a, s: (x - s * p, x + a * p)),
 }
 _SPACES = {"epsilon": "epsilon", "sample": "sample", "velocity": "v_prediction"}
 
@@ -146,23 +156,10 @@ class Schedule:
         signal, noise = self._at(self.signal, timestep, x0), self._at(self.noise, timestep, x0)
         return PREDICTIONS[self.prediction].target(x0, eps, signal, noise)
 
-    def clean(self, prediction: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
-        """The clean latents that a prediction [B, ...] at x_t implies."""
+    def parts(self, prediction: Tensor, x_t: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """The clean latents and the noise that a prediction [B, ...] at x_t implies."""
         a, s = self._at(self.signal, timestep, x_t), self._at(self.noise, timestep, x_t)
-        if self.prediction == "sample":
-            return prediction
-        if self.prediction == "epsilon":
-            return (x_t - s * prediction) / a
-        return x_t - s * prediction if self.flow else a * x_t - s * prediction
-
-    def epsilon(self, prediction: Tensor, x_t: Tensor, timestep: Tensor) -> Tensor:
-        """The noise that a prediction [B, ...] at x_t implies."""
-        a, s = self._at(self.signal, timestep, x_t), self._at(self.noise, timestep, x_t)
-        if self.prediction == "sample":
-            return (x_t - a * prediction) / s
-        if self.prediction == "epsilon":
-            return prediction
-        return x_t + a * prediction if self.flow else s * x_t + a * prediction
+        return PREDICTIONS[self.prediction].parts(prediction, x_t, a, s)
 
     def weight(self, timestep: Tensor, weighting: Weighting, gamma: float) -> Tensor:
         """Loss weight of each error, [B]. min_snr: arXiv 2303.09556, eq. 6, with SNR + 1 for velocity; for

@@ -49,7 +49,7 @@ class Diffusion:
     generation: Generation = field(default_factory=Generation)
 
     kind: ClassVar[Kind] = "surrogate"
-    offers: ClassVar[frozenset[str]] = frozenset({"ratio", "length", "error", "prediction"})
+    offers: ClassVar[frozenset[str]] = frozenset({"ratio", "length", "error", "prediction", "inversion"})
     media: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:

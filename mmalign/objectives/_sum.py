@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.types import AllMean, Objective, Outcome, Scores, State, UserError, View
+from mmalign.types import AllMean, Inversion, Objective, Outcome, Scores, State, UserError, View
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class WeightedSum(Objective):
     terms: tuple[tuple[str, float, Objective], ...]  # label, weight, objective
 
     def __post_init__(self) -> None:
+        if len({term.inversion for _, _, term in self.terms}) > 1:
+            raise UserError("objective: all terms must invert latents alike, or none")
         views = self.views
         for label, _, term in self.terms:
             for role, view in term.views.items():
@@ -59,6 +61,11 @@ class WeightedSum(Objective):
     def views(self) -> Mapping[str, View]:
         """Union of the terms' views."""
         return {role: view for _, _, term in self.terms for role, view in term.views.items()}
+
+    @property
+    def inversion(self) -> Inversion | None:
+        """The terms' own, which must agree: they share one forward."""
+        return next((term.inversion for _, _, term in self.terms), None)
 
     @property
     def batch_coupled(self) -> bool:

@@ -13,7 +13,7 @@ from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, i
 from mmalign.data._views import unseen
 from mmalign.objectives._sum import WeightedSum
 from mmalign.training.trackers import check_trackers
-from mmalign.types import NEEDS, Objective, UserError
+from mmalign.types import NEEDS, Objective, PathObjective, UserError
 
 
 def check_config(config: RunConfig, processes: int = 1) -> list[str]:
@@ -44,6 +44,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             "train.backward=direct: this run couples the samples of a step, which must then be scored "
             f"in one forward; set train.micro_batch={-(-train.batch // processes)}{square} or use auto"
         )
+    _check_paths(config, processes)
     if reference == "cached" and config.cache is None and processes > 1:
         raise UserError("cache: null: several processes share a cached reference through a folder; name one")
     kept_back = config.heldout is not None or any(getattr(s, "heldout", 0) for _, s in config.data)
@@ -74,10 +75,36 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     return notes
 
 
+def _check_paths(config: RunConfig, processes: int) -> None:
+    """Inverted paths know one caption and no draws; a deferred gradient is of one sample of one process."""
+    inversion, train = config.objective.inversion, config.train
+    if inversion is not None and inversion.whole:
+        for name, plain in (("caption_dropout", 0.0), ("num_draws", 1)):
+            value = getattr(config.model, name, plain)  # an adapter of the user's own may have none
+            if value != plain:
+                raise UserError(f"model.{name}: inverted paths draw nothing; set it to {plain}, got {value}")
+    if train.backward != "deferred":
+        return
+    if not isinstance(config.objective, PathObjective):
+        raise UserError("train.backward=deferred: only for an objective on the steps of a path; use auto")
+    rules = {
+        "train.micro_batch": (train.micro_batch, 1),
+        "processes": (processes, 1),
+        "transforms": (len(config.transforms), 0),
+        "sources that are scored": (len(config.objective.roles), 1),
+    }
+    for name, (found, rule) in rules.items():
+        if found != rule:
+            raise UserError(f"train.backward=deferred: needs {name} {rule}, got {found}; or use direct")
+
+
 def choose(config: RunConfig) -> str:
     """The reference this run uses, `auto` resolved. Raises UserError where the config contradicts itself."""
     wanted, lora_section = config.reference.name, config.lora
     needed = [source for source in config.objective.roles if source != "policy"]
+    inversion = config.objective.inversion
+    if inversion is not None and inversion.source not in ("policy", *needed):
+        needed.append(inversion.source)
     unknown = [source for source in needed if source != "reference"]
     if unknown:
         raise UserError(
@@ -95,6 +122,8 @@ def choose(config: RunConfig) -> str:
         raise UserError(
             "reference.name=initial_adapter: give lora.path, the adapter that training starts from"
         )
+    if wanted == "cached" and inversion is not None:
+        raise UserError("reference.name=cached: keeps scores of random noise, and this objective inverts")
     if wanted == "cached" and config.views.redraw == "epoch" and config.objective.views:
         raise UserError("reference.name=cached: views change every epoch; set views.redraw=once")
     if wanted == "cached" and config.model.kind == "surrogate" and config.train.num_draws is None:

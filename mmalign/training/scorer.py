@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
-from mmalign.types import Adapter, Batch, Draw, LogProbs
+from mmalign.training.optim import evaluating
+from mmalign.types import Adapter, Batch, Draw, Inversion, LogProbs
 
 Switch = Callable[[], AbstractContextManager[nn.Module]]  # yields the module that scores as a frozen source
 
@@ -31,13 +32,28 @@ class Scorer(nn.Module):
         """Name the frozen sources; modules of their own stay unregistered, so that nothing wraps them."""
         self._switches.update(switches)
 
-    def forward(self, batch: Batch, draw: Draw, needs: frozenset[str], source: str = "policy") -> LogProbs:
-        """Log-likelihoods of every row of the batch, float32."""
+    def forward(
+        self,
+        batch: Batch,
+        draw: Draw,
+        needs: frozenset[str],
+        source: str = "policy",
+        inversion: Inversion | None = None,
+        seeds: Sequence[int] = (),
+    ) -> LogProbs | Draw:
+        """Log-likelihoods of every row of the batch, float32; with `inversion` what it adds to the draw, led
+        by the source."""
         with self._autocast():
+            if inversion is not None:
+                with self._model(source) as model, torch.no_grad(), evaluating(model):
+                    return self._adapter.invert(model, batch, draw, inversion, seeds)
             if source == "policy":
                 return self._adapter.logprobs(self.policy, batch, draw, needs)
             with self._switches[source]() as model, torch.no_grad():
                 return self._adapter.logprobs(model, batch, draw, needs)
+
+    def _model(self, source: str) -> AbstractContextManager[nn.Module]:
+        return nullcontext(self.policy) if source == "policy" else self._switches[source]()
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self._precision == "bf16":

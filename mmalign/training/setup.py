@@ -26,6 +26,7 @@ from mmalign.training.console import Console
 from mmalign.training.encoding import Encoder
 from mmalign.training.heldout import PURPOSE
 from mmalign.training.optim import evaluating, make_optimizer, prepare_policy, set_training_mode
+from mmalign.training.paths import PathCache
 from mmalign.training.record import RunRecord
 from mmalign.training.reference import DERIVED, MovingReference, ReferenceCache, make_switch, weights_hash
 from mmalign.training.rows import RunData
@@ -124,7 +125,10 @@ def build_engine(
         moving=moving,
         seed=config.seed,
         num_draws=config.train.num_draws,
+        paths=_path_cache(config, adapter, name),
         chunked=uses_chunks(config, world.size),
+        deferred=config.train.backward == "deferred",
+        step_chunk=config.train.step_chunk or 1,
         dropout=config.train.dropout or bool(config.lora and config.lora.dropout),
     )
     if name == "cached":
@@ -143,6 +147,20 @@ def _frozen_dtype(config: RunConfig) -> torch.dtype:
 
 def _reference_cache(config: RunConfig, adapter: Adapter) -> ReferenceCache:
     """Entries are named by everything a score depends on besides the row and its draw."""
+    return ReferenceCache(
+        config.cache and str(Path(config.cache) / "reference"), _reference_name(config, adapter)
+    )
+
+
+def _path_cache(config: RunConfig, adapter: Adapter, reference: str) -> PathCache | None:
+    """Where whole paths of the reference are kept; None where they change, or there are none."""
+    how = config.objective.inversion
+    if how is None or not how.whole or how.source == "policy" or reference == "ema":
+        return None
+    return PathCache(config.cache and str(Path(config.cache) / "paths"), _reference_name(config, adapter))
+
+
+def _reference_name(config: RunConfig, adapter: Adapter) -> str:
     model = to_tree(config)["model"]
     model.pop("generation", None)
     source = config.reference.path or weights_hash(adapter.policy, without_lora=not _starts_adapted(config))
@@ -152,8 +170,7 @@ def _reference_cache(config: RunConfig, adapter: Adapter) -> ReferenceCache:
         )
         source = digest([(p.name, p.stat().st_size, sha256(p)) for p in files])
     section = to_tree(config)["lora"] if _starts_adapted(config) else None
-    name = digest([source, adapter.fingerprint(), config.train.precision, str(model), str(section)])
-    return ReferenceCache(config.cache and str(Path(config.cache) / "reference"), name)
+    return digest([source, adapter.fingerprint(), config.train.precision, str(model), str(section)])
 
 
 def _starts_adapted(config: RunConfig) -> bool:

@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mmalign.training.metrics import sample_metrics
+from mmalign.training.paths import PathCache, inverted, pieces
 from mmalign.training.reference import MovingReference, ReferenceCache
 from mmalign.training.world import World
 from mmalign.types import (
@@ -30,6 +31,7 @@ from mmalign.types import (
     LogProbs,
     Objective,
     Outcome,
+    PathObjective,
     Prepared,
     Scores,
     State,
@@ -53,7 +55,10 @@ class Engine:
     moving: MovingReference | None = None  # a live reference that follows the policy
     seed: int = 0
     num_draws: int | None = None  # None: fresh draws every epoch
+    paths: PathCache | None = None  # of an inversion led by a reference that never changes
     chunked: bool = False
+    deferred: bool = False  # a path's gradient is taken a few steps at a time
+    step_chunk: int | None = None  # steps of a path per forward
     dropout: bool = False
 
     @property
@@ -124,11 +129,24 @@ def score(
     """
     ready = {} if ready is None else ready
     if tuple(roles) not in ready:
-        batch = engine.adapter.collate(micro.encoded, roles)
-        ready[tuple(roles)] = (batch, engine.adapter.draw(batch, draw_seeds(engine, micro.items, purpose)))
-    batch, draw = ready[tuple(roles)]
+        ready[tuple(roles)] = batch_and_draw(engine, micro, roles, purpose)
+    return by_role(engine, *ready[tuple(roles)], source)
+
+
+def batch_and_draw(engine: Engine, micro: Micro, roles: Sequence[str], purpose: str) -> tuple[Batch, Draw]:
+    """Rows of some roles with everything random, or inverted, about scoring them."""
+    seeds = draw_seeds(engine, micro.items, purpose)
+    batch = engine.adapter.collate(micro.encoded, roles)
+    draw = engine.adapter.draw(batch, seeds)
+    if engine.objective.inversion is not None:
+        draw = inverted(engine, micro, batch, draw, seeds)
+    return batch, draw
+
+
+def by_role(engine: Engine, batch: Batch, draw: Draw, source: str) -> dict[str, LogProbs]:
+    """Scores of a whole batch by one live source, role by role."""
     scored: LogProbs = engine.scorer(batch, draw, engine.needs, source)
-    return {role: scored.take(batch.rows_of(role)) for role in roles}
+    return {role: scored.take(batch.rows_of(role)) for role in batch.roles}
 
 
 def frozen_scores(
@@ -194,7 +212,8 @@ def compute_gradients(engine: Engine, micros: Sequence[Micro], state: State, ste
     """
     total = engine.world.sum(torch.cat([micro.weight for micro in micros]).sum())
     scale = engine.world.size / total.clamp(min=1e-12)  # DDP averages gradients over processes
-    result = (_chunked if engine.chunked else _direct)(engine, micros, state, scale, step)
+    way = _deferred if engine.deferred else _chunked if engine.chunked else _direct
+    result = way(engine, micros, state, scale, step)
     result.loss = engine.world.sum(result.loss) / engine.world.size
     return result
 
@@ -242,6 +261,47 @@ def _chunked(engine: Engine, micros: Sequence[Micro], state: State, scale: Tenso
             products = [_product(again[role], leaf[role]) for role in live]
             engine.accelerator.backward(torch.stack(products).sum())
     return StepResult(loss.detach(), [sample_metrics(scores, outcome)], outcome.state)
+
+
+def _deferred(engine: Engine, micros: Sequence[Micro], state: State, scale: Tensor, step: int) -> StepResult:
+    """One sample at a time, a few steps of its path at a time. The loss depends on the steps through one
+    number z, so their gradients of z are summed as they come and multiplied by d loss / d z at the end."""
+    objective, result = engine.objective, StepResult(torch.zeros((), device=engine.world.device), state=state)
+    assert isinstance(objective, PathObjective)
+    trained = [p for p in engine.adapter.policy.parameters() if p.requires_grad]
+    for index, micro in enumerate(micros):
+        _seed_dropout(engine, step, index)
+        batch, draw = batch_and_draw(engine, micro, objective.roles["policy"], "draw")
+        before = [p.grad for p in trained]
+        for parameter in trained:
+            parameter.grad = None
+        numbers: list[Tensor] = []
+        scored: list[dict[str, LogProbs]] = []
+        for piece in pieces(draw, engine.step_chunk):
+            scored.append(by_role(engine, batch, piece, "policy"))
+            number = objective.partial({"policy": scored[-1]}, micro.labels)
+            engine.accelerator.backward(number.sum())
+            numbers.append(number.detach())
+            scored[-1] = {role: one.detached() for role, one in scored[-1].items()}
+        whole = torch.stack(numbers).sum(0).requires_grad_()
+        outcome = objective.finish(whole, result.state)
+        loss = (outcome.loss * micro.weight).sum() * scale
+        (slope,) = torch.autograd.grad(loss, whole)
+        for parameter, kept in zip(trained, before, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.mul_(slope.squeeze())
+                parameter.grad = parameter.grad if kept is None else parameter.grad.add_(kept)
+            else:
+                parameter.grad = kept
+        result.loss += loss.detach()
+        result.state = outcome.state
+        result.metrics.append(sample_metrics({"policy": join_units(scored)}, outcome))
+    return result
+
+
+def join_units(parts: Sequence[Mapping[str, LogProbs]]) -> dict[str, LogProbs]:
+    """Scores of the same rows over several shares of their units as one."""
+    return {role: parts[0][role].beside([part[role] for part in parts[1:]]) for role in parts[0]}
 
 
 def _as_leaves(policy: Mapping[str, LogProbs], detached: Sequence[str]) -> dict[str, LogProbs]:

@@ -1,0 +1,100 @@
+"""Walking the sampler backwards: worked numbers, upstream's inverse scheduler, and what leads is recovered."""
+
+import pytest
+import torch
+from diffusers import DDIMInverseScheduler, DDPMScheduler
+
+from mmalign.adapters._inversion import grid, levels_below, move, retrace, walk
+from mmalign.adapters._noise import Schedule
+
+CPU = torch.device("cpu")
+
+
+def upstream(prediction: str = "epsilon") -> DDPMScheduler:
+    return DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction
+    )
+
+
+def levels_of(*abar: float) -> Schedule:
+    return Schedule.of(torch.tensor(abar), "epsilon", CPU)
+
+
+def test_one_step_in_numbers() -> None:
+    moved = move(
+        levels_of(0.9, 0.5), torch.tensor([[0.2]]), torch.tensor([[1.0]]), *map(torch.tensor, ([0], [1]))
+    )
+    assert float(moved) == pytest.approx(0.8396369, abs=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_a_walk_is_upstreams_inverse_sampling(prediction: str) -> None:
+    torch.manual_seed(0)
+    config = dict(upstream(prediction).config)
+    inverse = DDIMInverseScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
+    inverse.set_timesteps(10)
+    assert inverse.timesteps.tolist() == grid(1000, 10).tolist()
+    x0, said = torch.randn(2, 4, 3, 3), torch.randn(10, 2, 4, 3, 3)
+    x = x0
+    for k, t in enumerate(inverse.timesteps):
+        x = inverse.step(said[k], int(t), x).prev_sample
+    schedule = Schedule.of(upstream().alphas_cumprod, prediction, CPU)
+    path, led = walk(
+        lambda x, level, rows: said[int(level[0]) // 100], schedule, x0, grid(1000, 10).expand(2, -1)
+    )
+    assert torch.allclose(path[:, -1], x, atol=2e-4)
+    assert torch.equal(led, said.transpose(0, 1))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample", "flow"])
+def test_a_path_follows_from_its_start_and_what_led_it(kind: str) -> None:
+    torch.manual_seed(0)
+    flow = Schedule.of_flow(torch.arange(1, 1001) / 1000, CPU)
+    schedule = flow if kind == "flow" else Schedule.of(upstream().alphas_cumprod, kind, CPU)
+    levels = grid(1000, 8).expand(2, -1)
+    x0, said = torch.randn(2, 4, 5, 5), torch.randn(8, 2, 4, 5, 5)
+    path, led = walk(lambda x, level, rows: said[int(level[0]) // 125], schedule, x0, levels)
+    assert torch.equal(retrace(schedule, x0, led, levels), path)
+
+
+def test_the_first_step_of_a_noise_schedule_changes_nothing() -> None:
+    schedule = Schedule.of(upstream().alphas_cumprod, "epsilon", CPU)
+    x = torch.randn(1, 4, 3, 3)
+    moved = move(schedule, torch.randn_like(x), x, torch.tensor([-1]), torch.tensor([0]))
+    assert torch.allclose(moved, x, atol=1e-6)
+
+
+def test_a_straight_flow_is_walked_exactly() -> None:
+    """Where every prediction is the true velocity, inversion arrives at (1 - s) x0 + s eps."""
+    schedule = Schedule.of_flow(torch.arange(1, 1001) / 1000, CPU)
+    x0, eps = torch.randn(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
+    path, _ = walk(lambda x, level, rows: eps - x0, schedule, x0, torch.tensor([[99, 499, 799]]))
+    assert torch.allclose(path[:, -1], 0.2 * x0 + 0.8 * eps, atol=1e-5)
+
+
+def test_walks_of_their_own_length_stop_where_they_end() -> None:
+    levels = levels_below(grid(1000, 4), torch.tensor([0, 250, 600]))
+    assert levels.tolist() == [[0, 0, 0, 0, 0], [0, 250, 250, 250, 250], [0, 250, 500, 600, 600]]
+    schedule = Schedule.of(upstream().alphas_cumprod, "epsilon", CPU)
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def predict(x: torch.Tensor, level: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        asked.append((level.tolist(), rows.tolist()))
+        return 0.1 * x
+
+    torch.manual_seed(0)
+    x0 = torch.randn(3, 4, 3, 3)
+    path, _ = walk(predict, schedule, x0, levels)
+    assert asked == [([0, 0, 0], [0, 1, 2]), ([250, 250], [1, 2]), ([500], [2]), ([600], [2])]
+    alone, _ = walk(predict, schedule, x0[1:2], levels[1:2])
+    assert torch.allclose(path[1, -1], alone[0, -1])
+
+
+def test_added_noise_has_ddpms_deviation() -> None:
+    schedule = Schedule.of(upstream().alphas_cumprod, "epsilon", CPU)
+    a, b = schedule.signal[400] ** 2, schedule.signal[500] ** 2
+    wanted = ((1 - a) / (1 - b) * (1 - b / a)).sqrt()
+    x0, ones = torch.zeros(1, 1, 1, 1), torch.ones(1, 2, 1, 1, 1)
+    path, _ = walk(lambda x, level, rows: torch.zeros_like(x), schedule, x0, torch.tensor([[400, 500]]), ones)
+    start = path[:, 1] * schedule.signal[500] / schedule.signal[400]
+    assert float(path[:, 2] - start) == pytest.approx(float(wanted), abs=1e-6)
