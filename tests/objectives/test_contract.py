@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,12 @@ def test_the_docstring_cites_a_source_or_is_a_plain_likelihood(name: str) -> Non
     kind = KINDS["objective" if name in NAMES else "transforms"]
     text = inspect.getdoc(class_of(kind, name)) or ""
     assert re.search(r"arXiv \d{4}\.\d{5}", text) or "Negative log-likelihood" in text
+
+
+@pytest.mark.parametrize("name", [*NAMES, *names(KINDS["transforms"])])
+def test_the_page_of_objectives_names_it(name: str) -> None:
+    page = Path(str(inspect.getsourcefile(Objective))).parent / "objectives" / "README.md"
+    assert f"`{name}`" in page.read_text()
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
