@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from tiny_runs import Bench
 
 from mmalign.adapters._causal_lm import CausalLM
 from mmalign.config import from_tree
+from mmalign.data._cache import TensorCache
 from mmalign.training.console import Console
 from mmalign.training.inspection.check import inspect
 from mmalign.training.rows import load_data
 from mmalign.training.run import run
 from mmalign.training.world import World
+from mmalign.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +120,18 @@ def test_an_output_that_is_taken_is_a_finding(bench: Bench, tmp_path: Path) -> N
     found = inspect(replace(config, output=str(tmp_path / "taken")))
     assert len(found.findings) == 1 and "holds no run" in found.findings[0]
     assert found.trial is not None
+
+
+def test_the_size_of_the_cache_is_told(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 pictures and their 10 captions, one epoch; nothing is written, and a full disk is named."""
+    cache = tmp_path / "cache"
+    config = replace(bench.config("image", "never", train={"steps": 3}), cache=str(cache))
+    trial = inspect(config).trial
+    assert trial is not None and not cache.exists()
+    (line,) = (note for note in trial.notes if note.startswith("cache: "))
+    assert re.match(rf"cache: about 0\.\d+ MB for 20 rows in {cache}/rows, [\d,]+ MB free$", line)
+    text = inspect(bench.config("text", "never")).trial
+    assert text is not None and not any("cache:" in note for note in text.notes)
+    monkeypatch.setattr(TensorCache, "free", lambda cache: 100_000)
+    with pytest.raises(UserError, match="20 rows take about .* and only 0.10 MB are free"):
+        inspect(config)

@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
 from mmalign.config import RunConfig
+from mmalign.data._cache import TensorCache
+from mmalign.training.cache_size import check_space
 from mmalign.training.checks import choose
 from mmalign.training.console import Console
 from mmalign.training.metrics import Means
@@ -61,8 +64,9 @@ def without_cache(config: RunConfig) -> RunConfig:
 
 
 def try_step(config: RunConfig, accelerator: Accelerator, adapter: Adapter, data: RunData) -> Trial:
-    """The starting checks, then the gradient of step 0. Raises RuntimeError if a check fails."""
-    config = without_cache(config)
+    """The starting checks, then the gradient of step 0. Raises RuntimeError if a check fails, UserError if
+    the disk cannot take the rows that the run will keep."""
+    folder, config = config.cache, without_cache(config)
     console = Console(data.world, progress=False, quiet=True)
     engine, encoder, _ = build_engine(config, accelerator, data.world, adapter, data, console)
     state = {k: v.to(data.world.device) for k, v in engine.objective.initial_state().items()}
@@ -72,6 +76,9 @@ def try_step(config: RunConfig, accelerator: Accelerator, adapter: Adapter, data
     (items,) = data.loader(adapter, config).steps(0, 1)
     micros = micro_batches(engine, encoder, items, config.train)
     loaded = time.perf_counter()
+    encoded = [one for micro in micros for one in micro.encoded]
+    if folder is not None and any(row.key is not None for one in encoded for row in one.rows):
+        check_space(data, config.train, console.note, TensorCache(Path(folder) / "rows"), encoded)
     result = compute_gradients(engine, micros, dict(state), 0)
     trainable = [p for p in adapter.policy.parameters() if p.requires_grad]
     gradients = [p.grad for p in trainable if p.grad is not None]
