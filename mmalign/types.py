@@ -403,6 +403,7 @@ class Judge(Protocol):
     """A scorer of single responses, built by the dataclass that `evaluation.judge` names.
 
     A class attribute `costs`, a frozenset, names scores of which less is better; others count as gains.
+    An attribute `unchecked` that is true says that its scores were not checked against published numbers.
     """
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:

@@ -77,8 +77,8 @@ class ClipJudge(PictureJudge):
         return self.combine(self.encoder.pictures(pictures), captions).cpu()
 
     def reward(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
-        """Scores [B] with a graph of pictures [B, 3, H, W] in [0, 1], on the model's device."""
-        return self.combine(self.see(pixels, captions), captions)
+        """Scores [B] with a graph of pictures [B, 3, H, W] in [0, 1], on the pixels' device."""
+        return self.combine(self.see(pixels, captions), captions).to(pixels.device)
 
     def see(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
         """Embeddings [B, E] with a graph of pictures [B, 3, H, W] in [0, 1] that have these captions."""

@@ -134,7 +134,7 @@ class Combined(BatchJudge):
         for member in self.members:
             if not isinstance(member.judge, PixelReward):
                 raise UserError(f"combined: {member.name} gives no gradient; leave it out of the parts")
-            own.append(member.judge.reward(pixels, captions).to(pixels.device))
+            own.append(member.judge.reward(pixels, captions))
         return self._total(torch.stack(own))
 
     def compare(self, prompt: tuple[Message, ...], first: Part, second: Part) -> Verdict:

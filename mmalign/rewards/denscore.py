@@ -88,11 +88,11 @@ class Denscore(ClipJudge):
         return (texts * pictures).sum(-1)
 
     def reward(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
-        """Scores [B] with a graph of pictures [B, 3, H, W] in [0, 1], on the model's device."""
+        """Scores [B] with a graph of pictures [B, 3, H, W] in [0, 1], on the pixels' device."""
         seen = self.see(pixels, captions)
         texts = self.caption_embeddings(captions)
         direction = common_direction(texts) if self.direction is None else self.direction
-        return (reweighted(texts, direction, self.keep) * seen).sum(-1)
+        return (reweighted(texts, direction, self.keep) * seen).sum(-1).to(pixels.device)
 
 
 def sentences(caption: str) -> list[str]:

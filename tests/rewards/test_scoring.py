@@ -3,9 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+import yaml
 
+import mmalign.rewards
+from mmalign._build import build_named
+from mmalign._names import KINDS, class_of, names
 from mmalign.rewards._batch import BatchJudge
 from mmalign.rewards._scoring import ready, score_all
 from mmalign.types import Judge, ManyJudge, Message, Part, UserError
@@ -54,9 +59,9 @@ def test_both_kinds_of_judge_give_the_same() -> None:
 
 
 def test_messages_name_the_prompt() -> None:
-    for names, called in ((None, "prompt 3"), (["a", "b", "c"], "prompt 'c'")):
+    for called_by, called in ((None, "prompt 3"), (["a", "b", "c"], "prompt 'c'")):
         with pytest.raises(UserError, match=f"^{called}: an empty prompt$"):
-            score_all(Single(strict=True), PROMPTS, ANSWERS, names)
+            score_all(Single(strict=True), PROMPTS, ANSWERS, called_by)
     for judge in (Many(instead=[{"score": 0.0}, {"score": math.inf}, {"score": 0.0}]),):
         with pytest.raises(UserError, match="^prompt 'b': the judge's 'score' is inf, not finite$"):
             score_all(judge, PROMPTS, ANSWERS, ["a", "b", "c"])
@@ -93,3 +98,19 @@ def test_judges_with_a_model_are_loaded_first() -> None:
     assert judge.loaded
     plain: Judge = Single()
     ready(plain)  # nothing to load
+
+
+def test_the_page_names_every_reward() -> None:
+    page = Path(mmalign.rewards.__file__).with_name("README.md").read_text()
+    rows = [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")]
+    assert sorted(rows) == names(KINDS["judge"])
+    for name, row in zip(rows, (r for r in page.splitlines() if r.startswith("| `")), strict=True):
+        gradient = hasattr(class_of(KINDS["judge"], name), "reward")
+        assert row.rstrip(" |").endswith("| no") != gradient, name
+
+
+def test_the_pages_example_is_a_judge() -> None:
+    page = Path(mmalign.rewards.__file__).with_name("README.md").read_text()
+    section = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["judge"]
+    judge = build_named(KINDS["judge"], section, "judge", False)
+    assert [part["name"] for part in judge.parts] == ["pick_score", "brightness"]
