@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mmalign.data._formats import columns_of, known_formats
+from mmalign.data._formats import LeftOut, columns_of, known_formats
 from mmalign.data._pairing import PairRule
 from mmalign.types import UserError
 
-Row = tuple[str, Mapping[str, Any] | UserError]  # origin, and the row or what is wrong with it
+# origin, and the row, or what is wrong with it, or why it is left out
+Row = tuple[str, Mapping[str, Any] | UserError | LeftOut]
 
 
 @dataclass(frozen=True, kw_only=True)

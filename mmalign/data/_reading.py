@@ -53,12 +53,19 @@ def _refuse_missing_root(options: SourceOptions) -> None:
 
 
 def _sample(
-    row: Mapping[str, Any] | UserError, origin: str, number: int, formats: Mapping[str, Format], lists: Lists
+    row: Mapping[str, Any] | UserError | LeftOut,
+    origin: str,
+    number: int,
+    formats: Mapping[str, Format],
+    lists: Lists,
 ) -> PreferenceSample | None:
     """One checked row; None if it is of another split, holds no preference or waits for its group."""
     options, report = lists.options, lists.report
     if isinstance(row, UserError):
         raise row
+    if isinstance(row, LeftOut):
+        report.left_out[row.reason] += 1
+        return None
     if not isinstance(row, Mapping):
         raise UserError(f"{origin}: a row must be a mapping of fields, got {type(row).__name__}")
     row = _renamed(row, options.columns, origin)
