@@ -47,4 +47,4 @@ class Probe(PictureJudge):
 def luma(pixels: Tensor) -> Tensor:
     """Brightness [B, H, W] of every pixel of [B, 3, H, W]."""
     shares = torch.tensor(LUMA, dtype=pixels.dtype, device=pixels.device)
-    return torch.einsum("bchw,c->bhw", pixels, shares)
+    return (pixels * shares[:, None, None]).sum(1)  # no matrix product: autocast would round it

@@ -107,5 +107,5 @@ def common_direction(texts: Tensor) -> Tensor:
 
 def reweighted(texts: Tensor, direction: Tensor, keep: float) -> Tensor:
     """T' [B, E]: T [B, E] with the share `keep` of its part along V [E], which has length 1."""
-    along = (texts @ direction)[:, None] * direction
+    along = (texts * direction).sum(-1, keepdim=True) * direction
     return texts - (1 - keep) * along

@@ -76,6 +76,13 @@ def test_pixels_and_gradient(judge: Aesthetic) -> None:
     assert not any(p.requires_grad for p in judge.layers.parameters())
 
 
+def test_autocast_around_it_changes_nothing(judge: Aesthetic) -> None:
+    pixels = pixels_of(picture(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = judge.reward(pixels, [""])
+    assert torch.equal(found, judge.reward(pixels, [""]))
+
+
 def test_safetensors_and_halves_are_read(root: Path, judge: Aesthetic) -> None:
     file = root / "head.safetensors"
     save_file({k: v.half() for k, v in published(WIDTH).state_dict().items()}, file)

@@ -1,5 +1,6 @@
 """Judges on two towers: upstream's own numbers, both libraries, batches, gradients, and refusals."""
 
+import importlib.util
 import json
 import logging
 import math
@@ -301,6 +302,12 @@ def test_weights_that_do_not_fit_are_one_line(root: Path, tmp_path: Path) -> Non
     pickled = tmp_path / "pickled.pt"
     torch.save({"state_dict": {}, "code": CLIPModel}, pickled)
     assert "pickled code, which is not run" in refused(ClipScore(str(pickled), architecture=ARCHITECTURE))
+
+
+def test_without_open_clip_its_models_are_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    line = refused(ClipScore(str(root / "open")))
+    assert line == "clip_score: needs open_clip; pip install 'mmalign[clip]'"
 
 
 def test_transformers_folders_that_are_not_whole(root: Path, tmp_path: Path) -> None:

@@ -91,6 +91,13 @@ def test_gradients_reach_the_pixels_and_not_the_texts(folder: str) -> None:
     assert gradient[0].abs().max() > 0 and gradient[1].abs().max() == 0
 
 
+def test_autocast_around_it_changes_nothing(folder: str) -> None:
+    judge = Denscore(path=folder, device="cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        found = judge.reward(pixels(), CAPTIONS)
+    assert torch.equal(found, judge.reward(pixels(), CAPTIONS))
+
+
 def test_what_does_not_fit_is_one_line(folder: str, tmp_path: Path) -> None:
     def refused(tensors: dict[str, Tensor] | None) -> str:
         file = tmp_path / "some.safetensors"

@@ -89,6 +89,14 @@ def test_each_probe_goes_up_in_its_own_direction() -> None:
         assert probe.reward(stepped, ["", ""])[0] > before[0]
 
 
+def test_autocast_around_them_changes_nothing() -> None:
+    pixels = pixels_of(picture(0, (40, 30)))
+    for probe in PROBES:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = probe.reward(pixels, [""])
+        assert torch.equal(found, probe.reward(pixels, [""]))
+
+
 def test_what_no_probe_reads() -> None:
     with pytest.raises(UserError, match="^brightness: response 2: reads pictures, got a response of kind"):
         Brightness().score_many([said("")] * 2, [shown(plain((1, 2, 3))), Part("text", "no")])
