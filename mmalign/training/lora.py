@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmalign.adapters._score_head import ScoreHead
 from mmalign.config import Lora
+from mmalign.training._lora_linear import fuse
 from mmalign.types import UserError, derive_seed
 
 NAME = "policy"
@@ -48,6 +49,7 @@ def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -
             inject_adapter_in_model(config, policy, adapter_name=NAME)
         except ValueError as error:
             raise UserError(f"lora.targets: {' '.join(str(error).split())[:200]}") from error
+    fuse(policy)
     for parameter in heads(policy):
         parameter.requires_grad_(True)
     own = {id(parameter) for parameter in heads(policy)}
@@ -144,16 +146,20 @@ def layers(policy: nn.Module) -> list[BaseTunerLayer]:
 
 
 @contextmanager
-def switched_off(policy: nn.Module) -> Iterator[nn.Module]:
-    """The base model: adapters disabled inside the block, restored also if the block raises."""
-    adapted = layers(policy)
+def switched_off(policy: nn.Module, adapted: Sequence[BaseTunerLayer] | None = None) -> Iterator[nn.Module]:
+    """The base model: adapters disabled inside the block, restored also if the block raises. Whoever switches
+    every step passes the policy's `layers`, so that they need not be looked for."""
+    adapted = layers(policy) if adapted is None else adapted
+    before = [layer.disable_adapters for layer in adapted]
+    # `enable_adapters` would also walk through the weights of every layer to change what requires gradients
     for layer in adapted:
-        layer.enable_adapters(False)
+        layer._disable_adapters = True
+    assert all(layer.disable_adapters for layer in adapted), "this release of peft keeps its switch elsewhere"
     try:
         yield policy
     finally:
-        for layer in adapted:
-            layer.enable_adapters(True)
+        for layer, disabled in zip(adapted, before, strict=True):
+            layer._disable_adapters = disabled
 
 
 @contextmanager

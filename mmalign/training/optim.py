@@ -47,13 +47,14 @@ def set_training_mode(policy: nn.Module, train: Train) -> None:
 @contextmanager
 def evaluating(policy: nn.Module) -> Iterator[None]:
     """Eval mode inside the block; every module's own mode is restored after it."""
-    modes = [(module, module.training) for module in policy.modules()]
-    policy.eval()
+    training = [module for module in policy.modules() if module.training]
+    for module in training:  # few or none without dropout, where `eval()` would walk all modules again
+        module.training = False
     try:
         yield
     finally:
-        for module, mode in modes:
-            module.training = mode
+        for module in training:
+            module.training = True
 
 
 def make_optimizer(policy: nn.Module, train: Train) -> AdamW:

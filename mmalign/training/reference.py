@@ -63,7 +63,8 @@ def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dty
     """A context manager factory that yields the module to score with. Call it before any weight has moved."""
     policy = adapter.policy
     if name == "lora_off":
-        return lambda: _quietly(lora.switched_off(policy), policy)
+        adapted = lora.layers(policy)
+        return lambda: _quietly(lora.switched_off(policy, adapted), policy)
     if name == "initial_adapter":
         frozen = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
         return lambda: _quietly(lora.swapped(policy, frozen), policy)

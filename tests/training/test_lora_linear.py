@@ -1,0 +1,114 @@
+"""LoRA in the fewest operations: what peft computes, and switched off the base itself."""
+
+import copy
+
+import pytest
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+
+from mmalign.config import Lora
+from mmalign.training import lora
+from mmalign.training._lora_linear import FusedLinear
+
+
+class Two(nn.Module):
+    """Two linear layers, the first without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 10, bias=False), nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., 6] -> [..., 4]."""
+        found: Tensor = self.second(torch.tanh(self.first(x)))
+        return found
+
+
+def models(alpha: float = 3.0, dropout: float = 0.0, filled: bool = True) -> tuple[Two, Two]:
+    """The same adapted model twice: as injected, and with peft's own layers."""
+    torch.manual_seed(0)
+    ours = Two()
+    lora.inject(ours, Lora(rank=2, alpha=alpha, dropout=dropout), ["first", "second"], seed=0)
+    assert {type(layer) for layer in lora.layers(ours)} == {FusedLinear}
+    if filled:
+        for name, weight in ours.named_parameters():
+            if "lora_B" in name:
+                nn.init.normal_(weight)
+    theirs = copy.deepcopy(ours)
+    for layer in lora.layers(theirs):
+        layer.__class__ = Linear
+    return ours, theirs
+
+
+def gradients(model: Two, x: Tensor) -> Tensor:
+    model(x).pow(2).sum().backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6)])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_values_and_gradients_are_those_of_peft(shape: tuple[int, ...], dropout: float) -> None:
+    ours, theirs = models(dropout=dropout)
+    x = torch.randn(shape)
+    torch.manual_seed(1)
+    own = ours(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(own, theirs(x), rtol=1e-5, atol=1e-6)
+    torch.manual_seed(2)
+    found = gradients(ours, x)
+    torch.manual_seed(2)
+    torch.testing.assert_close(found, gradients(theirs, x), rtol=1e-4, atol=1e-6)
+
+
+def test_an_adapter_that_does_nothing_leaves_every_bit() -> None:
+    ours, _ = models(filled=False)
+    x = torch.randn(7, 6)
+    with lora.switched_off(ours):
+        base = ours(x)
+    assert torch.equal(ours(x), base)
+
+
+def test_autocast_to_half_precision() -> None:
+    ours, theirs = models()
+    x = torch.randn(4, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        own, other = ours(x), theirs(x)
+        assert own.dtype == torch.bfloat16
+        torch.testing.assert_close(own, other, rtol=2e-2, atol=2e-2)
+        found = gradients(ours, x)
+    assert found.dtype == torch.float32 and bool(found.isfinite().all()) and float(found.norm()) > 0
+
+
+def test_half_precision_weights_without_autocast_go_the_way_of_peft() -> None:
+    ours, theirs = models()
+    for model in (ours, theirs):
+        for name, weight in model.named_parameters():
+            if "lora_" not in name:
+                weight.data = weight.data.bfloat16()
+    x = torch.randn(4, 6).bfloat16()
+    assert torch.equal(ours(x), theirs(x))
+
+
+def test_switching_off_gives_the_base_and_changes_nothing_else() -> None:
+    ours, _ = models()
+    plain = Two()
+    plain.load_state_dict(
+        {n.replace("base_layer.", ""): v for n, v in ours.state_dict().items() if "lora_" not in n}
+    )
+    x = torch.randn(3, 6)
+    trains = [p.requires_grad for p in ours.parameters()]
+    layers = lora.layers(ours)
+    with pytest.raises(RuntimeError, match="inside"), lora.switched_off(ours, layers):
+        assert torch.equal(ours(x), plain(x))
+        raise RuntimeError("inside")
+    assert not torch.equal(ours(x), plain(x))
+    assert [p.requires_grad for p in ours.parameters()] == trains
+
+
+def test_frozen_adapters_stay_frozen_when_switched_off_and_on() -> None:
+    ours, _ = models()
+    ours.requires_grad_(False)
+    with lora.switched_off(ours):
+        pass
+    assert not any(p.requires_grad for p in ours.parameters())
