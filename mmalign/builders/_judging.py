@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from mmalign.rewards._scoring import TOTAL, score_all
-from mmalign.types import Judge, Message, Part
+from mmalign.types import Judge, Message, Part, UserError
 
 Verdict = Literal["first", "second", "tie"]
 
@@ -21,6 +21,14 @@ _BETTER = re.compile(
     r"\b(?:image|picture|video|response|answer)\s+([12])\s+is\s+(?:the\s+)?better", re.IGNORECASE
 )
 _EVEN = re.compile(r"\bequally\s+good\b", re.IGNORECASE)
+
+
+@runtime_checkable
+class PointJudge(Protocol):
+    """Scores single answers; what every judge of `rewards/` does."""
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
+        """Named scores, "score" among them."""
 
 
 @runtime_checkable
@@ -41,6 +49,14 @@ class SpeakingJudge(Protocol):
 
     def rate(self, prompt: tuple[Message, ...], response: Part) -> str:
         """A text holding "Final Score: N" with a whole number N from 1 to 10."""
+
+
+def refuse_scoreless(judge: object, builder: str) -> None:
+    """Raise UserError for a judge that does not score single answers."""
+    if not isinstance(judge, PointJudge):
+        raise UserError(
+            f"judge: {type(judge).__name__} has no method score, which builder {builder} asks for"
+        )
 
 
 def read_verdict(text: str) -> Verdict | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmalign.builders._candidates import Builder, Group, Made, Paired
+from mmalign.builders._judging import refuse_scoreless
 from mmalign.data._pairing import Pair, PairRule, choose
 from mmalign.rewards import _scoring
 from mmalign.types import Judge
@@ -71,7 +72,8 @@ class BestOfN(Builder):
         return PairRule(strategy, self.by, self.fewer, self.policy, self.min_gap)
 
     def ready(self, judge: Judge) -> None:
-        """Load the judge."""
+        """Load the judge. Raises UserError for one without scores."""
+        refuse_scoreless(judge, "best_of_n")
         _scoring.ready(judge)
 
     def pair(self, groups: Sequence[Group], judge: Judge, seed: int) -> list[Paired]:

@@ -21,6 +21,7 @@ from mmalign.builders._judging import (
     Spoken,
     Verdict,
     read_rating,
+    refuse_scoreless,
 )
 from mmalign.rewards import _scoring
 from mmalign.types import Judge, UserError, derive_seed
@@ -63,7 +64,10 @@ class RankAndSift(Builder):
             raise ValueError(f"weight_gap: must be above 0, got {self.weight_gap:g}")
 
     def ready(self, judge: Judge) -> None:
-        """Load the judge. Raises UserError for `even` beside a judge that compares by itself."""
+        """Load the judge. Raises UserError for one that neither scores nor speaks, and for `even` beside one
+        that compares by itself."""
+        if not isinstance(judge, SpeakingJudge):
+            refuse_scoreless(judge, "rank_and_sift")
         if self.even > 0 and isinstance(judge, PairJudge | SpeakingJudge):
             raise UserError(
                 f"builder.even: {self.even:g} is read only where scores rank, and judge "

@@ -7,6 +7,7 @@ import pytest
 from builders.groups import Batched, Biased, Numbers, Talking, group
 
 from mmalign.builders._candidates import Paired
+from mmalign.builders.best_of_n import BestOfN
 from mmalign.builders.rank_and_sift import (
     NOT_HIGHER,
     SINGLE,
@@ -113,6 +114,17 @@ def test_scores_that_rank_are_asked_for_once() -> None:
 def test_bad_settings_are_refused(fields: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         RankAndSift(**fields)
+
+
+def test_a_judge_that_cannot_rate_is_refused() -> None:
+    class Comparing:
+        def compare(self, prompt: Any, first: Any, second: Any) -> str:
+            return "tie"
+
+    for builder, judge in ((RankAndSift(), Comparing()), (BestOfN(), Talking())):
+        with pytest.raises(UserError, match="has no method score, which builder"):
+            builder.ready(judge)
+    RankAndSift().ready(Talking())
 
 
 def test_even_is_refused_where_no_score_ranks() -> None:
