@@ -48,7 +48,8 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     if reference == "cached" and config.cache is None and processes > 1:
         raise UserError("cache: null: several processes share a cached reference through a folder; name one")
     kept_back = config.heldout is not None or any(getattr(s, "heldout", 0) for _, s in config.data)
-    if train.eval_every is not None and not kept_back:
+    asks = bool(config.evaluation.grid and config.evaluation.prompts)  # answers need no rows
+    if train.eval_every is not None and not kept_back and not asks:
         raise UserError("train.eval_every: there are no held-out rows; add section heldout or data.heldout")
     if config.lora is None and getattr(config.model, "dtype", None) is not None:
         raise UserError(

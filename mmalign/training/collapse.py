@@ -100,4 +100,4 @@ class Watch:
         for line in path.read_bytes().splitlines() if path.exists() else ():
             values = json.loads(line)
             if values["step"] <= step:
-                self.see(values["step"], {k: v for k, v in values.items() if isinstance(v, float)})
+                self.see(values["step"], {k: v for k, v in values.items() if isinstance(v, int | float)})
