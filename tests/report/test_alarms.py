@@ -129,3 +129,34 @@ def test_an_evaluation_of_other_weights(step: int | None, status: str, stale: bo
     lines = said(record(status=status), comparison=judged(*[(0.0, 1.0)] * 20, step=step))
     found = [line for line in lines if "evaluated at" in line]
     assert found == [f"caution: evaluated at step {step}, the run is at 10: evaluate again"] * stale
+
+
+def levels(winner: tuple[float, ...], loser: tuple[float, ...], std: float = 0.04) -> dict[str, Series]:
+    """Rises at fixed noise levels of 16 pairs, whose reference error is 0.2."""
+    same = {"Dw/std": std, "Dl/std": std, "pairs": 16.0, "ref_err_w": 0.2}
+    found = {f"level/{name}": curve(*[value] * len(winner)) for name, value in same.items()}
+    return found | {"level/Dw": curve(*winner), "level/Dl": curve(*loser)}
+
+
+def test_errors_that_rise_at_fixed_noise_levels() -> None:
+    (line,) = said(heldout=levels((0.0, 0.0, 0.025, 0.03), (0.0, 0.03, 0.04, 0.05)))
+    assert line.startswith("alarm: both errors rise against the reference since step 2")
+    assert "+0.03 (+15.00%)" in line
+    (small,) = said(heldout=levels((0.0, 0.008), (0.0, 0.03), std=0.01))
+    assert small.startswith("caution: both errors rise against the reference since step 1")
+    (stays,) = said(heldout=levels((0.0, 0.05, 0.06, 0.055), (0.0, -0.1, -0.2, -0.3)))
+    assert stays.startswith("caution: the winner's error has stayed above the reference's since step 2")
+    assert said(heldout=levels((0.0, -0.05, -0.06), (0.0, 0.1, 0.2))) == []  # as it should be
+    assert said(heldout=levels((0.0, 0.01), (0.0, 0.01))) == []  # may be chance
+
+
+def test_errors_that_rise_in_training_where_nothing_else_was_measured() -> None:
+    flat, up = [0.001, -0.001, 0.0] * 3, [0.001 * i for i in range(9)]
+    (both,) = said(train={"Dw": curve(*up), "Dl": curve(*up)})
+    assert both.startswith("caution: both errors rise against the reference from the first to the last third")
+    (one,) = said(train={"Dw": curve(*up), "Dl": curve(*flat)})
+    assert one.startswith("caution: the winner's error rises")
+    assert said(train={"Dw": curve(*flat), "Dl": curve(*up)}) == []
+    assert said(train={"Dw": curve(*up[:8]), "Dl": curve(*up[:8])}) == []  # too few lines
+    fixed = levels((0.0, -0.05), (0.0, 0.1))
+    assert said(train={"Dw": curve(*up), "Dl": curve(*up)}, heldout=fixed) == []
