@@ -26,7 +26,10 @@ Predict = Callable[[Any, Tensor, Tensor, Condition], Tensor]
 Encode = Callable[[Any, list[str], bool], dict[str, Tensor]]
 
 FILES = {
+    "FluxPipeline": "flux",
+    "StableDiffusion3Pipeline": "stable_diffusion_3",
     "StableDiffusionPipeline": "stable_diffusion",
+    "StableDiffusionXLImg2ImgPipeline": "stable_diffusion_xl_refiner",
     "StableDiffusionXLPipeline": "stable_diffusion_xl",
 }
 """Pipeline class of model_index.json -> file in `families/`."""

@@ -120,12 +120,13 @@ def _schedulers(family: Family, config: Mapping[str, Any], how: Loading) -> tupl
         own = {} if how.shift is None else {"shift": how.shift, "use_dynamic_shifting": False}
         cls = FlowMatchEulerDiscreteScheduler
         return cls.from_config(config), cls.from_config({**config, **own})
-    if how.zero_terminal_snr:
-        config = {**config, "rescale_betas_zero_snr": True}
-    levels = {**config, "clip_sample": False}  # latents are not bounded to -1..1
+    sampled = {**config, "clip_sample": False}  # latents are not bounded to -1..1
+    trained = {**sampled, "rescale_betas_zero_snr": True} if how.zero_terminal_snr else sampled
+    if config.get("prediction_type") in ("v_prediction", "sample"):
+        sampled = trained  # predicted noise says nothing of the picture where there is noise alone
     if family.scheduler is not None:
-        return family.scheduler.from_config(levels), family.scheduler.from_config(levels)
-    return DDIMScheduler.from_config(levels), DDPMScheduler.from_config(levels)
+        return family.scheduler.from_config(sampled), family.scheduler.from_config(trained)
+    return DDIMScheduler.from_config(sampled), DDPMScheduler.from_config(trained)
 
 
 # ---------------------------------------------------------------- loading
