@@ -77,7 +77,7 @@ def test_needs_inside_a_list_of_objectives_count(make: Any) -> None:
 def test_needs_of_transforms_count(make: Any) -> None:
     line = refused(make(model=DIFFUSION, transforms="{name: length_desensitized}"))
     assert line.startswith("transforms length_desensitized needs units")
-    assert "adapter diffusion offers error, length, prediction, ratio" in line
+    assert "adapter diffusion offers error, inversion, length, prediction, ratio" in line
     check_config(make(transforms="{name: length_desensitized}"))
 
 
