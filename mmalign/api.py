@@ -90,7 +90,7 @@ def build(config: str | Path | BuildConfig, *overrides: str, allow_code: bool = 
     with pairs.jsonl in it. Goes on where it once stopped. `allow_code`: as for `open_run`, of the run that
     the config may name."""
     from mmalign.builders import _config as build_configs
-    from mmalign.builders import _run
+    from mmalign.builders._output import check_output
 
     if not isinstance(config, str | Path):
         if overrides:
@@ -98,7 +98,8 @@ def build(config: str | Path | BuildConfig, *overrides: str, allow_code: bool = 
         resolved = config
     else:
         resolved = build_configs.load(config, _checked(overrides), allow_code=True)
-    _run.check_output(resolved)  # before anything heavy is imported
+    check_output(resolved)  # before anything heavy is imported
+    from mmalign.builders import _run
     from mmalign.training.setup import start
 
     return _run.build(resolved, start()[1], allow_code)

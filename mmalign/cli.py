@@ -142,9 +142,10 @@ def launch(
 def _refuse_once(args: Sequence[str], processes: int) -> None:
     """Refuse a config that cannot run before every process does."""
     if args[0] == "build":
-        from mmalign.builders import _config, _run
+        from mmalign.builders import _config
+        from mmalign.builders._output import check_output as check_folder
 
-        _run.check_output(_config.load(args[1], args[2:], allow_code=True))
+        check_folder(_config.load(args[1], args[2:], allow_code=True))
         return
     from mmalign import config as configs
     from mmalign.training.checks import check_config, check_output

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.builders import _media
+from mmalign.builders._output import RECORD
 from mmalign.training import _files
 from mmalign.types import UserError
 
 FORMAT = 1
 PAIRS = "pairs.jsonl"
-RECORD = "build.json"
 _PARTS = "parts"
 
 

@@ -160,6 +160,20 @@ def test_mistakes_are_refused_before_anything_is_written(
     assert not (work / "out").exists()
 
 
+def test_a_refusal_loads_no_model_library() -> None:
+    program = (
+        "import sys; from mmalign import api\n"
+        "try: api.build('configs/build/best_of_n_text.yaml', 'builder.nn=3')\n"
+        "except ValueError as error: assert 'unknown key nn' in str(error)\n"
+        "else: raise SystemExit('was not refused')\n"
+        "print([m for m in ('transformers', 'diffusers', 'peft', 'accelerate') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and done.stdout.strip() == "[]", done.stderr
+
+
 def test_a_reward_model_and_prompts_with_pictures_are_refused(bench: "Bench", tmp_path: Path) -> None:
     reward = {"adapter": "reward_head", "backbone": dict(bench.model["text"])}
     tree = tree_of(bench, "text", tmp_path / "out", model=reward)
