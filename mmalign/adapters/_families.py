@@ -79,6 +79,9 @@ class Family:
     video: bool = False
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     multiple: int = 1  # sides of the latents must be multiples of it
+    largest: Callable[[Any], int | None] = lambda denoiser: (
+        None
+    )  # side of latents it can place
     num_frames: int = 16  # of a clip, unless the config says
     frame_rate: float = 8.0  # frames per second of sampled clips
     noisiest: float = 1.0  # share of the noise levels it was trained on

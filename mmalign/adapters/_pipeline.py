@@ -264,4 +264,9 @@ def fitting_resolution(parts: Parts, wanted: int | None, factor: int) -> int:
         raise UserError(
             f"model.resolution: must be a multiple of {step}, the autoencoder's factor, got {wanted}"
         )
+    largest = parts.family.largest(parts.denoiser)
+    if largest is not None and wanted > largest * factor:
+        raise UserError(
+            f"model.resolution: {parts.folder} places at most {largest * factor} pixels a side, got {wanted}"
+        )
     return wanted

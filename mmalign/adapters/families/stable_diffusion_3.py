@@ -90,6 +90,7 @@ FAMILY = Family(
     guidance=7.0,
     flow=True,
     multiple=2,
+    largest=lambda denoiser: 2 * int(denoiser.config.pos_embed_max_size),
     grid=grid_by_size,
     check=_check,
     lora_targets=JOINT_ATTENTION,

@@ -13,6 +13,7 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from mmalign.adapters._noise import TimestepRange
+from mmalign.types import UserError
 
 
 @torch.no_grad()
@@ -67,6 +68,13 @@ def test_another_shift_moves_the_levels(subject: Subject) -> None:
         assert adapter.num_noise_levels == 1000
         assert float(adapter._schedule.noise[499]) == pytest.approx(middle, abs=1e-6)
         assert float(adapter._schedule.time(torch.tensor([499]))) == pytest.approx(1000 * middle, abs=1e-3)
+
+
+def test_a_side_beyond_its_table_of_places_is_refused(subject: Subject) -> None:
+    """24 patches of 2 x 2 latents of 2 pixels: 96."""
+    assert subject.adapter(resolution=96).resolution == 96
+    with pytest.raises(UserError, match=r"^model\.resolution: .* places at most 96 pixels a side, got 100"):
+        subject.adapter(resolution=100)
 
 
 @torch.no_grad()
