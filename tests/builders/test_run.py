@@ -4,17 +4,19 @@ import json
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from builders.builds import Red, content, open_painter, painted
+from builders.builds import Painter, Red, content, open_painter, painted
 from training.faults import ALONE, Moment, crash_at, in_child, on_threads, record_operations
 
 from mmalign.builders import _run
 from mmalign.builders._run import build
+from mmalign.clips import Clip, Frames
+from mmalign.data._media import decode
 from mmalign.data._sources import load
 from mmalign.data.jsonl import Jsonl
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
@@ -61,8 +63,6 @@ def test_pairs_are_what_the_judge_says_of_the_seeds(tmp_path: Path) -> None:
         assert built["model"] == {"path": "painter", "weights": built["model"]["weights"]}
         assert built["judge"] == {"name": "builders.builds:Red"}
     samples = load(Jsonl(path=str(folder / "pairs.jsonl"))).samples
-    from mmalign.data._media import decode
-
     for sample, row in zip(samples, found, strict=True):
         ready = decode(sample)
         for side in ("chosen", "rejected"):
@@ -223,8 +223,6 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
 def test_other_weights_and_other_prompts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = deadly(tmp_path)
     assert in_child(lambda: build(config, ALONE)) == -signal.SIGKILL
-    from builders.builds import Painter
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Painter, "policy", torch.nn.Linear(1, 1, bias=False))
         with pytest.raises(
@@ -254,3 +252,43 @@ def test_a_folder_that_is_no_build_is_refused(tmp_path: Path) -> None:
     (finished / "pairs.jsonl").unlink()
     with pytest.raises(UserError, match=r"is finished but has no pairs\.jsonl"):
         build(painted(tmp_path / "out"), ALONE)
+
+
+# ---------------------------------------------------------------- clips
+
+
+class Filmer(Painter):
+    """Answers with clips of four frames."""
+
+    def generate(self, model: Any, prompts: Any, seeds: Any) -> list[Part]:
+        clips = []
+        for seed in seeds:
+            pixels = torch.randint(0, 256, (4, 3, 6, 8), generator=torch.Generator().manual_seed(seed))
+            places = tuple(range(4))
+            moments = tuple(i / 8 for i in places)
+            clips.append(Part("video", Clip(pixels.to(torch.uint8), places, moments, 8.0, 4, "memory")))
+        return clips
+
+
+@dataclass(frozen=True)
+class Bright:
+    """A judge of a user's own, builders.test_run:Bright: how bright a clip is."""
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
+        """The mean of all values."""
+        return {"score": float(response.data.frames.float().mean())}
+
+
+def test_clips_are_judged_and_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filming = replace(open_painter(), adapter=Filmer())
+    monkeypatch.setattr(_run, "open_model", lambda *given: filming)
+    folder = build(painted(tmp_path / "out", judge="builders.test_run:Bright"), ALONE)
+    samples = load(Jsonl(path=str(folder / "pairs.jsonl"))).samples
+    assert len(samples) == 5
+    for sample, row in zip(samples, rows(folder), strict=True):
+        ready = decode(sample, Frames(count=4))
+        for side in ("chosen", "rejected"):
+            (part,) = ready.examples[side][0].response
+            (sampled,) = Filmer().generate(None, [None], [row["built"]["seeds"][row["built"][side]]])
+            assert torch.equal(part.data.frames, sampled.data.frames)
+            assert Bright().score((), part)["score"] == row[f"{side}_score"]
