@@ -18,6 +18,7 @@ TOPICS = {
     "transforms": "transforms",
     "rewards": "judge",
     "builders": "builder",
+    "prompts": "prompts",
 }
 
 

@@ -253,7 +253,7 @@ def evaluate(
 def list_(
     topic: Annotated[
         str | None,
-        typer.Argument(help="objectives, adapters, sources, formats, transforms, rewards, builders"),
+        typer.Argument(help="objectives, adapters, sources, formats, transforms, rewards, builders, prompts"),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="only what this adapter can run")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,

@@ -39,7 +39,7 @@ def test_list_as_text(capsys: Capture) -> None:
     assert shown.code == 0 and shown.err == ""
     lines = shown.out.splitlines()
     topics = " ".join(line for line in lines if not line.startswith(" "))
-    assert topics == "objectives adapters sources formats transforms rewards"
+    assert topics == "objectives adapters sources formats transforms rewards builders prompts"
     mapo = next(i for i, line in enumerate(lines) if line.startswith("  mapo "))
     assert "diffusion: yes" in lines[mapo + 1] and "text: lacks error" in lines[mapo + 1]
 
@@ -207,11 +207,27 @@ def test_a_judge_in_a_run_needs_allow_code(capsys: Capture, runs: Path, tmp_path
     assert call(capsys, "report", run).code == 0  # imports nothing that the config names
 
 
+def test_evaluate_on_a_prompt_file_by_two_judges(capsys: Capture, runs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "asked.tsv"
+    file.write_text("Prompt\tCategory\tChallenge\nwhy?\tWords\tBasic\nwho?\tWords\tBasic\n")
+    judges = ("--judge", "cli_runs:Letters", "--judge", "{name: 'cli_runs:Letters', scale: -1}")
+    done = call(capsys, "evaluate", runs / "text", "--file", file, *judges, "--allow-code", "--json")
+    assert done.code == 0
+    found = json.loads(done.out)
+    assert {"score", "Letters 2/score"} <= set(found["win_rates"])
+    assert found["win_rates"]["score"]["wins"] == found["win_rates"]["Letters 2/score"]["losses"]
+    stored = json.loads((runs / "text" / "evaluation" / "results.json").read_text())
+    assert [row["text"] for row in stored["rows"]] == ["why?", "who?"]
+    assert {row["group"] for row in stored["groups"]} == {"Words", "Basic"}
+    missing = call(capsys, "evaluate", runs / "text", "--file", tmp_path / "no.txt")
+    assert_refused(missing, ("there is no file",))
+
+
 def test_evaluate_without_a_judge(capsys: Capture, runs: Path) -> None:
     done = call(capsys, "evaluate", runs / "image", "--prompts", "1")
     assert done.code == 0 and done.out.startswith("no judge: responses are in the report, unscored\n")
     files = sorted(p.name for p in (runs / "image" / "evaluation").iterdir())
-    assert files == ["base-000.png", "results.json", "tuned-000.png"]
+    assert files == ["base-000.png", "grid", "results.json", "tuned-000.png"]
 
 
 @pytest.mark.parametrize(
