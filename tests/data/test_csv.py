@@ -1,6 +1,5 @@
 """CSV files: cells as their fields need them, broken files and rows, real votes on clips."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +69,9 @@ def test_broken_rows_can_be_skipped(tmp_path: Path) -> None:
         Csv(path="x", delimiter=", ")
 
 
-@pytest.mark.skipif("MMALIGN_TEST_DATA" not in os.environ, reason="MMALIGN_TEST_DATA is not set")
-def test_real_votes_on_real_clips() -> None:
+def test_real_votes_on_real_clips(test_data: Path) -> None:
     """Row 1: VQ B, MQ B, TA A. Row 2: VQ A, the others same."""
-    path = Path(os.environ["MMALIGN_TEST_DATA"]) / "video/generation_pairs.csv"
+    path = test_data / "video/generation_pairs.csv"
 
     def winners(**options: Any) -> list[str]:
         samples = load(Csv(path=str(path), **options)).samples

@@ -1,7 +1,6 @@
 """Folders of pictures: winners and losers by name, captioned files, what is left out and counted."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +123,8 @@ def test_folders_that_are_refused(names: list[str], rule: str, tmp_path: Path) -
         load(ImageFolder(path=str(tmp_path / "none")))
 
 
-@pytest.mark.skipif("MMALIGN_TEST_DATA" not in os.environ, reason="MMALIGN_TEST_DATA is not set")
-def test_real_folder() -> None:
-    folder = Path(os.environ["MMALIGN_TEST_DATA"]) / "diffusion/flags_64"
+def test_real_folder(test_data: Path) -> None:
+    folder = test_data / "diffusion/flags_64"
     data = load(ImageFolder(path=str(folder)))
     assert len(data.samples) == 255 and not data.report.left_out
     assert prompt_of(data.samples[0], "chosen") == [("text", "the flag of Andorra")]

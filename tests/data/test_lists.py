@@ -1,6 +1,5 @@
 """Lists of scored responses as pairs: rules, ties, counts, held-out lists, pairs ordered anew."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +95,8 @@ def test_lists_without_a_rule_stay_lists_and_broken_ones_are_skipped(tmp_path: P
         read_rows(tmp_path, {**LIST, "scores": [{"x": float("nan")}, 1, 2]})
 
 
-@pytest.mark.skipif("MMALIGN_TEST_DATA" not in os.environ, reason="MMALIGN_TEST_DATA is not set")
-def test_real_ranked_answers_become_pairs_in_the_order_of_their_scores() -> None:
-    path = Path(os.environ["MMALIGN_TEST_DATA"]) / "text/stories_ranked.jsonl"
+def test_real_ranked_answers_become_pairs_in_the_order_of_their_scores(test_data: Path) -> None:
+    path = test_data / "text/stories_ranked.jsonl"
     data = load(Jsonl(path=str(path), pairs=PairRule("all")))
     assert (data.report.rows, len(data.samples)) == (128, 128 * 6)  # scores fall strictly: no ties
     for sample in data.samples:

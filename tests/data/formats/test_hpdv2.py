@@ -1,7 +1,6 @@
 """HPD v2 rows: a choice between two pictures, ranks of many, the raters' own ranks as scores."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +74,9 @@ def test_broken_rows(change: dict[str, Any], rule: str, tmp_path: Path) -> None:
         read_rows(tmp_path, changed(HPDV2, **change), format="hpdv2")
 
 
-@pytest.mark.skipif("MMALIGN_TEST_DATA" not in os.environ, reason="MMALIGN_TEST_DATA is not set")
-def test_real_ranks(tmp_path: Path) -> None:
+def test_real_ranks(test_data: Path, tmp_path: Path) -> None:
     """The collection's rows come without pictures: named here, never opened."""
-    path = Path(os.environ["MMALIGN_TEST_DATA"]) / "diffusion/hpdv2_test_rankings.json"
+    path = test_data / "diffusion/hpdv2_test_rankings.json"
     rows = json.loads(path.read_text())
     made = [
         {

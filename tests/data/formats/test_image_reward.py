@@ -1,7 +1,6 @@
 """ImageReward rows: one picture a row put together by prompt, lists with ties, ready pairs."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +111,8 @@ def test_broken_rows(row: dict[str, Any], rule: str, tmp_path: Path) -> None:
         read_rows(tmp_path, row)
 
 
-@pytest.mark.skipif("MMALIGN_TEST_DATA" not in os.environ, reason="MMALIGN_TEST_DATA is not set")
-def test_real_rankings_with_ties() -> None:
-    path = Path(os.environ["MMALIGN_TEST_DATA"]) / "diffusion/imagereward_test_rankings.json"
+def test_real_rankings_with_ties(test_data: Path) -> None:
+    path = test_data / "diffusion/imagereward_test_rankings.json"
     data = load(Jsonl(path=str(path), pairs=PairRule("all")))
     rows = json.loads(path.read_text())
     pairs = [(a, b) for row in rows for n, a in enumerate(row["ranking"]) for b in row["ranking"][:n]]
@@ -129,9 +127,8 @@ def test_real_rankings_with_ties() -> None:
     assert len(data.samples) == sum(a != b for a, b in pairs)
 
 
-@pytest.mark.skipif("MMALIGN_TEST_DATA" not in os.environ, reason="MMALIGN_TEST_DATA is not set")
-def test_real_pictures_by_rank_and_by_score_agree(tmp_path: Path) -> None:
-    folder = Path(os.environ["MMALIGN_TEST_DATA"]) / "diffusion/preference_images"
+def test_real_pictures_by_rank_and_by_score_agree(test_data: Path, tmp_path: Path) -> None:
+    folder = test_data / "diffusion/preference_images"
     row = json.loads((folder / "metadata.jsonl").read_text().splitlines()[0])
     made = {"id": "r", "prompt": row["prompt"], "generations": row["images"], "ranking": row["rank"]}
     path = write_rows(tmp_path / "x.jsonl", [made])
