@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmalign.adapters._pictures import square
+from mmalign.adapters._buckets import Frame
+from mmalign.adapters._pictures import fitted
 from mmalign.types import Clip, Part, UserError
 
 
@@ -29,7 +30,7 @@ def clip_of(response: Sequence[Part], num_frames: int, where: str) -> Clip:
     return clip
 
 
-def clip_pixels(clip: Clip, side: int) -> Tensor:
-    """Every frame as `square` makes a picture, uint8 [F, 3, side, side]."""
-    pictures = (Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in clip.frames)
-    return torch.stack([square(picture, side) for picture in pictures])
+def clip_pixels(clip: Clip, frame: Frame) -> Tensor:
+    """Every picture of the clip as `fitted` makes one, uint8 [F, 3, H, W]."""
+    pictures = (Image.fromarray(one.permute(1, 2, 0).numpy()) for one in clip.frames)
+    return torch.stack([fitted(picture, frame) for picture in pictures])

@@ -145,9 +145,13 @@ class Denoiser(DenoiserRows):
 
     def _clean_latents(self, batch: Batch, draw: Draw) -> Tensor:
         """Clean latents [N, C, ...], normalised as the denoiser knows them."""
-        latents = batch.inputs["mean"]
-        if self._config.vae_sample and "logvar" in batch.inputs:
-            deviation = torch.exp(0.5 * batch.inputs["logvar"].clamp(-30.0, 20.0))
+        moments = {name: batch.inputs[name] for name in ("mean", "logvar") if name in batch.inputs}
+        if self._config.flip:
+            mirrored = draw["flip"][batch.row_sample].reshape(-1, *[1] * (moments["mean"].ndim - 1))
+            moments = {n: torch.where(mirrored, batch.inputs[f"flipped_{n}"], v) for n, v in moments.items()}
+        latents = moments["mean"]
+        if self._config.vae_sample and "logvar" in moments:
+            deviation = torch.exp(0.5 * moments["logvar"].clamp(-30.0, 20.0))
             latents = latents + deviation * draw["latent_noise"][batch.row_sample]
         return self._latents.normalised(latents)
 
@@ -263,6 +267,9 @@ class Denoiser(DenoiserRows):
             side = self.resolution
             told = self._family.sizes([side, side, 0, 0, side, side]).to(self.device)
             condition["time_ids"] = told.expand(len(texts), -1)
+        if self._family.clip_scale is not None:
+            scale = self._family.clip_scale(self._parts.pipeline, self._family.frame_rate).to(self.device)
+            condition["scale"] = scale.expand(len(texts), -1)
         return condition
 
     # ------------------------------------------------------------ the trained model

@@ -9,17 +9,20 @@ from itertools import islice
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mmalign.adapters._autoencoder import Latents
+from mmalign.adapters._buckets import Frame, Size, bucket_sizes, sample_bucket
 from mmalign.adapters._captions import Captions
 from mmalign.adapters._clip_pixels import clip_of, clip_pixels
-from mmalign.adapters._pictures import picture_of, square, time_ids
+from mmalign.adapters._pictures import fitted, picture_of
 from mmalign.adapters._pipeline import Parts, fitting_resolution
 from mmalign.adapters._pipeline_saving import fingerprint_of
 from mmalign.adapters.diffusion import Diffusion
-from mmalign.types import Batch, Example, Frames, PreferenceSample, Prepared, Row, RowView, UserError
+from mmalign.types import Batch, Clip, Example, Frames, PreferenceSample, Prepared, Row, RowView, UserError
 
+_OF_MEDIA = ("time_ids", "scale")  # of a Condition: what is a picture's or clip's own, not its caption's
 _PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
 
 
@@ -36,7 +39,14 @@ class DenoiserRows:
         self.resolution = fitting_resolution(parts, config.resolution, self._latents.factor)
         self.frames = _frames(config, parts, self._latents.frame_factor)
         self._captions = Captions(parts.family, parts.pipeline, parts.zeros_for_empty)
-        self._written = tuple(name for name in self._family.conditions if name != "time_ids")
+        distribution = self._family.autoencoder.distribution
+        plain = ("mean", "logvar") if distribution else ("mean",)
+        mirrored = tuple(f"flipped_{name}" for name in plain) if config.flip else ()
+        self._moments = (*plain, *mirrored)
+        step = self._latents.factor * self._family.multiple
+        coarse = step * max(1, self.resolution // (8 * step))  # an eighth of the side, where that fits
+        self._buckets = bucket_sizes(self.resolution, step if self.resolution % coarse else coarse)
+        self._written = tuple(name for name in self._family.conditions if name not in _OF_MEDIA)
         self._fingerprint: str | None = None
 
     @property
@@ -70,26 +80,41 @@ class DenoiserRows:
 
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
         """Rows with `pixels` uint8 [3, R, R], or [F, 3, R, R] of a clip, `caption` str and, where the
-        denoiser is told sizes, `time_ids` float32 of this very picture."""
-        rows = [
-            self._prepared_row(role, slot, *self._read(sample, role, slot, example))
+        denoiser is told of them, sizes `time_ids` or the `scale` of time and space, float32, of this very
+        picture or clip."""
+        read = [
+            (role, slot, *self._read(sample, role, slot, example))
             for role in roles
             for slot, example in enumerate(sample.examples.get(role, ()))
         ]
-        return Prepared(sample.id, tuple(rows))
+        size = self._size_of(sample)
+        return Prepared(sample.id, tuple(self._prepared_row(*one, size) for one in read))
 
-    def _prepared_row(self, role: str, slot: int, caption: str, medium: Any) -> Row:
-        side = self.resolution
-        pixels = clip_pixels(medium, side) if self._family.video else square(medium, side)
+    def _size_of(self, sample: PreferenceSample) -> Size:
+        """Width and height that all media of a sample are brought to, whichever roles are asked for."""
+        if self._config.buckets == "square":
+            return (self.resolution, self.resolution)
+        sizes = {
+            role: [_size(part.data) for one in examples for part in one.response if _decoded(part.data)]
+            for role, examples in sample.examples.items()
+        }
+        return sample_bucket({role: listed for role, listed in sizes.items() if listed}, self._buckets)
+
+    def _prepared_row(self, role: str, slot: int, caption: str, medium: Any, size: Size) -> Row:
+        frame = Frame.of(_size(medium), size)
+        pixels = clip_pixels(medium, frame) if self._family.video else fitted(medium, frame)
         data: dict[str, Any] = {"pixels": pixels, "caption": caption}
         seen = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16)
         seen.update(f"\x1f{_PREPARATION}\x1f{tuple(pixels.shape)}".encode())
         said = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16)
         whole = hashlib.blake2b(seen.digest() + said.digest(), digest_size=16)
         if self._family.sizes is not None:
-            data["time_ids"] = self._family.sizes(time_ids(medium, side).tolist())
+            data["time_ids"] = self._family.sizes(frame.time_ids().tolist())
             whole.update(f"{data['time_ids'].tolist()}".encode())
-        moments = ("mean", "logvar") if self._family.autoencoder.distribution else ("mean",)
+        if self._family.clip_scale is not None:
+            data["scale"] = self._family.clip_scale(self._parts.pipeline, medium.sampled_rate)
+            whole.update(f"{data['scale'].tolist()}".encode())
+        moments = self._moments
         shares = {f"seen-{seen.hexdigest()}": moments, f"said-{said.hexdigest()}": self._written}
         return Row(role, slot, data, whole.hexdigest(), shares)
 
@@ -107,15 +132,9 @@ class DenoiserRows:
         on the CPU. Every distinct picture or clip and every distinct caption runs once."""
         rows = [row for sample in prepared for row in sample.rows]
         texts = self._captions.conditions([row.data["caption"] for row in rows])
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for place, row in enumerate(rows):
-            by_size.setdefault(tuple(row.data["pixels"].shape), []).append(place)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for places in by_size.values():
-            found = self._latents.encode([rows[place].data["pixels"] for place in places])
-            moments |= dict(zip(places, found, strict=True))
+        moments = self._encode_media([row.data["pixels"] for row in rows])
         names = [f"{sample.sample_id}: {row.role}" for sample in prepared for row in sample.rows]
-        for place, found_one in sorted(moments.items()):
+        for place, found_one in enumerate(moments):
             if not all(bool(torch.isfinite(value).all()) for value in found_one.values()):
                 raise UserError(
                     f"{names[place]}: the autoencoder's latents are not finite; mend the weights in "
@@ -123,16 +142,33 @@ class DenoiserRows:
                 )
         done = []
         for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
-            sizes = {"time_ids": row.data["time_ids"]} if "time_ids" in row.data else {}
-            done.append(replace(row, data={**moments[place], **text, **sizes}))
+            own = {name: row.data[name] for name in _OF_MEDIA if name in row.data}
+            done.append(replace(row, data={**moments[place], **text, **own}))
         remaining = iter(done)
         return [replace(sample, rows=tuple(islice(remaining, len(sample.rows)))) for sample in prepared]
+
+    def _encode_media(self, media: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+        """Moments of pictures or clips of any sizes, and of their mirror images where these are wanted."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for place, pixels in enumerate(media):
+            by_shape.setdefault(tuple(pixels.shape), []).append(place)
+        moments: list[dict[str, Tensor]] = [{} for _ in media]
+        for places in by_shape.values():
+            for place, found in zip(places, self._latents.encode([media[i] for i in places]), strict=True):
+                moments[place] |= found
+            if self._config.flip:
+                mirrored = self._latents.encode([media[i].flip(-1) for i in places])
+                for place, found in zip(places, mirrored, strict=True):
+                    moments[place] |= {f"flipped_{name}": value for name, value in found.items()}
+        return moments
 
     def fingerprint(self) -> str:
         """Hash of the frozen encoders, the tokenizers and how pictures and captions are prepared."""
         if self._fingerprint is None:
             frames = "" if self.frames is None else f"/{self.frames.fingerprint()}"
-            settings = f"{_PREPARATION}/{self.resolution}/{self._captions.width}{frames}"
+            sizes = self._buckets if self._config.buckets == "aspect" else self.resolution
+            mirrored = "/flip" if self._config.flip else ""
+            settings = f"{_PREPARATION}/{sizes}/{self._captions.width}{frames}{mirrored}"
             text = f"{fingerprint_of(self._parts)}/{settings}"
             self._fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return self._fingerprint
@@ -153,10 +189,9 @@ class DenoiserRows:
         ]
         if not picked:
             raise ValueError(f"no rows of the roles {', '.join(roles)} in these samples")
-        moments = [name for name in ("mean", "logvar") if name in picked[0][1].data]
         inputs = {
             name: torch.stack([row.data[name] for _, row in picked]).to(self.device, non_blocking=True)
-            for name in (*moments, *self._family.conditions)
+            for name in (*self._moments, *self._family.conditions)
         }
         inputs |= {f"empty_{name}": value.to(self.device) for name, value in self._captions.empty.items()}
         return Batch(
@@ -169,6 +204,18 @@ class DenoiserRows:
         )
 
 
+def _decoded(medium: Any) -> bool:
+    return isinstance(medium, Clip | Image.Image)
+
+
+def _size(medium: Any) -> Size:
+    """Width and height of a picture or of a clip's frames."""
+    if isinstance(medium, Clip):
+        return (int(medium.frames.shape[-1]), int(medium.frames.shape[-2]))
+    width, height = medium.size
+    return (width, height)
+
+
 def _frames(config: Diffusion, parts: Parts, factor: int) -> Frames | None:
     """How clips are cut; None for pictures. Raises UserError where the model cannot take that many frames."""
     name = parts.family.pipeline.__name__
@@ -177,8 +224,13 @@ def _frames(config: Diffusion, parts: Parts, factor: int) -> Frames | None:
             raise UserError(f"model.frames: a {name} makes pictures, not clips; remove it")
         return None
     frames = config.frames or Frames(count=parts.family.num_frames)
-    if (frames.count - 1) % factor:
+    hook = parts.family.autoencoder.frame_step
+    step = factor if hook is None else hook(parts.pipeline)
+    if (frames.count - 1) % step:
         raise UserError(
-            f"model.frames.count: must be a multiple of {factor} plus 1 for a {name}, got {frames.count}"
+            f"model.frames.count: must be a multiple of {step} plus 1 for a {name}, got {frames.count}"
         )
+    most = parts.family.most_frames(parts.pipeline)
+    if most is not None and frames.count > most:
+        raise UserError(f"model.frames.count: {parts.folder} takes at most {most}, got {frames.count}")
     return frames

@@ -227,4 +227,5 @@ def draw_one(
     noise = torch.randn((num_draws, *shape), generator=stream)
     shift = torch.randn((num_draws, shape[0], *[1] * (len(shape) - 1)), generator=stream)
     noise = noise + noise_offset * shift
-    return {"timestep": timestep, "noise": noise, "latent_noise": latent_noise, "drop": drop}
+    flip = torch.rand((), generator=stream) < 0.5  # read only where mirrored latents are at hand
+    return {"timestep": timestep, "noise": noise, "latent_noise": latent_noise, "drop": drop, "flip": flip}

@@ -35,6 +35,9 @@ class Diffusion:
     dtype: Literal["float32", "bfloat16"] | None = None  # of the frozen denoiser; null: as the run asks
     encoder_dtype: Literal["float32", "bfloat16"] = "float32"  # of the text encoders and their states
     resolution: int | None = None  # side of the square pictures in pixels; null: the pipeline's own
+    # aspect: all pictures of a sample get the size of about resolution^2 nearest to the chosen one's ratio
+    buckets: Literal["square", "aspect"] = "square"
+    flip: bool = False  # mirror a sample's pictures, all alike, in half of its draws; keeps twice the latents
     frames: Frames | None = None  # how clips are cut from videos, for families that make clips
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged

@@ -80,23 +80,24 @@ def _check_paths(config: RunConfig, processes: int) -> None:
     """Inverted paths know one caption and no draws; a deferred gradient is of one sample of one process."""
     inversion, train = config.objective.inversion, config.train
     if inversion is not None and inversion.whole:
-        for name, plain in (("caption_dropout", 0.0), ("num_draws", 1)):
-            value = getattr(config.model, name, plain)  # an adapter of the user's own may have none
-            if value != plain:
-                raise UserError(f"model.{name}: inverted paths draw nothing; set it to {plain}, got {value}")
+        plain: dict[str, Any] = {"caption_dropout": 0.0, "num_draws": 1, "flip": False}
+        for name, rule in plain.items():
+            value = getattr(config.model, name, rule)  # an adapter of the user's own may have none
+            if value != rule:
+                raise UserError(f"model.{name}: inverted paths draw nothing; set it to {rule}, got {value}")
     if train.backward != "deferred":
         return
     if not isinstance(config.objective, PathObjective):
         raise UserError("train.backward=deferred: only for an objective on the steps of a path; use auto")
-    rules = {
+    demands = {
         "train.micro_batch": (train.micro_batch, 1),
         "processes": (processes, 1),
         "transforms": (len(config.transforms), 0),
         "sources that are scored": (len(config.objective.roles), 1),
     }
-    for name, (found, rule) in rules.items():
-        if found != rule:
-            raise UserError(f"train.backward=deferred: needs {name} {rule}, got {found}; or use direct")
+    for name, (found, needed) in demands.items():
+        if found != needed:
+            raise UserError(f"train.backward=deferred: needs {name} {needed}, got {found}; or use direct")
 
 
 def choose(config: RunConfig) -> str:
