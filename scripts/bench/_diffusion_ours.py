@@ -9,6 +9,9 @@ import torch
 from _diffusion_inputs import (
     BETA,
     CLIP,
+    INVERSION_BETA,
+    INVERSION_GUIDANCE,
+    INVERSION_STEPS,
     LR,
     MAPO_BETA,
     MAPO_K,
@@ -29,6 +32,12 @@ from mmalign.training.state import Position
 from mmalign.training.step import StepResult, compute_gradients, draw_seeds
 
 DPO = {"name": "dpo", "beta": BETA}
+INVERSION = {
+    "name": "inversion_dpo",
+    "beta": INVERSION_BETA,
+    "guidance": INVERSION_GUIDANCE,
+    "steps": INVERSION_STEPS,
+}
 MAPO = {"name": "mapo", "beta": MAPO_BETA, "k": MAPO_K, "timesteps": TRAIN_TIMESTEPS}
 LOG_EVERY = 10
 
@@ -43,26 +52,19 @@ class Ours:
         objective: dict[str, Any],
         reference: str,
         lora: bool = True,
-        draws: str = "fresh",
-        precision: str = "fp32",
+        train: dict[str, Any] | None = None,
         start_equal: bool = False,
     ) -> None:
-        """With `start_equal` the policy stays what its reference is."""
+        """`train` adds to the section of that name. With `start_equal` the policy stays its reference."""
+        train = {"steps": 1, "batch": 1, "lr": LR, "clip": CLIP, **(train or {})}
         tree: dict[str, Any] = {
             "model": {"adapter": "diffusion", "path": str(folder / "model")},
             "data": {"source": "jsonl", "path": str(folder / "pairs.jsonl")},
             "objective": objective,
             "reference": {"name": reference},
-            "train": {
-                "steps": 1,
-                "batch": 1,
-                "lr": LR,
-                "clip": CLIP,
-                "draws": draws,
-                "precision": precision,
-            },
+            "train": train,
             "log": {"progress": False},
-            "cache": str(folder / f"cache-{precision}"),
+            "cache": str(folder / f"cache-{train.get('precision', 'fp32')}"),
             "output": str(folder / "run"),
         }
         if lora:
@@ -93,7 +95,9 @@ class Ours:
         (micro,) = micro_batches(self.engine, self.encoder, [self.items[pair]], self.config.train)
         batch = self.engine.adapter.collate(micro.encoded, self.config.objective.roles["policy"])
         draw = self.engine.adapter.draw(batch, draw_seeds(self.engine, micro.items))
-        return Draws(draw["timestep"][:, 0], draw["noise"][:, 0], draw["latent_noise"])
+        # inverted paths start from the mean of the latents
+        scale = 1.0 if self.config.objective.inversion is None else 0.0
+        return Draws(draw["timestep"][:, 0], draw["noise"][:, 0], scale * draw["latent_noise"])
 
     def backward(self, pair: int) -> float:
         """See `Side`."""

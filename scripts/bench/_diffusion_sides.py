@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _diffusion_inputs import RANK, SIDE, TARGETS
-from _diffusion_ours import DPO, MAPO, Ours
-from _diffusion_peers import DiffusionDPO, MaPO
+from _diffusion_inputs import INVERSION_STEPS, RANK, SIDE, TARGETS
+from _diffusion_ours import DPO, INVERSION, MAPO, Ours
+from _diffusion_peers import DiffusionDPO, InversionDPO, MaPO
 from _sides import Side
 from diffusers import UNet2DConditionModel
 from peft import LoraConfig
@@ -47,6 +47,7 @@ class Workload:
     lora: bool
     live: Mapping[str, bool]
     bars: tuple[Bar, ...] = ()
+    forwards: int = 1  # of both pictures, for one loss; guidance takes two
 
 
 WORKLOADS = {
@@ -60,7 +61,7 @@ WORKLOADS = {
             "ours": Contestant("ours, reference live", lambda f: Ours(f, DPO, "lora_off")),
             "ours_fixed": Contestant(
                 "ours, one fixed draw a pair, reference cached",
-                lambda f: Ours(f, DPO, "cached", draws="fixed:1"),
+                lambda f: Ours(f, DPO, "cached", train={"draws": "fixed:1"}),
             ),
         },
         against="script",
@@ -89,6 +90,28 @@ WORKLOADS = {
         lora=False,
         live={"ours": True},
     ),
+    "inversion": Workload(
+        f"Inversion-DPO along {INVERSION_STEPS} steps under guidance, all weights of the UNet",
+        {
+            "script": Contestant("script", lambda f: InversionDPO(f, False)),
+            "script_checkpointed": Contestant(
+                "script, activations recomputed", lambda f: InversionDPO(f, True)
+            ),
+            "ours": Contestant(
+                "ours, paths kept, all steps at once",
+                lambda f: Ours(f, INVERSION, "auto", lora=False, train={"backward": "direct"}),
+            ),
+            "ours_deferred": Contestant(
+                "ours, paths kept, step by step",
+                lambda f: Ours(f, INVERSION, "auto", lora=False, train={"backward": "deferred"}),
+            ),
+        },
+        against="script",
+        lora=False,
+        live={"ours": False, "ours_deferred": False},
+        bars=(Bar("C10", "script_checkpointed", "ours", 3.0, 3.2),),
+        forwards=2 * INVERSION_STEPS,
+    ),
 }
 
 
@@ -106,4 +129,4 @@ def floor_flops(folder: Path, workload: Workload, side: str) -> int:
             unet.requires_grad_(False)
             unet.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS)))
         unet(latents, torch.zeros(2), states).sample.sum().backward()
-    return int(counter.get_total_flops())
+    return workload.forwards * int(counter.get_total_flops())

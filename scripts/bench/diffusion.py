@@ -63,7 +63,7 @@ def check_start(folder: Path) -> dict[str, float]:
     """
     found = {}
     for precision in ("fp32", "bf16"):
-        side = Ours(folder, DPO, "lora_off", precision=precision, start_equal=True)
+        side = Ours(folder, DPO, "lora_off", train={"precision": precision}, start_equal=True)
         found[precision] = max(abs(side.backward(pair) - math.log(2)) for pair in range(3))
         if found[precision] > 1e-6:
             raise SystemExit(
