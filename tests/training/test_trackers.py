@@ -11,6 +11,7 @@ from accelerate.tracking import TensorBoardTracker, get_available_trackers
 from tiny_runs import Bench, metrics
 
 from mmalign.config import from_tree
+from mmalign.training import checkups
 from mmalign.training import run as loop
 from mmalign.training.run import run
 from mmalign.training.trackers import hyperparameters
@@ -130,9 +131,9 @@ def test_a_tracker_that_fails_is_named_and_catches_up(bench: Bench, monkeypatch:
 
 
 def test_numbers_that_are_not_finite_arrive(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = loop.evaluate
+    original = checkups.evaluate
     monkeypatch.setattr(
-        loop, "evaluate", lambda *given: {**original(*given), "odd/a": math.nan, "odd/b": -math.inf}
+        checkups, "evaluate", lambda *given: {**original(*given), "odd/a": math.nan, "odd/b": -math.inf}
     )
     tree = {"data": {"heldout": 4}, "train": {"steps": 1}, **TRACKED}
     output = run(bench.config("text", "odd", **tree))
