@@ -27,6 +27,9 @@ Encode = Callable[[Any, list[str], bool], dict[str, Tensor]]
 
 FILES = {
     "FluxPipeline": "flux",
+    "HunyuanDiTPipeline": "hunyuan_dit",
+    "PixArtSigmaPipeline": "pixart_sigma",
+    "SanaPipeline": "sana",
     "StableDiffusion3Pipeline": "stable_diffusion_3",
     "StableDiffusionPipeline": "stable_diffusion",
     "StableDiffusionXLImg2ImgPipeline": "stable_diffusion_xl_refiner",
