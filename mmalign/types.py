@@ -16,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,18 @@ from torch import Tensor, nn
 # every record has one address: the names below are part of this module
 from mmalign.clips import Clip as Clip
 from mmalign.clips import Frames as Frames
+from mmalign.judging import Judge as Judge
+from mmalign.judging import ManyJudge as ManyJudge
+from mmalign.judging import PixelReward as PixelReward
 from mmalign.likelihoods import Distribution as Distribution
 from mmalign.likelihoods import Kind as Kind
 from mmalign.likelihoods import LogProbs as LogProbs
 from mmalign.likelihoods import Scores as Scores
 from mmalign.likelihoods import Unit as Unit
+from mmalign.messages import Message as Message
+from mmalign.messages import Part as Part
+from mmalign.walks import Inversion as Inversion
+from mmalign.walks import Rollout as Rollout
 
 State = dict[str, Tensor]
 Draw = Mapping[str, Tensor]  # everything random about scoring S samples; every tensor has leading size S
@@ -66,23 +73,6 @@ def derive_seed(run_seed: int, epoch: int, sample_id: str, purpose: str) -> int:
 
 
 # ---------------------------------------------------------------- data records
-
-
-@dataclass(frozen=True)
-class Part:
-    """One piece of a prompt or response. `data` is a str for text; for an image or video it is whatever the
-    source gave (path, bytes or PIL image) until the loader decodes it to a PIL image or a `Clip`."""
-
-    kind: Literal["text", "image", "video"]
-    data: Any
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a prompt. Speaker "text" marks plain text that no chat template wraps."""
-
-    speaker: Literal["system", "user", "assistant", "text"]
-    parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -199,25 +189,6 @@ class View:
 
 
 @dataclass(frozen=True)
-class Inversion:
-    """Noised latents found by walking deterministic sampling backwards from clean ones, instead of adding
-    random noise (DDIM inversion, arXiv 2010.02502, section 4.3).
-
-    Predictions of `source` lead the walk over a grid of `steps` noise levels. With `whole` every step of the
-    walk is scored, at the latents before the step, under `guidance`; `count` picks that many of the steps at
-    random. Else the walk ends at the level drawn for the sample, and what it ends at is scored like any
-    noised latents, against the noise that would lead there.
-    """
-
-    source: Literal["policy", "reference"]
-    steps: int
-    whole: bool = False
-    guidance: float = 1.0
-    jitter: float = 0.0  # share of DDPM's noise added at each step
-    count: int | None = None
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What an objective returns: loss [S], detached metrics {name: [S]}, and its next state."""
 
@@ -261,6 +232,11 @@ class Objective(ABC):
     @property
     def inversion(self) -> Inversion | None:
         """How noised latents come about, where not by adding noise; needs "inversion"."""
+        return None
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """How media are sampled for a reward; needs "sampler". The reward is the label `reward` [S]."""
         return None
 
     @property
@@ -382,7 +358,11 @@ class Adapter(Protocol):
     def invert(
         self, model: nn.Module, batch: Batch, draw: Draw, inversion: Inversion, seeds: Sequence[int]
     ) -> Draw:
-        """What an inversion led by `model` adds to the draw. Only adapters that offer "inversion" are asked."""
+        """What an inversion led by `model` adds to the draw; for adapters that offer "inversion"."""
+
+    def roll_out(self, model: nn.Module, batch: Batch, rollout: Rollout, seeds: Sequence[int]) -> Tensor:
+        """Pictures [S, 3, H, W] in 0..1 with their graph, of the batch's prompts. Only adapters that offer
+        "sampler" are asked."""
 
     def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
         """Largest difference of one row's scores from the upstream library's own computation."""
@@ -397,32 +377,3 @@ class Adapter(Protocol):
 
     def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
         """Write upstream format into `folder`: the whole model, or only the named LoRA adapter's weights."""
-
-
-class Judge(Protocol):
-    """A scorer of single responses, built by the dataclass that `evaluation.judge` names.
-
-    A class attribute `costs`, a frozenset, names scores of which less is better; others count as gains.
-    An attribute `unchecked` that is true says that its scores were not checked against published numbers.
-    """
-
-    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
-        """Named scores; "score" is the total that responses are compared by, others are shown beside it."""
-
-
-@runtime_checkable
-class ManyJudge(Judge, Protocol):
-    """A judge that takes many responses in one call, which pays where a model does the scoring."""
-
-    def score_many(
-        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
-    ) -> list[Mapping[str, float]]:
-        """What `score` gives for every prompt and response, in order and whatever the batch."""
-
-
-@runtime_checkable
-class PixelReward(Protocol):
-    """A score of pictures that gradients flow through, for objectives that train on a reward itself."""
-
-    def reward(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
-        """Scores [B] in float32, with a graph, of RGB pictures [B, 3, H, W] in [0, 1], one caption each."""

@@ -15,8 +15,9 @@ from mmalign._names import KINDS, names
 PACKAGE = Path(mmalign.__file__).parent
 # a unit imports only units of lower rank; units of one rank never import each other
 RANKS = {
-    "likelihoods": 0, "clips": 0,
-    "types": 1,  # gives the names of likelihoods too
+    "likelihoods": -1, "clips": -1, "walks": -1, "messages": -1,
+    "judging": 0,
+    "types": 1,  # gives the names of these too
     "objectives": 2,
     "config": 3,  # with the private modules beside it
     "adapters": 4, "data": 4, "rewards": 4,

@@ -1,0 +1,39 @@
+"""Who scores responses: the contracts of judges, and of rewards that gradients flow through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from mmalign.messages import Message, Part
+
+
+class Judge(Protocol):
+    """A scorer of single responses, built by the dataclass that `evaluation.judge` names.
+
+    A class attribute `costs`, a frozenset, names scores of which less is better; others count as gains.
+    An attribute `unchecked` that is true says that its scores were not checked against published numbers.
+    """
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
+        """Named scores; "score" is the total that responses are compared by, others are shown beside it."""
+
+
+@runtime_checkable
+class ManyJudge(Judge, Protocol):
+    """A judge that takes many responses in one call, which pays where a model does the scoring."""
+
+    def score_many(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[Mapping[str, float]]:
+        """What `score` gives for every prompt and response, in order and whatever the batch."""
+
+
+@runtime_checkable
+class PixelReward(Protocol):
+    """A score of pictures that gradients flow through, for objectives that train on a reward itself."""
+
+    def reward(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
+        """Scores [B] in float32, with a graph, of RGB pictures [B, 3, H, W] in [0, 1], one caption each."""
