@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,9 @@ from mmalign.training.console import Console
 from mmalign.training.heldout import evaluate
 from mmalign.training.noise_levels import NoiseLevels, noise_levels
 from mmalign.training.optim import evaluating
+from mmalign.training.reference import make_switch
 from mmalign.training.rows import RunData
+from mmalign.training.scorer import Scorer
 from mmalign.training.state import Position
 from mmalign.training.step import Engine, Micro
 from mmalign.types import UserError
@@ -108,13 +110,24 @@ def checkups(
 ) -> Checkups:
     """What this run measures. Raises UserError for an `evaluation.grid` that nothing can answer."""
     section = config.evaluation
-    levels = noise_levels(engine, micros, section.levels, section.level_pairs)
-    if levels is not None and engine.cached is not None:
+    live = _without_cache(engine, config)
+    levels = noise_levels(live, micros, section.levels, section.level_pairs)
+    if levels is not None and live.cached is not None:
         console.note(
             "reference cached: at fixed noise levels only the policy's errors are measured, since the cache "
             "holds the reference's at other ones"
         )
     return Checkups(engine, micros, config, console, levels, _prompts(engine, config, data))
+
+
+def _without_cache(engine: Engine, config: RunConfig) -> Engine:
+    """The engine with the live model in place of a cached reference where that costs nothing: LoRA off."""
+    section = config.lora
+    if engine.cached is None or section is None or section.path is not None or config.reference.path:
+        return engine
+    scorer = Scorer(engine.adapter, config.train.precision)  # scores without a graph, so nothing wraps it
+    scorer.add_sources({"reference": make_switch("lora_off", engine.adapter, config, torch.float32)})
+    return replace(engine, scorer=scorer, cached=None)
 
 
 def _prompts(engine: Engine, config: RunConfig, data: RunData) -> list[Prompt]:

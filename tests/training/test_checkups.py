@@ -154,11 +154,24 @@ def test_text_models_have_no_levels_and_answer_only_if_asked(bench: Bench) -> No
     assert all(part.kind == "text" for one in snapshots for part in one.answers)
 
 
+def test_a_cached_reference_is_live_at_the_levels_where_lora_is_off(bench: Bench, done: Path) -> None:
+    cached = run(config(bench, "off", reference={"name": "cached"}, train={"draws": "fixed:2"}))
+    for name, value in held(done)[0].items():
+        if "level" in name:
+            assert held(cached)[0][name] == pytest.approx(value, rel=1e-6), name
+    assert held(cached)[-1]["heldout/level/Dw"] != 0
+
+
 def test_a_cached_reference_was_not_scored_at_the_levels(bench: Bench) -> None:
     train = {"draws": "fixed:2"}
     cached = run(
         config(
-            bench, "cached", reference={"name": "cached"}, train=train, evaluation={"levels": 2, "grid": 0}
+            bench,
+            "cached",
+            lora=None,
+            reference={"name": "cached"},
+            train=train,
+            evaluation={"levels": 2, "grid": 0},
         )
     )
     names = {name for name in held(cached)[0] if "level" in name}
