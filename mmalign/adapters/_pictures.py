@@ -34,11 +34,6 @@ def picture_of(response: Sequence[Part], where: str) -> Image.Image:
     return picture
 
 
-def square(picture: Image.Image, side: int) -> Tensor:
-    """Shortest side resized to `side` (Lanczos), then the centre: uint8 [3, side, side]."""
-    return fitted(picture, Frame.of(picture.size, (side, side)))
-
-
 def fitted(picture: Image.Image, frame: Frame, flip: bool = False) -> Tensor:
     """What a frame keeps of its picture, resized by Lanczos: uint8 [3, H, W]. With `flip` the picture is
     mirrored before, left to right: what it is told of size and place stays true of it."""
@@ -50,11 +45,6 @@ def fitted(picture: Image.Image, frame: Frame, flip: bool = False) -> Tensor:
     (width, height), left, top = frame.size, frame.left, frame.top
     picture = picture.crop((left, top, left + width, top + height))
     return torch.from_numpy(np.array(picture, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-
-
-def time_ids(picture: Image.Image, side: int) -> Tensor:
-    """What `Frame.time_ids` gives for a picture that `square` was used on."""
-    return Frame.of(picture.size, (side, side)).time_ids()
 
 
 def to_unit(pixels: Tensor) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mmalign.config import Train
 from mmalign.data._cache import TensorCache
+from mmalign.data._paths import File
 from mmalign.training.rows import RunData
 from mmalign.types import Part, Prepared, UserError
 
@@ -37,8 +38,9 @@ class Planned:
         return cls(len(firsts) - unseen, len(prompts))
 
 
-def _content(part: Part) -> tuple[str, str]:
-    return part.kind, part.data if isinstance(part.data, str) else repr(part.data)
+def _content(part: Part) -> Hashable:
+    """Pictures that are given as values, and not as texts or files, count as different ones."""
+    return part.data if isinstance(part.data, str | File) else id(part.data)
 
 
 @dataclass(frozen=True)

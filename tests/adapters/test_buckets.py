@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from mmalign.adapters._buckets import LONGEST, Frame, bucket_sizes, sample_bucket
-from mmalign.adapters._pictures import fitted, square, time_ids
+from mmalign.adapters._pictures import fitted
 
 SDXL = bucket_sizes(1024, 64)
 
@@ -79,12 +79,6 @@ def test_a_frame_keeps_the_centre() -> None:
     assert kept.shape == (3, 20, 40)
     assert bool((kept[0, :, 6:-6] > 240).all())  # 60 of 120 resize to 30 of 60, of which the middle 40 stay
     assert bool((kept[0, :, :4] < 15).all()) and bool((kept[0, :, -4:] < 15).all())
-
-
-def test_a_square_is_a_frame_of_equal_sides() -> None:
-    picture = noise(50, 34)
-    assert torch.equal(square(picture, 16), fitted(picture, Frame.of((50, 34), (16, 16))))
-    assert time_ids(picture, 16).tolist() == [34, 50, 0, 4, 16, 16]
 
 
 def test_flipping_mirrors_the_picture_in_the_same_frame() -> None:

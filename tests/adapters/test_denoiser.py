@@ -10,8 +10,9 @@ from contract import Case
 from PIL import Image
 from tiny_sd import SIDE, example, pair, pairs, picture, save_pipeline
 
+from mmalign.adapters._buckets import Frame
 from mmalign.adapters._denoiser import Denoiser
-from mmalign.adapters._pictures import square
+from mmalign.adapters._pictures import fitted
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Example, Message, Part, PreferenceSample, UserError
 
@@ -82,11 +83,13 @@ def test_long_captions_and_small_pictures_are_counted(folder: Path) -> None:
 def test_pictures_are_resized_by_the_short_side_and_cropped_in_the_centre() -> None:
     stripes = np.zeros((40, 120, 3), dtype=np.uint8)
     stripes[:, 40:80] = (255, 0, 0)
-    cropped = square(Image.fromarray(stripes), 20)
+    cropped = fitted(Image.fromarray(stripes), Frame.of((120, 40), (20, 20)))
     assert cropped.shape == (3, 20, 20) and cropped.dtype == torch.uint8
     assert bool((cropped[0] > 240).all())  # the middle third fills the square
     exact = picture(3, 16, 16)
-    assert torch.equal(square(exact, 16), torch.tensor(np.array(exact)).permute(2, 0, 1))
+    assert torch.equal(
+        fitted(exact, Frame.of((16, 16), (16, 16))), torch.tensor(np.array(exact)).permute(2, 0, 1)
+    )
 
 
 def test_lists_of_uneven_length_keep_their_slots(adapter: Denoiser) -> None:
