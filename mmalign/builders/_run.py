@@ -38,37 +38,41 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     console = Console(world, config.log.progress)
     section = section_of(config, allow_code)
     prompts, told = load_prompts(config, section.kind, section.media)
+    facts = {"count": len(prompts), "hash": digest(prompts)}
     store = Store(Path(config.output))
+    before = on_main(world, store.read)
+    if before is not None and before["prompts"] != facts:
+        raise UserError(f"prompts: they are not those that {store.folder} was begun with; choose another")
+    if before is not None and before["status"] == "finished":
+        return _finished(store, world, console)
+    for line in told:
+        console.say(line)
+    missing = on_main(world, lambda: store.missing(len(prompts)))
+    begun = before or on_main(world, lambda: _record(config, facts, told, world))
+    model = None
+    if missing:  # loaded before anything is written: a model or judge that cannot be had leaves no trace
+        config.builder.ready(config.judge)
+        model = open_model(config, world.device, allow_code)
+        begun = on_main(world, partial(_of_model, begun, model, before is not None))
+        if before is not None:
+            console.say(f"going on in {store.folder}: {len(missing)} of {len(prompts)} prompts to do")
     with records.OutputLock(store.folder, world), StopSignals() as signals:
-        before = on_main(world, store.read)
-        facts = {"count": len(prompts), "hash": digest(prompts)}
-        if before is not None and before["prompts"] != facts:
-            raise UserError(f"prompts: they are not those that {store.folder} was begun with; choose another")
-        if before is not None and before["status"] == "finished":
-            if not (store.folder / PAIRS).is_file():
-                raise UserError(
-                    f"output: {store.folder} is finished but has no {PAIRS}; choose another folder"
-                )
-            on_main(world, store.clear)
-            console.say(f"{store.folder} already holds the pairs of this config; nothing to do")
-            return store.folder
-        for line in told:
-            console.say(line)
-        missing = on_main(world, lambda: store.missing(len(prompts)) if before else [*range(len(prompts))])
-        blocks = sorted({number // config.batch for number in missing})
-        begun = before or on_main(world, lambda: _record(config, facts, told, world))
-        if blocks:
-            config.builder.ready(config.judge)
-            model = open_model(config, world.device, allow_code)
-            begun = on_main(world, lambda: _of_model(begun, model, before is not None))
-            on_main(world, lambda: store.begin(_config.dump(config), begun))
-            if before is not None:
-                console.say(f"going on in {store.folder}: {len(missing)} of {len(prompts)} prompts to do")
+        if model is not None:
+            on_main(world, partial(store.begin, _config.dump(config), begun))
             work = Work(config, prompts, store, model, frozenset(missing), _origin(begun))
-            _all_blocks(work, blocks, world, signals, console)
-        done = on_main(world, lambda: store.finish(len(prompts), begun))
+            _all_blocks(work, world, signals, console)
+        done = on_main(world, partial(store.finish, len(prompts), begun))
         for line in _summary(done):
             console.say(line)
+    return store.folder
+
+
+def _finished(store: Store, world: World, console: Console) -> Path:
+    """The folder of a build that is done. Raises UserError if its pairs are gone."""
+    if not (store.folder / PAIRS).is_file():
+        raise UserError(f"output: {store.folder} is finished but has no {PAIRS}; choose another folder")
+    on_main(world, store.clear)
+    console.say(f"{store.folder} already holds the pairs of this config; nothing to do")
     return store.folder
 
 
@@ -106,10 +110,10 @@ def _of_model(begun: dict[str, Any], model: Answering, resumed: bool) -> dict[st
     return {**begun, "model": told}
 
 
-def _all_blocks(
-    work: Work, blocks: Sequence[int], world: World, signals: StopSignals, console: Console
-) -> None:
-    """Every process takes every size-th block; a fault or a signal on one stops all at the same round."""
+def _all_blocks(work: Work, world: World, signals: StopSignals, console: Console) -> None:
+    """Every process takes every size-th block that lacks a prompt; a fault or a signal on one stops all at
+    the same round."""
+    blocks = sorted({number // work.config.batch for number in work.missing})
     rounds = -(-len(blocks) // world.size)
     bar = Progress(rounds, 0, work.config.batch * work.config.builder.n * world.size, console.progress)
     for first in range(0, len(blocks), world.size):

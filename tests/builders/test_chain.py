@@ -145,6 +145,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no run there": ({"run": "runs/x", "model": None}, ("runs/x: holds no run",)),
     "no prompts there": ({"prompts": "none.txt"}, ("there is no file none.txt",)),
     "batch": ({"batch": 0}, ("batch: must be above 0, got 0",)),
+    "no model there": ({"model": {"adapter": "text", "path": "./gone"}}, ("gone",)),
+    "a judge without scores": ({"judge": "builders.groups:Talking"}, ("Talking has no method score",)),
     "training config": ({"objective": {"name": "dpo"}, "builder": None}, ("a config for `mmalign train`",)),
 }
 
