@@ -161,7 +161,9 @@ def require(samples: Sequence[PreferenceSample], roles: Sequence[str], fields: S
         for role in roles:
             if role not in sample.examples:
                 has = ", ".join(sample.examples)
-                raise UserError(f"{sample.origin}: the objective needs the role {role!r}; the row has {has}")
+                hint = "; data.pairs makes pairs of lists" if "responses" in sample.examples else ""
+                rule = f"the objective needs the role {role!r}; the row has {has}{hint}"
+                raise UserError(f"{sample.origin}: {rule}")
         for name in fields:
             examples = [example for role in roles for example in sample.examples[role]]
             if name not in sample.labels and not all(name in example.labels for example in examples):

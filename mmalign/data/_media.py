@@ -97,7 +97,8 @@ def _part(part: Part, at: _Place, done: dict[Any, Part], frames: Frames | None) 
     key = media_key(part)
     if key not in done:
         if part.kind == "video" and frames is None:
-            raise UserError(f"{at.where}: holds a video; videos need model.adapter: video_lm")
+            needed = "model.adapter: video_lm, or diffusion with a model that makes clips"
+            raise UserError(f"{at.where}: holds a video; videos need {needed}")
         try:
             done[key] = Part(part.kind, _decoded(part, at, frames))
         except UserError as error:

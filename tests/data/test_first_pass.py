@@ -53,6 +53,8 @@ def test_roles_and_labels_that_the_objective_needs() -> None:
     require([ranked], ("responses",), ("rank",))
     with pytest.raises(UserError, match="label 'score'"):
         require([ranked], ("responses",), ("score",))
+    with pytest.raises(UserError, match="the row has responses; data.pairs makes pairs of lists"):
+        require([ranked], ("chosen",), ())
 
 
 def test_ids_must_differ_between_sources() -> None:

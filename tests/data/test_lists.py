@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from data.format_rows import answer_of, read_rows
 
+from mmalign.config import from_tree, to_tree
 from mmalign.data._pairing import PairRule
 from mmalign.data._sources import load
 from mmalign.data.jsonl import Jsonl
@@ -102,3 +103,24 @@ def test_real_ranked_answers_become_pairs_in_the_order_of_their_scores(test_data
     for sample in data.samples:
         better, worse = (sample.examples[role][0].labels["score"] for role in SIDES)
         assert better - worse == sample.labels["margin"] > 0
+
+
+def test_a_rule_in_a_config_is_checked_and_written_back(tmp_path: Path) -> None:
+    def built(**pairs: Any) -> Any:
+        tree = {
+            "model": {"adapter": "text", "path": "x"},
+            "data": {"source": "jsonl", "path": "x.jsonl", "pairs": pairs},
+            "objective": {"name": "dpo"},
+            "train": {"steps": 1},
+        }
+        return from_tree(tree, "test")
+
+    config = built(strategy="all", by=["hps", "pick"], policy="majority", min_gap=1)
+    assert config.data[0][1].pairs == PairRule("all", ("hps", "pick"), (), "majority", 1.0)
+    assert from_tree(to_tree(config), "again") == config
+    with pytest.raises(UserError, match="data.pairs: unknown key margin; .*valid keys: strategy, by, fewer"):
+        built(margin=1)
+    with pytest.raises(UserError, match="data.pairs.policy: veto needs at least two scores in by"):
+        built(policy="veto", by=["hps"])
+    with pytest.raises(UserError, match="data.pairs.strategy: .*'best_worst', 'adjacent' or 'all'.* 'worst'"):
+        built(strategy="worst")
