@@ -41,7 +41,10 @@ class Denoiser(DenoiserRows):
         self.lora_targets: str | list[str] = list(self._family.lora_targets)
         self._schedule = parts.schedule(device)
         self._bounds = config.timesteps.bounds(self._schedule.num_timesteps, self._family.noisiest)
-        _check_noise(config, self._schedule, self._bounds, self._family.pipeline.__name__)
+        name = self._family.pipeline.__name__
+        _check_noise(config, self._schedule, self._bounds, name)
+        if config.generation.eta and (self._schedule.flow or self._family.scheduler is not None):
+            raise UserError(f"model.generation.eta: the sampler of a {name} adds no noise; remove it")
         if config.distilled_guidance is not None and not self._told_guidance:
             raise UserError(
                 f"model.distilled_guidance: {parts.folder} holds no guidance-distilled denoiser; remove it"

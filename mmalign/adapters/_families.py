@@ -26,14 +26,19 @@ Predict = Callable[[Any, Tensor, Tensor, Condition], Tensor]
 Encode = Callable[[Any, list[str], bool], dict[str, Tensor]]
 
 FILES = {
+    "AnimateDiffPipeline": "animatediff",
+    "CogVideoXPipeline": "cogvideox",
     "FluxPipeline": "flux",
     "HunyuanDiTPipeline": "hunyuan_dit",
     "PixArtSigmaPipeline": "pixart_sigma",
     "SanaPipeline": "sana",
+    "LTXPipeline": "ltx_video",
     "StableDiffusion3Pipeline": "stable_diffusion_3",
     "StableDiffusionPipeline": "stable_diffusion",
     "StableDiffusionXLImg2ImgPipeline": "stable_diffusion_xl_refiner",
     "StableDiffusionXLPipeline": "stable_diffusion_xl",
+    "TextToVideoSDPipeline": "modelscope",
+    "WanPipeline": "wan",
 }
 """Pipeline class of model_index.json -> file in `families/`."""
 
@@ -54,6 +59,8 @@ class Autoencoder:
     decode: Callable[[Any, Tensor], Tensor] = lambda vae, z: vae.decode(z).sample
     factor: Callable[[Any], int] = lambda pipeline: int(pipeline.vae_scale_factor)  # pixels per latent
     frame_factor: Callable[[Any], int] = lambda pipeline: 1  # frames per latent frame after the first
+    # a clip has a multiple of this many frames and one more; None: of `frame_factor`
+    frame_step: Callable[[Any], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,12 @@ class Family:
     video: bool = False
     autoencoder: Autoencoder = field(default_factory=Autoencoder)
     multiple: int = 1  # sides of the latents must be multiples of it
-    largest: Callable[[Any], int | None] = lambda denoiser: (
-        None
-    )  # side of latents it can place
+    largest: Callable[[Any], int | None] = lambda denoiser: None  # side of latents it can place
     num_frames: int = 16  # of a clip, unless the config says
+    most_frames: Callable[[Any], int | None] = lambda pipeline: None  # that the denoiser takes
     frame_rate: float = 8.0  # frames per second of sampled clips
+    # (pipeline, frames per second) -> what the denoiser is told of a clip's time and size, `scale`
+    clip_scale: Callable[[Any, float], Tensor] | None = None
     noisiest: float = 1.0  # share of the noise levels it was trained on
     # (height, width, top, left, side h, side w) -> what the denoiser is told of a picture's size and crop
     sizes: Callable[[Sequence[float]], Tensor] | None = None
@@ -95,6 +103,7 @@ class Family:
         steps
     )
     scheduler: type[Any] | None = None  # of a noise schedule and its sampling; None: DDPM and DDIM
+    schedulers: tuple[str, ...] = ()  # classes that the pipeline may be published with; (): all of the kind
     # modules as loaded -> as the pipeline takes them; raises UserError starting with the folder's name
     check: Callable[[Path, Mapping[str, Any]], None] = lambda folder, parts: None
     assemble: Callable[[dict[str, nn.Module]], dict[str, nn.Module]] = lambda modules: modules
@@ -102,6 +111,7 @@ class Family:
     zeros_flag: str | None = None  # entry of model_index.json: the empty caption is all zeros; true if absent
     distilled: bool = False  # may be told a guidance value: then `guidance` [B] stands in the Condition
     distilled_guidance: float = 3.5  # that value, unless the config says
+    outdated: frozenset[str] = frozenset()  # components that a trained denoiser replaces: never saved
     lora_loader: bool = True  # the pipeline has load_lora_weights; else LoRA is saved as peft saves it
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
@@ -132,6 +142,8 @@ def family_of(folder: Path, index: Mapping[str, Any]) -> Family:
     return family
 
 
-def base_type(model: nn.Module) -> torch.dtype:
-    """Type of a denoiser's own weights, whatever its adapters are of."""
-    return next(p.dtype for name, p in model.named_parameters() if "lora_" not in name)
+def base_type(model: Any) -> torch.dtype:
+    """Type of a denoiser's own weights, whatever its adapters, or the few weights that upstream never takes
+    out of float32, are of."""
+    others = ("lora_", *(model._keep_in_fp32_modules or ()))
+    return next(p.dtype for name, p in model.named_parameters() if not any(part in name for part in others))

@@ -180,7 +180,7 @@ def _check_components(folder: Path, index: Mapping[str, Any], family: Family) ->
 def _extras(folder: Path, index: Mapping[str, Any], family: Family) -> tuple[str, ...]:
     """Unused components that are there; one that is only named becomes null in what is saved."""
     named = [name for name, entry in index.items() if isinstance(entry, list) and entry[-1] is not None]
-    unused = [name for name in named if name not in family.components]
+    unused = [name for name in named if name not in {*family.components, *family.outdated}]
     for name in unused:
         if name != Path(name).name:
             raise UserError(f"{folder}/model_index.json: component name {name!r} is not a folder name")
@@ -197,8 +197,12 @@ def _load_module(folder: Path, cls: type[Any], variant: str | None, how: Loading
     check_weights(folder, stem if variant is None else f"{stem}.{variant}")
     own: dict[str, Any] = {"dtype": how.encoders}
     if not encoder:
-        # with low_cpu_mem_usage, one weight of another shape would end it before all are named
-        own = {"torch_dtype": how.denoiser if trains else torch.float32, "low_cpu_mem_usage": False}
+        # with low_cpu_mem_usage, one weight of another shape would end it before all are named; upstream
+        # insists on it where a few weights stay in float32 whatever type is asked
+        own = {
+            "torch_dtype": how.denoiser if trains else torch.float32,
+            "low_cpu_mem_usage": cls._keep_in_fp32_modules is not None,
+        }
     level = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()  # what it would log is raised below
     try:
@@ -230,6 +234,10 @@ def _read_scheduler(file: Path, family: Family) -> dict[str, Any]:
                 "a flow, whose scheduler is FlowMatchEulerDiscreteScheduler or has use_flow_sigmas"
             )
         return config
+    if family.schedulers and name not in family.schedulers:
+        raise UserError(
+            f"{file}: {name} is not taken; a {family.pipeline.__name__} has {' or '.join(family.schedulers)}"
+        )
     prediction = config.get("prediction_type", "epsilon")
     # a schedule without betas is of another kind (flow matching, EDM), whatever it says it predicts
     known = "beta_schedule" in config and "num_train_timesteps" in config

@@ -37,8 +37,12 @@ def grid_by_size(scheduler: Any, steps: int, shape: Sequence[int]) -> None:
 
 def even_grid_by_size(scheduler: Any, steps: int, shape: Sequence[int]) -> None:
     """Even steps from level 1 to 1/steps, shifted once: by the size of latents [C, h, w] or as configured."""
-    mu = shift_of(scheduler, shape[-2] * shape[-1] // 4)
-    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=mu)
+    even_grid(scheduler, steps, shape[-2] * shape[-1] // 4)
+
+
+def even_grid(scheduler: Any, steps: int, tokens: int) -> None:
+    """Even steps from level 1 to 1/steps, shifted once: by the number of tokens or as configured."""
+    scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=shift_of(scheduler, tokens))
 
 
 def check_numbers(folder: Path, config: Mapping[str, Any], wanted: Mapping[str, tuple[int, str]]) -> None:
