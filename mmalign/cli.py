@@ -316,9 +316,14 @@ def report(run: RunFolder) -> None:
 
 @app.command(name="show-config")
 def show_config(config: Path, overrides: Overrides = None) -> None:
-    """Print the resolved config: defaults written out, overrides applied."""
+    """Print the resolved config, of a run or a build: defaults written out, overrides applied."""
     from mmalign import config as configs
+    from mmalign._yaml import parse_file
+    from mmalign.builders import _config as builds
 
+    if "builder" in parse_file(config):
+        print(builds.dump(builds.load(config, overrides or [], allow_code=True)), end="")
+        return
     print(configs.dump(configs.load(config, overrides or [], allow_code=True)), end="")
 
 

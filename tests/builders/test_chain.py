@@ -162,6 +162,15 @@ def test_mistakes_are_refused_before_anything_is_written(
     assert not (work / "out").exists()
 
 
+def test_show_config_writes_defaults_out(bench: "Bench", tmp_path: Path, capsys: Capture) -> None:
+    path = written(tmp_path, tree_of(bench, "text", tmp_path / "out"))
+    called = call(capsys, "show-config", path, "builder.n=5", "seed=3")
+    assert called.code == 0, called.err
+    tree = yaml.safe_load(called.out)
+    assert tree["builder"]["n"] == 5 and tree["seed"] == 3 and tree["builder"]["strategy"] == "best_worst"
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_refusal_loads_no_model_library() -> None:
     program = (
         "import sys; from mmalign import api\n"
