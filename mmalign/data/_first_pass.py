@@ -212,3 +212,18 @@ def unpair(samples: Sequence[PreferenceSample]) -> Unpaired:
     if not found:
         raise UserError("data: all pairs are ties; nothing is left to label")
     return Unpaired(found, pairs, ties)
+
+
+def only_prompts(samples: Sequence[PreferenceSample], notes: list[str]) -> list[PreferenceSample]:
+    """One sample per distinct prompt, with the role "prompt" alone and its text as the label `caption`; what
+    was answered is left out, and `notes` says so."""
+    found: dict[str, PreferenceSample] = {}
+    for sample in samples:
+        prompt = next(iter(sample.examples.values()))[0].prompt
+        key = digest(prompt)
+        if key not in found:
+            text = " ".join(p.data for turn in prompt for p in turn.parts if p.kind == "text")
+            examples = {"prompt": (Example(prompt, ()),)}
+            found[key] = replace(sample, examples=examples, labels={"caption": text}, weight=1.0)
+    notes.append(f"data: {len(found)} different prompts of {len(samples)} rows; answers are not read")
+    return list(found.values())

@@ -86,6 +86,8 @@ def load(
         return LoadedData([], report)
     if not samples:
         raise UserError(_nothing_left(options, report))
+    if options.pairs is not None and not any(map(lists.takes, samples)):
+        raise UserError(f"data.pairs: {options.title}: no row is a list of responses or a pair with scores")
     total = len(samples)
     samples = part_of(samples, options.heldout, which)
     report.heldout = total - len(samples)

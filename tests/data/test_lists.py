@@ -90,6 +90,8 @@ def test_lists_without_a_rule_stay_lists_and_broken_ones_are_skipped(tmp_path: P
     odd = {**LIST, "id": "M", "prompt": "Q", "scores": [{"x": 1}, {"x": 2}, {"x": 3}]}
     data = read_rows(tmp_path, LIST, odd, pairs=PairRule(), on_error="skip")
     assert (sides(data), len(data.report.skipped)) == ([("b", "c")], 1)
+    with pytest.raises(UserError, match="data.pairs: '.*x.jsonl': no row is a list of responses or a pair"):
+        read_rows(tmp_path, {"prompt": "P", "completion": "a"}, pairs=PairRule())
     with pytest.raises(UserError, match=r"scores\[1\]': must be a number, got null"):
         read_rows(tmp_path, {**LIST, "scores": [1, None, 2]}, pairs=PairRule())
     with pytest.raises(UserError, match=r"field 'scores\[0\].x': must be finite|NaN is not valid JSON"):
