@@ -166,18 +166,21 @@ def sample(
     ] = False,
     image: Annotated[list[Path] | None, typer.Option(help="a picture in front of every prompt")] = None,
     video: Annotated[list[Path] | None, typer.Option(help="a video in front of every prompt")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder for pictures; default RUN/samples")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder for pictures or clips; default RUN/samples")
+    ] = None,
     allow_code: AllowCode = False,
 ) -> None:
     """Generate one response per prompt with a run's trained model."""
     from mmalign import api
+    from mmalign.evaluation._sheet import save_animation
     from mmalign.training.finished import open_run
 
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"sample --out: {out} is a file; choose a folder")
     finished = open_run(run, allow_code)
     if finished.config.model.kind == "exact" and out is not None:
-        raise UserError("sample --out: is for pictures; this run's responses are text and are printed")
+        raise UserError("sample --out: is for pictures and clips; this run's texts are printed")
     if finished.config.model.kind == "surrogate" and plain:
         raise UserError("sample --plain: is for language models; a caption is plain text anyway")
     for kind, given in (("image", image), ("video", video)):
@@ -192,7 +195,11 @@ def sample(
             continue
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{'base' if base else 'tuned'}-{number:03d}.png"
-        part.data.save(path)
+        if part.kind == "video":
+            path = path.with_suffix(".webp")
+            save_animation(part.data, path)
+        else:
+            part.data.save(path)
         print(f"{path}  {text}")
 
 

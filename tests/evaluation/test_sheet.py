@@ -1,10 +1,13 @@
 """Contact sheets: every frame where it belongs, never more than eight, and in a comparison's prompt."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from mmalign.clips import Clip
-from mmalign.evaluation._sheet import contact_sheet
+from mmalign.evaluation._sheet import contact_sheet, save_animation
 from mmalign.evaluation.compare import _pictures
 from mmalign.types import Message, Part
 
@@ -48,3 +51,17 @@ def test_a_prompt_shows_pictures_and_clips_but_no_names_of_files() -> None:
     seen = _pictures((Message("user", parts),))
     assert [part.kind for part in seen] == ["image", "image"]
     assert seen[0].data is picture and seen[1].data.size == (54, 12)
+
+
+def test_an_animation_keeps_every_pixel_and_the_pace(tmp_path: Path) -> None:
+    """Three frames at 24 per second end at 41.7, 83.3 and 125 milliseconds."""
+    noise = torch.randint(0, 256, (3, 3, 10, 14), generator=torch.Generator().manual_seed(0))
+    moving = Clip(noise.to(torch.uint8), (0, 1, 2), (0.0, 1 / 24, 2 / 24), 24.0, 3, "memory")
+    save_animation(moving, tmp_path / "a.webp")
+    with Image.open(tmp_path / "a.webp") as file:
+        read, lengths = [], []
+        for frame in ImageSequence.Iterator(file):
+            read.append(np.array(frame.convert("RGB")))
+            lengths.append(frame.info["duration"])
+    assert np.array_equal(np.stack(read), moving.frames.permute(0, 2, 3, 1).numpy())
+    assert lengths == [42, 41, 42]
