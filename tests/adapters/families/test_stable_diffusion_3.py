@@ -1,5 +1,6 @@
 """Stable Diffusion 3 and 3.5 in the diffusion adapter: a flow under two CLIP towers and T5."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_families as tiny
-from adapters.family_contract import edit, edited, every_check
+from adapters.family_contract import check_media_equal_upstreams, edit, edited, every_check
 from adapters.family_subject import Subject, drawn, error, euler, flow_noise
+from adapters.tiny_sd import prompt
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
+from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._noise import TimestepRange
 from mmalign.types import UserError
 
@@ -75,6 +78,22 @@ def test_a_side_beyond_its_table_of_places_is_refused(subject: Subject) -> None:
     assert subject.adapter(resolution=96).resolution == 96
     with pytest.raises(UserError, match=r"^model\.resolution: .* places at most 96 pixels a side, got 100"):
         subject.adapter(resolution=100)
+
+
+def test_a_schedule_that_goes_by_size_is_sampled_so(subject: Subject, tmp_path: Path) -> None:
+    """Upstream's own call is the judge; its levels are not those of the fixed shift."""
+    folder = shutil.copytree(subject.folder, tmp_path / "moving")
+    edit(folder / "scheduler/scheduler_config.json", use_dynamic_shifting=True)
+    moving = dataclasses.replace(subject, folder=folder)
+    check_media_equal_upstreams(moving, tmp_path)
+    levels = []
+    for one in (moving, subject):
+        adapter = one.adapter(generation=Generation(steps=4, guidance=1.0))
+        adapter.sample_pixels(adapter.policy, [prompt("a cat")], [1])
+        levels.append(adapter._parts.pipeline.scheduler.sigmas.tolist())
+    assert all(
+        abs(first - second) > 0.01 for first, second in zip(*(one[1:3] for one in levels), strict=True)
+    )
 
 
 @torch.no_grad()
