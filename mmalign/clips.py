@@ -12,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor
 
+_BY_RATE = ("fps", "leading")  # rules that read Frames.fps
 ASSUMED_RATE = 24.0  # frames per second of a video that does not tell: an array, a header without rate
 
 
@@ -44,14 +45,15 @@ class Frames:
 
     uniform: `count` frames from the first to the last, int(linspace(0, N - 1, count)); segment: the middles
     of `count` equal segments, int((i + 1/2) N / count); fps: every max(1, round(rate / fps))-th frame, and
-    uniform where that would be more than `count`. A video with fewer frames than `count` gives each of its
-    frames once.
+    uniform where that would be more than `count`; leading: of those the first `count`, so that all clips run
+    at one pace. A video with fewer frames than `count` gives each of its frames once, where the rule goes by
+    the whole video.
 
     Reader pyav decodes every frame in order and is exact for every codec. decord takes H.264 and VP9
     in MP4/MOV and WebM/Matroska and leaves the rest to pyav. auto is pyav.
     """
 
-    sampling: Literal["uniform", "fps", "segment"] = "uniform"
+    sampling: Literal["uniform", "fps", "segment", "leading"] = "uniform"
     count: int = 8
     fps: float = 2.0
     reader: Literal["auto", "pyav", "decord"] = "auto"
@@ -75,10 +77,10 @@ class Frames:
         """Places of the chosen frames among `total` frames at `rate` per second, ascending."""
         if total < 1:
             raise ValueError(f"a video has at least one frame, got {total}")
-        if self.sampling == "fps":
-            step = max(1, round(rate / self.fps))
-            if len(places := tuple(range(0, total, step))) <= self.count:
-                return places
+        if self.sampling in _BY_RATE:
+            places = tuple(range(0, total, max(1, round(rate / self.fps))))
+            if len(places) <= self.count or self.sampling == "leading":
+                return places[: self.count]
         if total <= self.count:
             return tuple(range(total))
         if self.sampling == "segment":
@@ -92,7 +94,7 @@ class Frames:
 
         Raises ValueError where a reader is not installed.
         """
-        rule = f"{self.sampling} {self.count}" + (f" {self.fps:g}/s" if self.sampling == "fps" else "")
+        rule = f"{self.sampling} {self.count}" + (f" {self.fps:g}/s" if self.sampling in _BY_RATE else "")
         rule += f" within {self.scale_to}" if self.scale_to else ""
         readers = ("decord", "av") if self.reader == "decord" else ("av",)
         try:

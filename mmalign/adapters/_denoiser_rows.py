@@ -223,7 +223,8 @@ def _frames(config: Diffusion, parts: Parts, factor: int) -> Frames | None:
         if config.frames is not None:
             raise UserError(f"model.frames: a {name} makes pictures, not clips; remove it")
         return None
-    frames = config.frames or Frames(count=parts.family.num_frames)
+    family = parts.family
+    frames = config.frames or Frames("leading", family.num_frames, family.frame_rate)
     hook = parts.family.autoencoder.frame_step
     step = factor if hook is None else hook(parts.pipeline)
     if (frames.count - 1) % step:

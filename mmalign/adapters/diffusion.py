@@ -38,7 +38,9 @@ class Diffusion:
     # aspect: all pictures of a sample get the size of about resolution^2 nearest to the chosen one's ratio
     buckets: Literal["square", "aspect"] = "square"
     flip: bool = False  # mirror a sample's pictures, all alike, in half of its draws; keeps twice the latents
-    frames: Frames | None = None  # how clips are cut from videos, for families that make clips
+    # how clips are cut from videos, for families that make clips; null: as many frames as the family is made
+    # for, from the start, at its own rate
+    frames: Frames | None = None
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged
     timesteps: TimestepRange = field(default_factory=TimestepRange)

@@ -39,6 +39,9 @@ def test_places_of_the_published_rules() -> None:
     assert Frames("fps", 8, fps=2.0).choose(60, 30) == (0, 15, 30, 45)
     assert Frames("fps", 4, fps=2.0).choose(300, 30) == Frames("uniform", 4).choose(300, 30)
     assert Frames("fps", 8, fps=2.0).choose(5, 0.5) == (0, 1, 2, 3, 4)
+    assert Frames("leading", 4, fps=8.0).choose(300, 24) == (0, 3, 6, 9)
+    assert Frames("leading", 4, fps=8.0).choose(8, 24) == (0, 3, 6)  # too short: none is shown twice
+    assert Frames("leading", 4, fps=8.0).choose(300, 5) == (0, 1, 2, 3)
     for sampling in ("uniform", "segment", "fps"):
         assert Frames(sampling, 8).choose(1, 25) == (0,)  # type: ignore[arg-type]
 
@@ -119,8 +122,9 @@ def test_packets_that_hold_another_number_of_frames() -> None:
 def test_fingerprints_tell_rules_and_readers_apart() -> None:
     import av
 
-    prints = {Frames(s, c, f).fingerprint() for s in ("uniform", "fps") for c in (4, 8) for f in (1.0, 2.0)}  # type: ignore[arg-type]
-    assert len(prints) == 6  # the rate counts only where it is read
+    rules = [(s, c, f) for s in ("uniform", "fps", "leading") for c in (4, 8) for f in (1.0, 2.0)]
+    prints = {Frames(*rule).fingerprint() for rule in rules}  # type: ignore[arg-type]
+    assert len(prints) == 10  # the rate counts only where it is read
     assert all(av.__version__ in one for one in prints)
     assert Frames(timeout_s=1.0, max_seconds=5.0, reader="pyav").fingerprint() == Frames().fingerprint()
     if DECORD:
