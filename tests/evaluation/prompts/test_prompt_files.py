@@ -187,3 +187,22 @@ def test_questions_are_spread_over_the_file() -> None:
     ]
     assert groups == {"0": {"half": ("0",)}, "5": {"half": ("1",)}}
     assert questions(rows, 1, "exact")[0][0][1][0].speaker == "user"
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "count", "group", "members"),
+    [
+        ("parti_prompts.tsv", "parti", 1632, ("category", "Animals"), 314),
+        ("geneval_metadata.jsonl", "geneval", 553, ("tag", "single_object"), 80),
+        ("vbench_full_info.json", "vbench", 927, ("dimension", "human_action"), 95),
+    ],
+)
+def test_the_published_files(
+    test_data: Path, file: str, name: str, count: int, group: tuple[str, str], members: int
+) -> None:
+    # VBench lists 946 rows: some prompts stand in several
+    path = test_data / "diffusion" / file
+    assert read(path) == read(path, name)
+    rows = read(path)
+    assert len(rows) == count
+    assert sum(group[1] in row.groups.get(group[0], ()) for row in rows) == members
