@@ -200,7 +200,7 @@ def test_questions_are_spread_over_the_file() -> None:
 def test_the_published_files(
     test_data: Path, file: str, name: str, count: int, group: tuple[str, str], members: int
 ) -> None:
-    # VBench lists 946 rows: some prompts stand in several
+    # two of the 929 rows of VBench repeat a prompt
     path = test_data / "diffusion" / file
     assert read(path) == read(path, name)
     rows = read(path)
