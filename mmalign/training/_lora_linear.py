@@ -25,13 +25,12 @@ class FusedLinear(Linear):
         up: Any = self.lora_B[names[0]]
         if x.dtype != down.weight.dtype and not torch.is_autocast_enabled(x.device.type):
             return super().forward(x)  # half-precision layers under float32 adapters: peft casts to and fro
-        flat = x.reshape(-1, x.shape[-1])
-        result = base(flat)
-        low = down(dropout(flat))
+        result = base(x)  # of x as it lies: a copy of other strides may be multiplied in another order
+        low = down(dropout(x.reshape(-1, x.shape[-1])))
         # autocast leaves products that are written onto something alone, so types are matched here
-        dtype = result.dtype
-        result.addmm_(low.to(dtype), up.weight.t().to(dtype), alpha=self.scaling[names[0]])
-        joined: Tensor = result.view(*x.shape[:-1], result.shape[-1])
+        flat, dtype = result.reshape(-1, result.shape[-1]), result.dtype
+        flat.addmm_(low.to(dtype), up.weight.t().to(dtype), alpha=self.scaling[names[0]])
+        joined: Tensor = flat.view(result.shape)
         return joined
 
 

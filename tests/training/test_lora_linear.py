@@ -61,12 +61,18 @@ def test_values_and_gradients_are_those_of_peft(shape: tuple[int, ...], dropout:
     torch.testing.assert_close(found, gradients(theirs, x), rtol=1e-4, atol=1e-6)
 
 
-def test_an_adapter_that_does_nothing_leaves_every_bit() -> None:
-    ours, _ = models(filled=False)
-    x = torch.randn(7, 6)
-    with lora.switched_off(ours):
-        base = ours(x)
-    assert torch.equal(ours(x), base)
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_adapter_that_does_nothing_leaves_every_bit(turned: bool, half: bool) -> None:
+    """Of values that lie as they come, and of ones that lie across, where products are rounded elsewhere."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"first": nn.Linear(64, 48)})
+    lora.inject(model, Lora(rank=2, alpha=3.0), ["first"], seed=0)
+    x = torch.randn(2, 64, 65).transpose(1, 2) if turned else torch.randn(2, 65, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        found = model["first"](x)
+        with lora.switched_off(model):
+            assert torch.equal(found, model["first"](x))
 
 
 def test_autocast_to_half_precision() -> None:
