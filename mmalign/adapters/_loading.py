@@ -75,13 +75,16 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def check_weights(folder: Path, stem: str = "model", allow_pickle: bool = False) -> None:
-    """Raise UserError unless `folder` holds whole safetensors weights (`stem`.safetensors or its shards).
+def check_weights(
+    folder: Path, stem: str = "model", allow_pickle: bool = False, variant: str | None = None
+) -> None:
+    """Raise UserError unless `folder` holds whole safetensors weights: `stem`.safetensors or its shards, or
+    `stem`.`variant`.safetensors or its shards.
 
     Pickled weights (.bin) are accepted only with `allow_pickle`. Shard names must stay inside the folder.
     """
-    index = folder / f"{stem}.safetensors.index.json"
-    single = folder / f"{stem}.safetensors"
+    index = folder / ".".join([f"{stem}.safetensors.index", *([variant] if variant else []), "json"])
+    single = folder / ".".join([stem, *([variant] if variant else []), "safetensors"])
     if single.exists():
         _check_safetensors(single)
     elif index.exists():

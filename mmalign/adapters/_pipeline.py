@@ -194,7 +194,7 @@ def _load_module(folder: Path, cls: type[Any], variant: str | None, how: Loading
     stem = "model" if encoder else _STEM
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: no .safetensors weights; save the pipeline with safe_serialization=True")
-    check_weights(folder, stem if variant is None else f"{stem}.{variant}")
+    check_weights(folder, stem, variant=variant)
     own: dict[str, Any] = {"dtype": how.encoders}
     if not encoder:
         # with low_cpu_mem_usage, one weight of another shape would end it before all are named; upstream

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._noise import TimestepRange
+from mmalign.types import UserError
 
 INSTRUCTION = "\n".join(
     inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
@@ -117,6 +118,20 @@ def test_the_side_of_padding_is_saved_as_it_was(subject: Subject, tmp_path: Path
     adapter.save(adapter.policy, tmp_path / "saved", None)
     saved = json.loads((tmp_path / "saved" / "tokenizer" / "tokenizer_config.json").read_text())
     assert saved["padding_side"] == "left"
+
+
+@torch.no_grad()
+def test_weights_in_shards_of_a_variant_are_read(subject: Subject, tmp_path: Path) -> None:
+    """As they are published: every file of weights carries the variant, and so does each index."""
+    subject.pipeline().save_pretrained(tmp_path / "split", variant="bf16", max_shard_size="40KB")
+    assert (tmp_path / "split/text_encoder/model.safetensors.index.bf16.json").is_file()
+    split, whole = subject.adapter(tmp_path / "split", variant="bf16"), subject.adapter()
+    batch = subject.case(split).batch()
+    draw = drawn(whole, batch)
+    assert torch.equal(error(split, batch, draw), error(whole, subject.case(whole).batch(), draw))
+    (tmp_path / "split/text_encoder/model.bf16-00002-of-00003.safetensors").unlink()
+    with pytest.raises(UserError, match=r"index\.bf16\.json: weight_map names .*00002.*, which is missing"):
+        subject.adapter(tmp_path / "split", variant="bf16")
 
 
 def test_latents_have_no_variance(subject: Subject) -> None:
