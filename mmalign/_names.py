@@ -31,6 +31,7 @@ KINDS: dict[str, NamedKind] = {
     "objective": NamedKind("objectives", "name", "objective"),
     "transforms": NamedKind("objectives/_transforms", "name", "transform"),
     "judge": NamedKind("rewards", "name", "reward"),
+    "reward": NamedKind("rewards", "name", "reward"),
     "prompts": NamedKind("evaluation/prompts", "name", "prompt file"),
     "builder": NamedKind("builders", "name", "builder"),
     "format": NamedKind("data/formats", "format", "format"),

@@ -169,6 +169,7 @@ class RunConfig:
     train: Train
     heldout: Any = None
     transforms: tuple[Any, ...] = ()
+    reward: Any = None  # what an objective on sampled media trains on, a scorer from rewards/
     views: Views = field(default_factory=Views)
     reference: Reference = field(default_factory=Reference)
     lora: Lora | None = None
@@ -212,7 +213,7 @@ def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> 
     for name, value in tree.items():
         here = f"{where}: {name}"
         if value is None:
-            if name in ("lora", "heldout", "cache"):
+            if name in ("lora", "heldout", "reward", "cache"):
                 sections[name] = None
             elif name in ("model", "data", "objective", "train"):
                 raise UserError(f"{here}: the section is empty")
@@ -223,7 +224,7 @@ def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> 
             sections[name] = build_plain(_SCALARS[name], value, here)
         elif name == "evaluation":
             sections[name] = evaluation_from(value, here, allow_code)
-        elif name in ("model", "heldout"):
+        elif name in ("model", "heldout", "reward"):
             sections[name] = build_named(KINDS[name], value, here, allow_code)
         elif name == "data":
             sections[name] = _mixture(value, here, allow_code)
@@ -284,7 +285,7 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
             tree[name] = [{**named_tree(KINDS["objective"], term), "weight": w} for _, w, term in value.terms]
         elif name == "transforms":
             tree[name] = [named_tree(KINDS[name], v) for v in value]
-        elif name in ("model", "heldout", "objective"):
+        elif name in ("model", "heldout", "objective", "reward"):
             tree[name] = None if value is None else named_tree(KINDS[name], value)
         elif name == "evaluation":
             tree[name] = evaluation_tree(value)
@@ -332,6 +333,7 @@ def schema() -> dict[str, Any]:
     properties |= {name: plain_schema(kind) for name, kind in _SCALARS.items()}
     properties["lora"] = or_null(properties["lora"])
     properties["model"], properties["heldout"] = named("model"), or_null(named("heldout"))
+    properties["reward"] = or_null(named("reward"))
     for section in ("data", "objective", "transforms"):
         many = {"type": "array", "items": named(section, weighted=section != "transforms")}
         properties[section] = {"anyOf": [named(section), many]}

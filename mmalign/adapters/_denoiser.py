@@ -13,17 +13,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmalign.adapters._denoiser_paths import Told, implied_noise, score_path, whole_paths
 from mmalign.adapters._denoiser_rows import DenoiserRows
 from mmalign.adapters._families import Condition, base_type
-from mmalign.adapters._latent_sampling import Sampler
+from mmalign.adapters._latent_sampling import Generation, Sampler
 from mmalign.adapters._noise import FLOW_WEIGHTINGS, Schedule, draw_one, mean_error
 from mmalign.adapters._pictures import to_picture
 from mmalign.adapters._pipeline import Parts
 from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
+from mmalign.adapters._rollout import Gradients, first_steps
 from mmalign.adapters.diffusion import Diffusion
-from mmalign.types import Batch, Clip, Draw, Inversion, Kind, LogProbs, Message, Part, UserError
+from mmalign.types import Batch, Clip, Draw, Inversion, Kind, LogProbs, Message, Part, Rollout, UserError
 
 
 class Denoiser(DenoiserRows):
@@ -254,9 +256,36 @@ class Denoiser(DenoiserRows):
             done.append((pixels / 2 + 0.5).clamp(0, 1).float().cpu())
         return torch.cat(done)
 
-    def sampler(self) -> Sampler:
-        """The sampling loop as the config sets it."""
-        settings, family = self._config.generation, self._family
+    def roll_out(self, model: nn.Module, batch: Batch, rollout: Rollout, seeds: Sequence[int]) -> Tensor:
+        """Pictures [N, 3, R, R], or clips [N, F, 3, R, R], in 0..1 with their graph, one per row; samples
+        whose gradient begins at the same step share their forwards."""
+        if self._family.video:
+            raise UserError("objective: rewards are of pictures, and this model makes clips")
+        firsts, side = first_steps(rollout, seeds), self.resolution
+        shape = self._latents.shape(side, side, self.num_frames)
+        settings = replace(self._config.generation, steps=rollout.steps, eta=0.0)
+        if rollout.guidance is not None:
+            settings = replace(settings, guidance=rollout.guidance)
+        sampler = self.sampler(settings)
+        texts = [{n: batch.inputs[n][i] for n in self._captions.empty} for i in range(len(batch.row_sample))]
+        done: dict[int, Tensor] = {}
+        for first in sorted(set(firsts)):
+            rows = [i for i, sample in enumerate(batch.row_sample.tolist()) if firsts[sample] == first]
+            noise = sampler.start(shape, [seeds[int(batch.row_sample[i])] for i in rows], self.device)
+            latents = Gradients(sampler, rollout, first).latents(
+                lambda x, time, told: self._denoise(model, x, time, told),
+                self._new_media([texts[i] for i in rows]),
+                self._new_media([self._captions.empty] * len(rows)),
+                shape,
+                noise,
+            )
+            pixels = checkpoint(self._latents.decode, latents, use_reentrant=False)
+            done |= dict(zip(rows, (pixels / 2 + 0.5).clamp(0, 1), strict=True))
+        return torch.stack([done[i] for i in range(len(texts))])
+
+    def sampler(self, settings: Generation | None = None) -> Sampler:
+        """The sampling loop as the config, or `settings`, have it."""
+        settings, family = settings or self._config.generation, self._family
         guidance = family.guidance if settings.guidance is None else settings.guidance
         if self._told_guidance and settings.guidance is None:
             guidance = 1.0  # the denoiser has learned it

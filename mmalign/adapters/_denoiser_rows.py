@@ -23,6 +23,7 @@ from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Example, Frames, PreferenceSample, Prepared, Row, RowView, UserError
 
 _OF_MEDIA = ("time_ids", "scale")  # of a Condition: what is a picture's or clip's own, not its caption's
+PROMPT = "prompt"  # the role of a caption whose medium is yet to be
 _PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
 
 
@@ -64,6 +65,8 @@ class DenoiserRows:
                 caption, medium = self._read(sample, role, slot, example)
                 if self._captions.too_long(caption):
                     found.append("captions cut to fit")
+                if medium is None:
+                    continue
                 size = medium.frames.shape[-2:] if self._family.video else medium.size
                 if min(size) < self.resolution:
                     found.append("clips enlarged" if self._family.video else "pictures enlarged")
@@ -74,6 +77,8 @@ class DenoiserRows:
         if len(sample.examples[role]) > 1:
             where += f"[{slot}]"
         caption = self._captions.read(example.prompt, where)
+        if role == PROMPT:
+            return caption, None
         if self.num_frames is None:
             return caption, picture_of(example.response, where)
         return caption, clip_of(example.response, self.num_frames, where)
@@ -101,12 +106,15 @@ class DenoiserRows:
         return sample_bucket({role: listed for role, listed in sizes.items() if listed}, self._buckets)
 
     def _prepared_row(self, role: str, slot: int, caption: str, medium: Any, size: Size) -> Row:
+        said = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16)
+        written = {f"said-{said.hexdigest()}": self._written}
+        if medium is None:
+            return Row(role, slot, {"caption": caption}, f"prompt-{said.hexdigest()}", written)
         frame = Frame.of(_size(medium), size)
         pixels = clip_pixels(medium, frame) if self._family.video else fitted(medium, frame)
         data: dict[str, Any] = {"pixels": pixels, "caption": caption}
         seen = hashlib.blake2b(pixels.numpy().tobytes(), digest_size=16)
         seen.update(f"\x1f{_PREPARATION}\x1f{tuple(pixels.shape)}".encode())
-        said = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16)
         whole = hashlib.blake2b(seen.digest() + said.digest(), digest_size=16)
         if self._family.sizes is not None:
             data["time_ids"] = self._family.sizes(frame.time_ids().tolist())
@@ -114,13 +122,14 @@ class DenoiserRows:
         if self._family.clip_scale is not None:
             data["scale"] = self._family.clip_scale(self._parts.pipeline, medium.sampled_rate)
             whole.update(f"{data['scale'].tolist()}".encode())
-        moments = self._moments
-        shares = {f"seen-{seen.hexdigest()}": moments, f"said-{said.hexdigest()}": self._written}
+        shares = {f"seen-{seen.hexdigest()}": self._moments, **written}
         return Row(role, slot, data, whole.hexdigest(), shares)
 
     def describe(self, row: Row) -> RowView:
         """The caption as the text encoders read it, and the picture, or the frames of the clip."""
         text, count = self._captions.words(row.data["caption"])
+        if "pixels" not in row.data:
+            return RowView({"caption": count}, self._captions.width, text)
         pixels: Tensor = row.data["pixels"]
         size = f"{pixels.shape[-1]}x{pixels.shape[-2]}"
         frames = (pixels,) if pixels.ndim == 3 else tuple(pixels)
@@ -132,7 +141,9 @@ class DenoiserRows:
         on the CPU. Every distinct picture or clip and every distinct caption runs once."""
         rows = [row for sample in prepared for row in sample.rows]
         texts = self._captions.conditions([row.data["caption"] for row in rows])
-        moments = self._encode_media([row.data["pixels"] for row in rows])
+        media = [row.data["pixels"] for row in rows if "pixels" in row.data]
+        found = iter(self._encode_media(media))
+        moments = [next(found) if "pixels" in row.data else {} for row in rows]
         names = [f"{sample.sample_id}: {row.role}" for sample in prepared for row in sample.rows]
         for place, found_one in enumerate(moments):
             if not all(bool(torch.isfinite(value).all()) for value in found_one.values()):
@@ -176,6 +187,8 @@ class DenoiserRows:
     def shape_of(self, sample: Prepared) -> tuple[int, ...]:
         """Samples of one shape can be collated together: the pixels', or the latents', of its first row."""
         data = sample.rows[0].data
+        if sample.rows[0].role == PROMPT:
+            return ()
         return tuple((data["mean"] if "mean" in data else data["pixels"]).shape)
 
     def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
@@ -192,6 +205,7 @@ class DenoiserRows:
         inputs = {
             name: torch.stack([row.data[name] for _, row in picked]).to(self.device, non_blocking=True)
             for name in (*self._moments, *self._family.conditions)
+            if name in picked[0][1].data
         }
         inputs |= {f"empty_{name}": value.to(self.device) for name, value in self._captions.empty.items()}
         return Batch(

@@ -54,7 +54,9 @@ class Diffusion:
     generation: Generation = field(default_factory=Generation)
 
     kind: ClassVar[Kind] = "surrogate"
-    offers: ClassVar[frozenset[str]] = frozenset({"ratio", "length", "error", "prediction", "inversion"})
+    offers: ClassVar[frozenset[str]] = frozenset(
+        {"ratio", "length", "error", "prediction", "inversion", "sampler"}
+    )
     media: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from mmalign.data._digest import digest
 from mmalign.data._media import decode, most_videos
 from mmalign.data._sources import Skipped
 from mmalign.data._workers import LostWorker, run_jobs
-from mmalign.types import PreferenceSample, UserError
+from mmalign.types import Example, PreferenceSample, UserError
 
 # Rows of one job: large enough to hide the cost of a message, small enough to spread the work.
 _CHUNK = 16

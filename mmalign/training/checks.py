@@ -13,7 +13,7 @@ from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, i
 from mmalign.data._views import unseen
 from mmalign.objectives._sum import WeightedSum
 from mmalign.training.trackers import check_trackers
-from mmalign.types import NEEDS, Objective, PathObjective, UserError
+from mmalign.types import NEEDS, Objective, PathObjective, PixelReward, UserError
 
 
 def check_config(config: RunConfig, processes: int = 1) -> list[str]:
@@ -30,7 +30,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         raise UserError(f"train.micro_batch: {train.micro_batch} is more than train.batch, {train.batch}")
     if train.num_draws is not None and config.model.kind in ("exact", "reward"):
         raise UserError("train.draws=fixed:K: scoring with an exact model draws nothing; remove it")
-    whole = sorted(needed_of(config) & {"distribution", "prediction"})
+    whole = sorted(needed_of(config) & {"distribution", "prediction", "sampler"})
     if whole and uses_chunks(config, processes):
         raise UserError(
             f"train.backward: an objective or transform that needs {NEEDS[whole[0]]} cannot be chunked; "
@@ -45,6 +45,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             f"in one forward; set train.micro_batch={-(-train.batch // processes)}{square} or use auto"
         )
     _check_paths(config, processes)
+    _check_reward(config)
     if reference == "cached" and config.cache is None and processes > 1:
         raise UserError("cache: null: several processes share a cached reference through a folder; name one")
     kept_back = config.heldout is not None or any(getattr(s, "heldout", 0) for _, s in config.data)
@@ -98,6 +99,20 @@ def _check_paths(config: RunConfig, processes: int) -> None:
     for name, (found, needed) in demands.items():
         if found != needed:
             raise UserError(f"train.backward=deferred: needs {name} {needed}, got {found}; or use direct")
+
+
+def _check_reward(config: RunConfig) -> None:
+    """A reward is there where the objective trains on one, and gradients flow through it."""
+    reward = config.reward
+    if config.objective.rollout is None:
+        if reward is not None:
+            raise UserError("reward: this objective trains on no reward; remove the section")
+        return
+    if reward is None:
+        raise UserError("reward: this objective trains on one; add reward: {name: ...}")
+    if not isinstance(reward, PixelReward):
+        name = name_of(KINDS["reward"], type(reward))
+        raise UserError(f"reward: no gradient flows through {name}; it has no reward(pixels, captions)")
 
 
 def choose(config: RunConfig) -> str:

@@ -17,6 +17,7 @@ from mmalign.training.step import (
     apply_objective,
     collate_labels,
     join_scores,
+    labels_of,
     score,
     score_all,
 )
@@ -47,7 +48,8 @@ def evaluate(engine: Engine, micros: Sequence[Micro], state: State) -> dict[str,
         else:
             for micro in micros[world.rank :: world.size]:
                 scores = score_all(engine, micro, PURPOSE)
-                outcome = apply_objective(engine, scores, micro.labels, state, _mean_here)
+                given = labels_of(engine, micro, PURPOSE)
+                outcome = apply_objective(engine, scores, given, state, _mean_here)
                 means.add(sample_metrics(scores, outcome))
                 means.add(imageless_margin(engine, micro, scores["policy"]))
     return {f"heldout/{name}": value for name, value in means.read(world).items()}

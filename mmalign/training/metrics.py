@@ -40,8 +40,8 @@ def sample_metrics(scores: Scores, outcome: Outcome) -> dict[str, Tensor]:
             metrics[f"length/{role}"] = ours.length.detach()
     metrics |= _denoising(metrics)
     accuracy = metrics.get("implicit_acc")
-    first = next(iter(scores["policy"].values()))
-    if accuracy is not None and first.timestep is not None:
+    first = next(iter(scores["policy"].values()), None)
+    if accuracy is not None and first is not None and first.timestep is not None:
         metrics |= _by_timestep(accuracy, first)
     return metrics
 

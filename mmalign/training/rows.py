@@ -11,7 +11,15 @@ from typing import Any, Literal
 from mmalign.config import RunConfig, Train
 from mmalign.data._balance import balanced
 from mmalign.data._digest import digest
-from mmalign.data._first_pass import FirstPass, first_pass, outcomes, require, require_unique, unpair
+from mmalign.data._first_pass import (
+    FirstPass,
+    first_pass,
+    only_prompts,
+    outcomes,
+    require,
+    require_unique,
+    unpair,
+)
 from mmalign.data._loader import Loader, Recipe
 from mmalign.data._order import Order
 from mmalign.data._row_cache import RowCache
@@ -207,6 +215,9 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     if "completion" in scored_roles(config.objective):
         for pool in [*pools, *heldout]:
             pool.samples = _single(pool.samples, notes)
+    if "prompt" in scored_roles(config.objective):
+        for pool in [*pools, *heldout]:
+            pool.samples = only_prompts(pool.samples, notes)
     pools = balanced_pools(pools, notes)
     same_files = config.heldout is None
     require_unique([pool.samples for pool in ([*pools, *heldout] if same_files else pools)])

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmalign.training.optim import evaluating
-from mmalign.types import Adapter, Batch, Draw, Inversion, LogProbs
+from mmalign.types import Adapter, Batch, Draw, Inversion, LogProbs, Rollout
 
 Switch = Callable[[], AbstractContextManager[nn.Module]]  # yields the module that scores as a frozen source
 
@@ -38,15 +38,17 @@ class Scorer(nn.Module):
         draw: Draw,
         needs: frozenset[str],
         source: str = "policy",
-        inversion: Inversion | None = None,
+        walk: Inversion | Rollout | None = None,
         seeds: Sequence[int] = (),
-    ) -> LogProbs | Draw:
-        """Log-likelihoods of every row of the batch, float32; with `inversion` what it adds to the draw, led
-        by the source."""
+    ) -> LogProbs | Draw | Tensor:
+        """Log-likelihoods of every row of the batch, float32; with an inversion what it adds to the draw, led
+        by the source; with a rollout media sampled from the policy, with their graph."""
         with self._autocast():
-            if inversion is not None:
+            if isinstance(walk, Rollout):
+                return self._adapter.roll_out(self.policy, batch, walk, seeds)
+            if walk is not None:
                 with self._model(source) as model, torch.no_grad(), evaluating(model):
-                    return self._adapter.invert(model, batch, draw, inversion, seeds)
+                    return self._adapter.invert(model, batch, draw, walk, seeds)
             if source == "policy":
                 return self._adapter.logprobs(self.policy, batch, draw, needs)
             with self._switches[source]() as model, torch.no_grad():

@@ -17,6 +17,7 @@ from torch.optim import AdamW
 
 from mmalign.config import RunConfig, Train, to_tree
 from mmalign.data._digest import digest
+from mmalign.rewards._scoring import ready
 from mmalign.training import checkpoint, lora, what_trains
 from mmalign.training._agree import on_main
 from mmalign.training._files import sha256
@@ -113,6 +114,8 @@ def build_engine(
         scorer.add_sources({"reference": moving.switch})
     elif name not in ("none", "cached"):
         scorer.add_sources({"reference": make_switch(name, adapter, config, _frozen_dtype(config))})
+    if config.reward is not None:
+        ready(config.reward)  # a missing model is found now, not at the first step
     optimizer = make_optimizer(adapter.policy, config.train)
     prepared, optimizer = accelerator.prepare(scorer, optimizer)
     engine = Engine(
@@ -125,6 +128,7 @@ def build_engine(
         moving=moving,
         seed=config.seed,
         num_draws=config.train.num_draws,
+        reward=config.reward,
         paths=_path_cache(config, adapter, name),
         chunked=uses_chunks(config, world.size),
         deferred=config.train.backward == "deferred",
@@ -281,6 +285,8 @@ def starting_checks(
     """Before the first step: one row against the upstream library's own computation, and log-ratios of zero
     where the reference starts out as the policy. Raises RuntimeError if either fails."""
     policy, adapter = engine.adapter.policy, engine.adapter
+    if config.objective.rollout is not None:
+        return  # media yet to be sampled have no scores to compare
     items = next(iter(data.loader(adapter, config).steps(0, 1)))[:4]
     micro = micro_batches(engine, encoder, items, None)[0]  # pictures may have other sizes in others
     half = config.train.precision == "bf16" or any(p.dtype != torch.float32 for p in policy.parameters())

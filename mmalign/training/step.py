@@ -32,6 +32,7 @@ from mmalign.types import (
     Objective,
     Outcome,
     PathObjective,
+    PixelReward,
     Prepared,
     Scores,
     State,
@@ -55,6 +56,7 @@ class Engine:
     moving: MovingReference | None = None  # a live reference that follows the policy
     seed: int = 0
     num_draws: int | None = None  # None: fresh draws every epoch
+    reward: PixelReward | None = None  # of an objective on sampled media
     paths: PathCache | None = None  # of an inversion led by a reference that never changes
     chunked: bool = False
     deferred: bool = False  # a path's gradient is taken a few steps at a time
@@ -171,7 +173,10 @@ def frozen_scores(
 
 
 def score_all(engine: Engine, micro: Micro, purpose: str = "draw") -> dict[str, dict[str, LogProbs]]:
-    """Scores of every source. Live frozen sources go first: some are the policy with other weights in it."""
+    """Scores of every source. Live frozen sources go first: some are the policy with other weights in it.
+    An objective on sampled media has none."""
+    if engine.objective.rollout is not None:
+        return {"policy": {}}
     ready: Ready = {}
     frozen = {} if engine.cached is not None else frozen_scores(engine, micro, {}, purpose, ready)
     policy: dict[str, LogProbs] = {}
@@ -181,6 +186,18 @@ def score_all(engine: Engine, micro: Micro, purpose: str = "draw") -> dict[str, 
     if engine.cached is not None:
         frozen = frozen_scores(engine, micro, policy, purpose, ready)
     return {"policy": policy, **frozen}
+
+
+def labels_of(engine: Engine, micro: Micro, purpose: str = "draw") -> Mapping[str, Any]:
+    """Labels of a micro-batch, with the reward of what the policy samples where the objective is on that."""
+    rollout = engine.objective.rollout
+    if rollout is None:
+        return micro.labels
+    assert engine.reward is not None
+    batch = engine.adapter.collate(micro.encoded, engine.objective.roles["policy"])
+    seeds = draw_seeds(engine, micro.items, purpose)
+    pixels: Tensor = engine.scorer(batch, {}, engine.needs, "policy", rollout, seeds)
+    return {**micro.labels, "reward": engine.reward.reward(pixels, micro.labels["caption"])}
 
 
 def _groups(engine: Engine, roles: Sequence[str]) -> list[list[str]]:
@@ -224,9 +241,9 @@ def _direct(engine: Engine, micros: Sequence[Micro], state: State, scale: Tensor
     for index, micro in enumerate(micros):
         with _sync_on_last(engine, index, micros):
             _seed_dropout(engine, step, index)
-            scores = score_all(engine, micro)
+            scores, labels = score_all(engine, micro), labels_of(engine, micro)
             mean = engine.world.mean if coupled else _uncoupled
-            outcome = apply_objective(engine, scores, micro.labels, result.state, mean)
+            outcome = apply_objective(engine, scores, labels, result.state, mean)
             loss = (outcome.loss * micro.weight).sum() * scale
             engine.accelerator.backward(loss)
         result.loss += loss.detach()

@@ -111,7 +111,9 @@ def try_step(config: RunConfig, accelerator: Accelerator, adapter: Adapter, data
 def _expected(engine: Engine, config: RunConfig, micros: Sequence[Micro], state: State) -> float | None:
     """The objective's own value where the policy's scores are those of the reference."""
     roles = engine.objective.roles
-    if choose(config) not in DERIVED or not set(roles["policy"]) <= set(roles["reference"]):
+    if "reference" not in roles or choose(config) not in DERIVED:
+        return None
+    if not set(roles["policy"]) <= set(roles["reference"]):
         return None
     with evaluating(engine.adapter.policy):
         parts = [{"reference": score_all(engine, micro)["reference"]} for micro in micros]
