@@ -23,6 +23,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "vlm-lora": ("vlm", {"train": {**TRAIN, "micro_batch": 2}, "lora": {"rank": 4}}),
     "vlm-tower": ("vlm", {"train": {**TRAIN, "batch": 5, "micro_batch": 1}, "model": {"trains": ["vision"]}}),
     "image-full": ("image", {"train": TRAIN}),
+    "image-aspect": (  # the processes split their shares into different numbers of shapes
+        "image",
+        {
+            "train": {**TRAIN, "batch": 7},
+            "objective": {"name": "kto", "beta": 200},
+            "model": {"buckets": "aspect", "flip": True},
+        },
+    ),
     "image-lora": ("image", {"train": {**TRAIN, "batch": 5}, "lora": {"rank": 4, "init": "gaussian"}}),
 }
 
