@@ -44,6 +44,7 @@ CASES = [
     for name in NAMES
     for kind, offers in OFFERS.items()
     if not lacking(class_of(KINDS["objective"], name)().needs, offers)
+    and class_of(KINDS["objective"], name)().rollout is None  # has no scores: test_reward_losses
 ]
 
 
