@@ -27,6 +27,9 @@ class Diffusion:
 
     A denoiser that is told sizes is told every picture's own size and crop; dropped captions are what the
     pipeline guides away from when it samples, zeros for XL where its `force_zeros_for_empty_prompt` says so.
+
+    Both sides of a pair of clips are cut by the one rule `frames`, each over its own video, whatever sizes,
+    rates and lengths they have; a side that gives fewer frames than the rule asks for is refused.
     """
 
     path: str  # pipeline folder or hub id
