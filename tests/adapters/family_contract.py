@@ -302,6 +302,18 @@ def edited(name: str, **changes: Any) -> Fault:
     return lambda folder: edit(folder / name, **changes)
 
 
+def rebuilt(component: str, **changes: Any) -> Fault:
+    """A fault: the component is another one of its class, whole, with other settings."""
+
+    def fault(folder: Path) -> None:
+        model = tiny.load(folder).components[component]
+        other = type(model).from_config({**model.config, **changes})
+        shutil.rmtree(folder / component)
+        other.save_pretrained(folder / component, safe_serialization=True)
+
+    return fault
+
+
 def check_parts_that_do_not_fit_are_refused(subject: Subject, folder: Path) -> None:
     """In one line that names the file: every component absent or of another class, and a scheduler of
     another kind; and what else the family refuses."""

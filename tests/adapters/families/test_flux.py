@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_families as tiny
-from adapters.family_contract import edited, every_check
+from adapters.family_contract import every_check, rebuilt
 from adapters.family_subject import Subject, drawn, error, euler, flow_noise
 from torch import Tensor
 
@@ -60,7 +60,7 @@ def call(name: str) -> Any:
 
 @pytest.fixture(scope="module", params=NAMES)
 def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    name, transformer = str(request.param), "transformer/config.json"
+    name = str(request.param)
     return Subject(
         name,
         tiny.FAMILIES[name](tmp_path_factory.mktemp(name) / name, 0),
@@ -70,8 +70,22 @@ def subject(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         call=call(name),
         pack=packed,
         faults=(
-            (edited(transformer, in_channels=32), "transformer: "),
-            (edited("text_encoder_2/config.json", d_model=64), "text_encoder_2: "),
+            (
+                rebuilt("transformer", in_channels=32),
+                "transformer: in_channels must be 16, four times the autoencoder's latent channels, got 32",
+            ),
+            (
+                rebuilt("transformer", out_channels=8),
+                "transformer: out_channels must be 16, as many as go in",
+            ),
+            (
+                rebuilt("transformer", joint_attention_dim=64),
+                "transformer: joint_attention_dim must be 32, the width of text_encoder_2, got 64",
+            ),
+            (
+                rebuilt("transformer", pooled_projection_dim=16),
+                "transformer: pooled_projection_dim must be 32, the width of text_encoder, got 16",
+            ),
         ),
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_families as tiny
-from adapters.family_contract import check_media_equal_upstreams, edit, edited, every_check
+from adapters.family_contract import check_media_equal_upstreams, edit, edited, every_check, rebuilt
 from adapters.family_subject import Subject, drawn, error, euler, flow_noise
 from adapters.tiny_sd import prompt
 from diffusers import StableDiffusion3Pipeline
@@ -43,7 +43,6 @@ def predict(pipeline: Any, noised: Tensor, time: Tensor, caption: str, told: Ten
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    transformer = "transformer/config.json"
     return Subject(
         "sd3",
         tiny.FAMILIES["sd3"](tmp_path_factory.mktemp("sd3") / "sd3", 0),
@@ -53,8 +52,16 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
         unreached=("transformer_blocks.1.attn.add_q_proj",),  # of the last block, whose captions end there
         faults=(
             (edited("model_index.json", tokenizer_3=[None, None]), "tokenizer_3 must go together"),
-            (edited("text_encoder_3/config.json", d_model=32), "text_encoder_3: .*"),
-            (edited(transformer, patch_size=4), "transformer: "),
+            (
+                rebuilt("transformer", joint_attention_dim=96),
+                "transformer: joint_attention_dim must be 64, the width of text_encoder_3, got 96",
+            ),
+            (
+                rebuilt("transformer", pooled_projection_dim=32),
+                "transformer: pooled_projection_dim must be 64, the two CLIP towers' projections together",
+            ),
+            (rebuilt("transformer", in_channels=8), "transformer: in_channels 8 and out_channels 4"),
+            (rebuilt("transformer", patch_size=4), "transformer: patch_size must be 2"),
         ),
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_families as tiny
-from adapters.family_contract import edited, every_check, same_feed
+from adapters.family_contract import every_check, rebuilt, same_feed
 from adapters.family_subject import Subject, drawn
 from torch import Tensor
 
@@ -28,7 +28,14 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
         predict,
         samples=False,
         faults=(
-            (edited("unet/config.json", addition_time_embed_dim=4), "must be .*, five sizes and the pooled"),
+            (
+                rebuilt("unet", projection_class_embeddings_input_dim=6 * 8 + 32),
+                "projection_class_embeddings_input_dim must be 72, five sizes and the pooled caption, got 80",
+            ),
+            (
+                rebuilt("unet", cross_attention_dim=64),
+                "cross_attention_dim 64 must equal the text encoder's hidden_size 32",
+            ),
         ),
     )
 
