@@ -46,7 +46,9 @@ class DenoiserRows:
         self._moments = (*plain, *mirrored)
         step = self._latents.factor * self._family.multiple
         coarse = step * max(1, self.resolution // (8 * step))  # an eighth of the side, where that fits
-        self._buckets = bucket_sizes(self.resolution, step if self.resolution % coarse else coarse)
+        sizes = bucket_sizes(self.resolution, step if self.resolution % coarse else coarse)
+        most = self._family.largest(parts.denoiser)
+        self._buckets = tuple(s for s in sizes if most is None or max(s) <= most * self._latents.factor)
         self._written = tuple(name for name in self._family.conditions if name not in _OF_MEDIA)
         self._fingerprint: str | None = None
 

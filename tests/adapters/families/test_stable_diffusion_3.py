@@ -85,6 +85,8 @@ def test_a_side_beyond_its_table_of_places_is_refused(subject: Subject) -> None:
     assert subject.adapter(resolution=96).resolution == 96
     with pytest.raises(UserError, match=r"^model\.resolution: .* places at most 96 pixels a side, got 100"):
         subject.adapter(resolution=100)
+    assert len(subject.adapter(resolution=64, buckets="aspect")._buckets) > 1
+    assert subject.adapter(resolution=96, buckets="aspect")._buckets == ((96, 96),)
 
 
 def test_a_schedule_that_goes_by_size_is_sampled_so(subject: Subject, tmp_path: Path) -> None:
