@@ -98,7 +98,7 @@ Break = Callable[[Path], Any]
 FAULTS: list[tuple[Break, str]] = [
     (
         lambda f: edit(f / "model_index.json", _class_name="KandinskyPipeline"),
-        "must be one of .*StableDiffusionPipeline, StableDiffusionXLPipeline.* got KandinskyPipeline",
+        "must be one of .*StableDiffusionPipeline, .*StableDiffusionXLPipeline.* got KandinskyPipeline",
     ),
     (
         lambda f: edit(f / "model_index.json", text_encoder=[None, None]),  # as a refiner has it
