@@ -108,12 +108,14 @@ def test_later_versions_ignore_sizes(subject: Subject, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_half_precision_rounds_the_level_told(subject: Subject) -> None:
-    """999 needs ten bits, bfloat16 has eight; a float32 denoiser is told it as it is."""
+def test_half_precision_rounds_the_level_told_but_no_size(subject: Subject) -> None:
+    """999 needs ten bits, bfloat16 has eight; a float32 denoiser is told it as it is. So does 769."""
     for dtype, told in (("float32", 999.0), ("bfloat16", 1000.0)):
         adapter = subject.adapter(dtype=dtype)
         batch = subject.case(adapter).batch()
         draw = drawn(adapter, batch, timestep=torch.full((2, 1), 999))
+        batch.inputs["time_ids"] = torch.full_like(batch.inputs["time_ids"], 769)
         with tiny.recorded(adapter.policy) as calls:
             error(adapter, batch, draw)
         assert set(calls[0].inputs["timestep"].tolist()) == {told}
+        assert set(calls[0].inputs["image_meta_size"].flatten().tolist()) == {769.0}

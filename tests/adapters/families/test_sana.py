@@ -135,9 +135,12 @@ def test_weights_in_shards_of_a_variant_are_read(subject: Subject, tmp_path: Pat
 
 
 def test_latents_have_no_variance(subject: Subject) -> None:
+    """Neither as encoded nor as what a cache may hold of a picture."""
     adapter = subject.adapter()
-    (encoded,) = adapter.encode([adapter.prepare(subject.pairs(1)[0], ROLES)])
+    prepared = adapter.prepare(subject.pairs(1)[0], ROLES)
+    (encoded,) = adapter.encode([prepared])
     assert encoded.rows[0].data["mean"].shape == (4, 16, 16) and "logvar" not in encoded.rows[0].data
+    assert set(prepared.rows[0].shares.values()) == {("mean",), ("states", "mask")}
 
 
 def test_another_shift_moves_the_levels(subject: Subject) -> None:
