@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_families as tiny
-from adapters.family_contract import edited, every_check
+from adapters.family_contract import every_check, rebuilt
 from adapters.family_subject import Subject, drawn, error
 from adapters.tiny_sd import pair, picture
 from diffusers.models.embeddings import get_2d_rotary_pos_embed
@@ -39,25 +39,28 @@ def predict(pipeline: Any, noised: Tensor, time: Tensor, caption: str, told: Ten
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    transformer = "transformer/config.json"
     return Subject(
         "hunyuan_dit",
         tiny.FAMILIES["hunyuan_dit"](tmp_path_factory.mktemp("hunyuan") / "hunyuan", 0),
         predict,
         call=lambda guidance: {"guidance_scale": guidance, "original_size": (64, 64)},
         faults=(
-            (edited(transformer, text_len_t5=128), "transformer: "),
-            (edited("text_encoder/config.json", hidden_size=64), "text_encoder: "),
-            (_without_a_variance, "transformer: learn_sigma must be True"),
+            (rebuilt("transformer", patch_size=4), "transformer: patch_size must be 2"),
+            (rebuilt("transformer", in_channels=8), "transformer: in_channels must be 4, .* got 8"),
+            (
+                rebuilt("transformer", cross_attention_dim=64),
+                "transformer: cross_attention_dim must be 32, the width of text_encoder, got 64",
+            ),
+            (
+                rebuilt("transformer", cross_attention_dim_t5=64),
+                "transformer: cross_attention_dim_t5 must be 32, the width of text_encoder_2, got 64",
+            ),
+            (rebuilt("transformer", text_len=64), "transformer: text_len must be 77"),
+            (rebuilt("transformer", text_len_t5=128), "transformer: text_len_t5 must be 256"),
+            (rebuilt("transformer", learn_sigma=False), "transformer: learn_sigma must be True"),
             (_of_factor_two, "vae: must have 8 pixels per latent for a HunyuanDiTPipeline, got 2"),
         ),
     )
-
-
-def _without_a_variance(folder: Path) -> None:
-    transformer = tiny.load(folder).transformer
-    other = type(transformer).from_config(transformer.config, learn_sigma=False)
-    other.save_pretrained(folder / "transformer")
 
 
 def _of_factor_two(folder: Path) -> None:
@@ -96,9 +99,7 @@ def test_filled_up_places_do_not_matter(subject: Subject) -> None:
 def test_later_versions_ignore_sizes(subject: Subject, tmp_path: Path) -> None:
     """From 1.2 on the network has neither sizes nor a style."""
     folder = tiny.FAMILIES["hunyuan_dit"](tmp_path / "later", 0)
-    transformer = tiny.load(folder).transformer
-    other = type(transformer).from_config(transformer.config, use_style_cond_and_image_meta_size=False)
-    other.save_pretrained(folder / "transformer")
+    rebuilt("transformer", use_style_cond_and_image_meta_size=False)(folder)
     adapter = subject.adapter(folder)
     batch = subject.case(adapter).batch()
     draw = drawn(adapter, batch)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_families as tiny
-from adapters.family_contract import edited, every_check
+from adapters.family_contract import every_check, rebuilt
 from adapters.family_subject import Subject, drawn, error
 from adapters.tiny_sd import prompt
 from diffusers import DDIMScheduler
@@ -39,7 +39,6 @@ def trailing(pipeline: Any) -> DDIMScheduler:
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    transformer = "transformer/config.json"
     return Subject(
         "pixart_sigma",
         tiny.FAMILIES["pixart_sigma"](tmp_path_factory.mktemp("pixart") / "pixart", 0),
@@ -47,26 +46,22 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
         scheduler=trailing,
         call=lambda guidance: {"guidance_scale": guidance, "clean_caption": False},
         faults=(
-            (edited(transformer, patch_size=4), "transformer: "),
-            (edited("text_encoder/config.json", d_model=64), "text_encoder: "),
-            (_with_sizes, "transformer: use_additional_conditions must be false"),
-            (_three_outputs, r"transformer: out_channels must be 4, or 8 with a variance, got 12"),
+            (rebuilt("transformer", patch_size=4), "transformer: patch_size must be 2"),
+            (rebuilt("transformer", in_channels=8), "transformer: in_channels must be 4, .* got 8"),
+            (
+                rebuilt("transformer", caption_channels=64),
+                "transformer: caption_channels must be 32, the width of text_encoder, got 64",
+            ),
+            (
+                rebuilt("transformer", out_channels=12),
+                "transformer: out_channels must be 4, or 8 with a variance, got 12",
+            ),
+            (
+                rebuilt("transformer", use_additional_conditions=True, num_attention_heads=6),
+                "transformer: use_additional_conditions must be false",
+            ),
         ),
     )
-
-
-def _with_sizes(folder: Path) -> None:
-    """A whole denoiser of the earlier kind, which is told sizes."""
-    _rebuilt(folder, use_additional_conditions=True, num_attention_heads=6)
-
-
-def _three_outputs(folder: Path) -> None:
-    _rebuilt(folder, out_channels=12)
-
-
-def _rebuilt(folder: Path, **changes: Any) -> None:
-    transformer = tiny.load(folder).transformer
-    type(transformer).from_config(transformer.config, **changes).save_pretrained(folder / "transformer")
 
 
 @every_check
@@ -94,7 +89,7 @@ def test_steps_count_back_from_the_noisiest_level(subject: Subject) -> None:
 def test_a_denoiser_without_a_variance_is_taken(subject: Subject, tmp_path: Path) -> None:
     """With the rows of the last layer that make noise, its errors are the same."""
     folder = tiny.FAMILIES["pixart_sigma"](tmp_path / "half", 0)
-    _rebuilt(folder, out_channels=4)
+    rebuilt("transformer", out_channels=4)(folder)
     file = subject.folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
     for name in ("proj_out.weight", "proj_out.bias"):  # rows go by place in the patch, then by channel

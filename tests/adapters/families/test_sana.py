@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from adapters import tiny_families as tiny
-from adapters.family_contract import edit, edited, every_check
+from adapters.family_contract import edit, edited, every_check, rebuilt
 from adapters.family_subject import ROLES, STEPS, Subject, drawn, error, flow_noise
 from adapters.tiny_sd import prompt
 from diffusers import FlowMatchEulerDiscreteScheduler, SanaPipeline
@@ -50,7 +50,6 @@ def latents(pipeline: Any, pixels: Tensor, noise: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    transformer = "transformer/config.json"
     return Subject(
         "sana",
         tiny.FAMILIES["sana"](tmp_path_factory.mktemp("sana") / "sana", 0),
@@ -60,22 +59,19 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
         scheduler=lambda pipeline: FlowMatchEulerDiscreteScheduler(shift=3.0),
         call=lambda guidance: {"guidance_scale": guidance, "sigmas": np.linspace(1, 1 / STEPS, STEPS)},
         faults=(
-            (edited(transformer, patch_size=2), "transformer: "),
-            (edited("text_encoder/config.json", hidden_size=64), "text_encoder: "),
-            (_guided, "transformer: guidance_embeds must be False"),
+            (rebuilt("transformer", patch_size=2), "transformer: patch_size must be 1"),
+            (rebuilt("transformer", out_channels=8), "transformer: in_channels 4 and out_channels 8"),
+            (
+                rebuilt("transformer", caption_channels=64),
+                "transformer: caption_channels must be 32, the width of text_encoder, got 64",
+            ),
+            (rebuilt("transformer", guidance_embeds=True), "transformer: guidance_embeds must be False"),
             (
                 edited("scheduler/scheduler_config.json", use_flow_sigmas=False),
                 "DPMSolverMultistepScheduler .*is not taken; a SanaPipeline is a flow",
             ),
         ),
     )
-
-
-def _guided(folder: Path) -> None:
-    """A whole denoiser of the distilled kind, which is told a guidance."""
-    transformer = tiny.load(folder).transformer
-    other = type(transformer).from_config(transformer.config, guidance_embeds=True)
-    other.save_pretrained(folder / "transformer")
 
 
 @every_check
