@@ -34,8 +34,11 @@ from mmalign.likelihoods import Scores as Scores
 from mmalign.likelihoods import Unit as Unit
 from mmalign.messages import Message as Message
 from mmalign.messages import Part as Part
+from mmalign.walks import BranchedPath as BranchedPath
 from mmalign.walks import Inversion as Inversion
+from mmalign.walks import PathSampler as PathSampler
 from mmalign.walks import Rollout as Rollout
+from mmalign.walks import SampledPath as SampledPath
 
 State = dict[str, Tensor]
 Draw = Mapping[str, Tensor]  # everything random about scoring S samples; every tensor has leading size S

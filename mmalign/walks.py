@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+from mmalign.messages import Message, Part
 
 
 @dataclass(frozen=True)
@@ -44,3 +49,46 @@ class Rollout:
     predict: bool = False
     every: int | None = None
     guidance: float | None = None  # null: the adapter's own
+
+
+@dataclass(frozen=True)
+class SampledPath:
+    """A response and the noisy path it was sampled along; `data` is what a row of the path holds, encoded."""
+
+    response: Part
+    data: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class BranchedPath:
+    """A path that branches at each of its K steps: for every step the branch judged best and the one judged
+    worst, as rows that start from the same noisy latents; `margins` says by how much, K numbers."""
+
+    chosen: Mapping[str, Tensor]
+    rejected: Mapping[str, Tensor]
+    margins: tuple[float, ...]
+    response: Part
+
+
+Judged = Callable[[Sequence[Part], Sequence[int]], list[float]]
+"""Scores of responses, given with the places of their prompts in the list that is being sampled."""
+
+
+class PathSampler(Protocol):
+    """An adapter that offers "transition": it samples along paths whose steps have a density."""
+
+    def sample_paths(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
+    ) -> list[SampledPath]:
+        """One response per prompt with its path. Raises UserError for a sampler without noise."""
+
+    def branch_paths(
+        self,
+        model: nn.Module,
+        prompts: Sequence[tuple[Message, ...]],
+        seeds: Sequence[int],
+        branches: tuple[int, int],
+        judged: Judged,
+    ) -> list[BranchedPath]:
+        """One branching path per prompt: `branches` are their number at each step and how many steps come
+        before the first of them. `judged` sees the clean picture that each branch already predicts."""

@@ -15,7 +15,7 @@ from mmalign._names import KINDS, names
 PACKAGE = Path(mmalign.__file__).parent
 # a unit imports only units of lower rank; units of one rank never import each other
 RANKS = {
-    "likelihoods": -1, "clips": -1, "walks": -1, "messages": -1,
+    "likelihoods": -1, "clips": -1, "walks": -1, "messages": -2,
     "judging": 0,
     "types": 1,  # gives the names of these too
     "objectives": 2,

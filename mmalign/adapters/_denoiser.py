@@ -16,19 +16,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmalign.adapters._denoiser_paths import Told, implied_noise, score_path, whole_paths
-from mmalign.adapters._denoiser_rows import DenoiserRows
 from mmalign.adapters._families import Condition, base_type
 from mmalign.adapters._latent_sampling import Generation, Sampler
 from mmalign.adapters._noise import FLOW_WEIGHTINGS, Schedule, draw_one, mean_error
+from mmalign.adapters._path_sampling import PathSampling
 from mmalign.adapters._pictures import to_picture
 from mmalign.adapters._pipeline import Parts
 from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
 from mmalign.adapters._rollout import Gradients, first_steps
+from mmalign.adapters._transitions import score_steps
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Draw, Inversion, Kind, LogProbs, Message, Part, Rollout, UserError
 
 
-class Denoiser(DenoiserRows):
+class Denoiser(PathSampling):
     """Scores and samples with a text-conditioned denoiser over a frozen autoencoder's latents."""
 
     kind: Kind = Diffusion.kind
@@ -69,6 +70,8 @@ class Denoiser(DenoiserRows):
         `latent_noise` [S, C, ...] and `drop` [S] bool, whether the caption is replaced by the empty one."""
         if len(seeds) != len(batch.sample_ids):
             raise ValueError(f"{len(batch.sample_ids)} samples need as many seeds, got {len(seeds)}")
+        if "path" in batch.inputs:
+            return self._path_draw(batch)
         config, shape = self._config, tuple(batch.inputs["mean"].shape[1:])
 
         def levels(count: int, stream: torch.Generator) -> Tensor:
@@ -89,6 +92,8 @@ class Denoiser(DenoiserRows):
         The error comes with every score; `prediction` and `target` [N, D, C, ...] where `needs` names them,
         both scaled so that their mean squared difference is e.
         """
+        if "path" in batch.inputs:
+            return score_steps(self._told(model, batch, draw), batch, draw)
         if "path_led" in draw:
             return score_path(self._told(model, batch, draw), batch, draw, needs)
         x0, condition = self._clean_latents(batch, draw), self._row_conditions(batch, draw)
@@ -185,6 +190,9 @@ class Denoiser(DenoiserRows):
     def self_check(self, model: Any, batch: Batch, draw: Draw | None = None) -> float:
         """Largest difference between row 0's errors and a plain computation with upstream's scheduler."""
         drawn = self.draw(batch, range(len(batch.sample_ids))) if draw is None else draw
+        if "path" in batch.inputs:
+            scored = self.logprobs(model, batch, drawn, frozenset()).values[0, 0]
+            return abs(float(scored - self._upstream_density(self._told(model, batch, drawn), batch)))
         ours = self.logprobs(model, batch, drawn, frozenset({"error"})).error
         assert ours is not None
         sample = int(batch.row_sample[0])
@@ -221,10 +229,15 @@ class Denoiser(DenoiserRows):
     ) -> list[Part]:
         """One picture per prompt as Part("image", PIL image), or one clip as Part("video", Clip); a safety
         checker is never run."""
-        pixels = self.sample_pixels(model, prompts, seeds)
+        return self._media(self.sample_pixels(model, prompts, seeds))
+
+    def _media(self, pixels: Tensor) -> list[Part]:
         if not self._family.video:
             return [Part("image", to_picture(one)) for one in pixels]
         return [Part("video", self._clip(one)) for one in pixels]
+
+    def _responses(self, latents: Tensor) -> list[Part]:
+        return self._media((self._latents.decode(latents) / 2 + 0.5).clamp(0, 1).float().cpu())
 
     def _clip(self, pixels: Tensor) -> Clip:
         rate, count = self._family.frame_rate, len(pixels)

@@ -19,6 +19,7 @@ from mmalign.adapters._clip_pixels import clip_of, clip_pixels
 from mmalign.adapters._pictures import fitted, picture_of
 from mmalign.adapters._pipeline import Parts, fitting_resolution
 from mmalign.adapters._pipeline_saving import fingerprint_of
+from mmalign.adapters._transitions import PATH
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Example, Frames, PreferenceSample, Prepared, Row, RowView, UserError
 
@@ -187,11 +188,13 @@ class DenoiserRows:
         return self._fingerprint
 
     def shape_of(self, sample: Prepared) -> tuple[int, ...]:
-        """Samples of one shape can be collated together: the pixels', or the latents', of its first row."""
+        """Samples of one shape can be collated together: the pixels', the latents' or
+        the path's of its first row."""
         data = sample.rows[0].data
         if sample.rows[0].role == PROMPT:
             return ()
-        return tuple((data["mean"] if "mean" in data else data["pixels"]).shape)
+        first = next(data[name] for name in ("mean", "path", "pixels") if name in data)
+        return tuple(first.shape)
 
     def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
         """Encoded rows of `roles`, sample by sample, as one batch on the device."""
@@ -206,7 +209,7 @@ class DenoiserRows:
             raise ValueError(f"no rows of the roles {', '.join(roles)} in these samples")
         inputs = {
             name: torch.stack([row.data[name] for _, row in picked]).to(self.device, non_blocking=True)
-            for name in (*self._moments, *self._family.conditions)
+            for name in (*self._moments, *self._family.conditions, *PATH)
             if name in picked[0][1].data
         }
         inputs |= {f"empty_{name}": value.to(self.device) for name, value in self._captions.empty.items()}

@@ -48,7 +48,7 @@ def walk(
             prediction[moving] = found
             moved = move(schedule, found, x[moving], current[moving], target[moving])
             if jitter is not None:
-                wide = _wide(_deviation(schedule, current[moving], target[moving]), moved)
+                wide = _wide(deviation(schedule, current[moving], target[moving]), moved)
                 moved = moved + wide * jitter[moving, step]
             x[moving] = moved
         path.append(x)
@@ -84,7 +84,7 @@ def _factors(schedule: Schedule, level: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(level < 0, 1.0, a), torch.where(level < 0, 0.0, s)
 
 
-def _deviation(schedule: Schedule, current: Tensor, target: Tensor) -> Tensor:
+def deviation(schedule: Schedule, current: Tensor, target: Tensor) -> Tensor:
     """DDPM's standard deviation between two levels of a noise schedule (arXiv 2010.02502, eq. 16), [n]."""
     a, s = _factors(schedule, current)
     return s / schedule.noise[target] * (1 - (schedule.signal[target] / a) ** 2).clamp(min=0).sqrt()

@@ -58,7 +58,7 @@ class Diffusion:
 
     kind: ClassVar[Kind] = "surrogate"
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"ratio", "length", "error", "prediction", "inversion", "sampler"}
+        {"ratio", "length", "error", "prediction", "inversion", "sampler", "transition"}
     )
     media: ClassVar[frozenset[str]] = frozenset()
 
