@@ -42,7 +42,9 @@ def test_transforms_say_where_they_run() -> None:
 
 def test_adapters_say_what_they_offer() -> None:
     adapters = by_name("adapters")
-    assert adapters["diffusion"].offers == ("error", "inversion", "length", "prediction", "ratio", "sampler", "transition")
+    assert adapters["diffusion"].offers == (
+        *("error", "inversion", "length", "prediction", "ratio", "sampler", "segments", "transition"),
+    )
     assert "distribution" in adapters["text"].offers and "error" not in adapters["text"].offers
     assert adapters["text"].adapters is None
 

@@ -90,7 +90,8 @@ def write_rows(rows: list[dict[str, Any]], folder: Path, count: int = 12) -> Pat
         for name in media_of(row):
             place = folder / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            write_video(place) if place.suffix == ".mp4" else picture(i).save(place)
+            side = (40, 40) if "mask" in row else (48, 40)  # a mask wants pictures that keep their edges
+            write_video(place) if place.suffix == ".mp4" else picture(i).resize(side).save(place)
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path

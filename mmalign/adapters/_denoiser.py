@@ -24,6 +24,7 @@ from mmalign.adapters._pictures import to_picture
 from mmalign.adapters._pipeline import Parts
 from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
 from mmalign.adapters._rollout import Gradients, first_steps
+from mmalign.adapters._segments import by_segment
 from mmalign.adapters._transitions import score_steps
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Draw, Inversion, Kind, LogProbs, Message, Part, Rollout, UserError
@@ -90,7 +91,8 @@ class Denoiser(PathSampling):
         """Surrogates -w(t) * e / 2, [N, D], with `error` e and `timestep`; one forward for all rows.
 
         The error comes with every score; `prediction` and `target` [N, D, C, ...] where `needs` names them,
-        both scaled so that their mean squared difference is e.
+        both scaled so that their mean squared difference is e. Where it names "segments", one surrogate per
+        segment of a clip, [N, S], the mean over draws of errors averaged inside it.
         """
         if "path" in batch.inputs:
             return score_steps(self._told(model, batch, draw), batch, draw)
@@ -119,6 +121,11 @@ class Denoiser(PathSampling):
             timestep=self._schedule.share(timestep),
             signal=self._schedule.signal[timestep],
         )
+        if "segments" in needs:
+            if "segments" not in batch.inputs:
+                raise UserError("segments: a row has no label of that name; give it, or set model.segments")
+            factors = torch.stack([-0.5 * weight * rescaling, rescaling]).unflatten(1, timestep.shape)
+            return by_segment(scored, prediction, target, factors, batch.inputs["segments"])
         if "prediction" not in needs:
             return scored
         root = rescaling.sqrt().reshape(-1, *[1] * (target.ndim - 1))

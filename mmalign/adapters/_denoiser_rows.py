@@ -19,11 +19,13 @@ from mmalign.adapters._clip_pixels import clip_of, clip_pixels
 from mmalign.adapters._pictures import fitted, picture_of
 from mmalign.adapters._pipeline import Parts, fitting_resolution
 from mmalign.adapters._pipeline_saving import fingerprint_of
+from mmalign.adapters._segments import num_segments
 from mmalign.adapters._transitions import PATH
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Example, Frames, PreferenceSample, Prepared, Row, RowView, UserError
 
 _OF_MEDIA = ("time_ids", "scale")  # of a Condition: what is a picture's or clip's own, not its caption's
+_OWN = (*_OF_MEDIA, "segments")  # all that `prepare` gives of a medium and `encode` passes on
 PROMPT = "prompt"  # the role of a caption whose medium is yet to be
 _PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
 
@@ -52,6 +54,16 @@ class DenoiserRows:
         self._buckets = tuple(s for s in sizes if most is None or max(s) <= most * self._latents.factor)
         self._written = tuple(name for name in self._family.conditions if name not in _OF_MEDIA)
         self._fingerprint: str | None = None
+        if config.segments is not None and config.segments > (self._latent_frames or 0):
+            told = self._latent_frames or "no"
+            raise UserError(f"model.segments: {config.segments} of a clip with {told} latent frames")
+
+    @property
+    def _latent_frames(self) -> int | None:
+        """Latent frames of a clip; None for pictures."""
+        if self.num_frames is None:
+            return None
+        return self._latents.shape(self.resolution, self.resolution, self.num_frames)[1]
 
     @property
     def num_frames(self) -> int | None:
@@ -63,6 +75,7 @@ class DenoiserRows:
         end, as is usual for these families. Raises UserError unless every response of the roles is one
         picture, or one clip of the right length, under one caption."""
         found = []
+        self._num_segments(sample)
         for role in roles:
             for slot, example in enumerate(sample.examples.get(role, ())):
                 caption, medium = self._read(sample, role, slot, example)
@@ -86,6 +99,10 @@ class DenoiserRows:
             return caption, picture_of(example.response, where)
         return caption, clip_of(example.response, self.num_frames, where)
 
+    def _num_segments(self, sample: PreferenceSample) -> int | None:
+        where = sample.origin or sample.id
+        return num_segments(sample.labels, self._config.segments, self._latent_frames, where)
+
     def prepare(self, sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
         """Rows with `pixels` uint8 [3, R, R], or [F, 3, R, R] of a clip, `caption` str and, where the
         denoiser is told of them, sizes `time_ids` or the `scale` of time and space, float32, of this very
@@ -95,8 +112,8 @@ class DenoiserRows:
             for role in roles
             for slot, example in enumerate(sample.examples.get(role, ()))
         ]
-        size = self._size_of(sample)
-        return Prepared(sample.id, tuple(self._prepared_row(*one, size) for one in read))
+        size, segments = self._size_of(sample), self._num_segments(sample)
+        return Prepared(sample.id, tuple(self._prepared_row(*one, size, segments) for one in read))
 
     def _size_of(self, sample: PreferenceSample) -> Size:
         """Width and height that all media of a sample are brought to, whichever roles are asked for."""
@@ -108,7 +125,9 @@ class DenoiserRows:
         }
         return sample_bucket({role: listed for role, listed in sizes.items() if listed}, self._buckets)
 
-    def _prepared_row(self, role: str, slot: int, caption: str, medium: Any, size: Size) -> Row:
+    def _prepared_row(
+        self, role: str, slot: int, caption: str, medium: Any, size: Size, segments: int | None
+    ) -> Row:
         said = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16)
         written = {f"said-{said.hexdigest()}": self._written}
         if medium is None:
@@ -125,6 +144,9 @@ class DenoiserRows:
         if self._family.clip_scale is not None:
             data["scale"] = self._family.clip_scale(self._parts.pipeline, medium.sampled_rate)
             whole.update(f"{data['scale'].tolist()}".encode())
+        if segments is not None:
+            data["segments"] = torch.tensor(segments)
+            whole.update(f"/segments{segments}".encode())
         shares = {f"seen-{seen.hexdigest()}": self._moments, **written}
         return Row(role, slot, data, whole.hexdigest(), shares)
 
@@ -156,7 +178,7 @@ class DenoiserRows:
                 )
         done = []
         for place, (row, text) in enumerate(zip(rows, texts, strict=True)):
-            own = {name: row.data[name] for name in _OF_MEDIA if name in row.data}
+            own = {name: row.data[name] for name in _OWN if name in row.data}
             done.append(replace(row, data={**moments[place], **text, **own}))
         remaining = iter(done)
         return [replace(sample, rows=tuple(islice(remaining, len(sample.rows)))) for sample in prepared]
@@ -212,6 +234,8 @@ class DenoiserRows:
             for name in (*self._moments, *self._family.conditions, *PATH)
             if name in picked[0][1].data
         }
+        if all("segments" in row.data for _, row in picked):
+            inputs["segments"] = torch.stack([row.data["segments"] for _, row in picked])
         inputs |= {f"empty_{name}": value.to(self.device) for name, value in self._captions.empty.items()}
         return Batch(
             inputs=inputs,

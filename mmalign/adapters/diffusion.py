@@ -44,6 +44,7 @@ class Diffusion:
     # how clips are cut from videos, for families that make clips; null: as many frames as the family is made
     # for, from the start, at its own rate
     frames: Frames | None = None
+    segments: int | None = None  # equal parts of every clip's time, scored apart; null: as a row's label says
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged
     timesteps: TimestepRange = field(default_factory=TimestepRange)
@@ -58,7 +59,7 @@ class Diffusion:
 
     kind: ClassVar[Kind] = "surrogate"
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"ratio", "length", "error", "prediction", "inversion", "sampler", "transition"}
+        {"ratio", "length", "error", "prediction", "segments", "inversion", "sampler", "transition"}
     )
     media: ClassVar[frozenset[str]] = frozenset()
 
@@ -71,6 +72,8 @@ class Diffusion:
             raise ValueError(f"caption_dropout: must lie in [0, 1), got {self.caption_dropout}")
         if self.num_draws < 1:
             raise ValueError(f"num_draws: must be 1 or more, got {self.num_draws}")
+        if self.segments is not None and self.segments < 1:
+            raise ValueError(f"segments: must be 1 or more, got {self.segments}")
         if self.gamma is not None and self.weighting != "min_snr":
             raise ValueError(f"gamma: only read with weighting min_snr, got {self.gamma}")
         if self.gamma is not None and self.gamma <= 0:

@@ -189,8 +189,8 @@ class Unpaired:
 def unpair(samples: Sequence[PreferenceSample]) -> Unpaired:
     """Every pair as two samples with the role "completion" and label binary 1.0 (chosen) or 0.0 (rejected).
 
-    Labels that compare the two sides (margin, tie) and spans have no meaning for one side and are left out.
-    Samples that have the role already pass through; ties are counted and left out.
+    Labels that compare the two sides (margin, tie, segments) and spans have no meaning for one side and are
+    left out. Samples that have the role already pass through; ties are counted and left out.
     """
     found: list[PreferenceSample] = []
     pairs = ties = 0
@@ -204,7 +204,8 @@ def unpair(samples: Sequence[PreferenceSample]) -> Unpaired:
             ties += 1
             continue
         pairs += 1
-        labels = {key: value for key, value in sample.labels.items() if key not in ("margin", "tie", "spans")}
+        compared = ("margin", "tie", "spans", "segments")
+        labels = {key: value for key, value in sample.labels.items() if key not in compared}
         for role, binary in (("chosen", 1.0), ("rejected", 0.0)):
             examples = {"completion": sample.examples[role]}
             own = {**labels, "binary": binary}

@@ -10,7 +10,7 @@ from typing import Literal
 
 from mmalign.clips import Frames
 from mmalign.data._digest import digest
-from mmalign.data._media import decode, most_videos
+from mmalign.data._media import decode, most_videos, with_mask
 from mmalign.data._order import Order, Place
 from mmalign.data._row_cache import Known, RowCache, content_of
 from mmalign.data._sources import Skipped
@@ -152,7 +152,8 @@ class Loader:
     def _made(self, sample: PreferenceSample, place: Place, prepared: Prepared) -> Item:
         roles = self.recipe.roles
         row_labels = {role: tuple(example.labels for example in sample.examples[role]) for role in roles}
-        return Item(prepared, place.epoch, sample.labels, row_labels, sample.weight, sample.origin)
+        labels = with_mask(sample.labels, sample.origin or sample.id)
+        return Item(prepared, place.epoch, labels, row_labels, sample.weight, sample.origin)
 
     def _decoded(self, sample: PreferenceSample) -> PreferenceSample:
         if self._lost and (reason := self._lost.get(digest(sample.id))) is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ def decode(sample: PreferenceSample, frames: Frames | None = None) -> Preference
     """
     if all(_is_text(example) for examples in sample.examples.values() for example in examples):
         return sample
+    sample = replace(sample, labels=with_mask(sample.labels, sample.origin or sample.id))
     done: dict[Any, Part] = {}
     examples = {}
     for role, group in sample.examples.items():
@@ -89,6 +90,21 @@ def _is_text(example: Example) -> bool:
 def media_key(part: Part) -> Any:
     """What a part is decoded once by: its kind and file, or the value itself while it is alive."""
     return part.kind, part.data if isinstance(part.data, File) else id(part.data)
+
+
+def with_mask(labels: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Labels with `mask`, where it is there, as numbers [h, w]: an upright grey picture, white 1 and black 0.
+    Raises UserError, starting with `where`."""
+    mask = labels.get("mask")
+    if mask is None or (isinstance(mask, np.ndarray) and mask.dtype == np.float32 and mask.ndim == 2):
+        return labels
+    try:
+        grey = np.asarray(decode_image(mask).convert("L"), dtype=np.float32) / 255.0
+    except UserError as error:
+        raise UserError(f"{where}, label mask: {error}") from None
+    if not grey.any():
+        raise UserError(f"{where}, label mask: is black all over; white marks where the pictures count")
+    return {**labels, "mask": grey}
 
 
 def _part(part: Part, at: _Place, done: dict[Any, Part], frames: Frames | None) -> Part:

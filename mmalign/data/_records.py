@@ -4,7 +4,8 @@ Three shapes of rows: a pair (`chosen`, `rejected`), one response (`completion`,
 a list (`responses` with `scores` or `ranks`). A score is a number, or numbers by name if there are several.
 `images` and `videos` belong to the prompt; `chosen_images`, `rejected_images`, `chosen_videos` and
 `rejected_videos` stand in their place for one side of a pair, while `chosen_image` and `rejected_image` are
-answers. Fields that belong to none of them are not read; the caller counts and names them.
+answers. `mask` says where pictures count, `segments` which clip is better when. Fields that belong to none
+of them are not read; the caller counts and names them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmalign.data._digest import digest, sample_digest
+from mmalign.data._record_labels import flag, labels_of
 from mmalign.data._turns import Answer, MediaKind, Reader, common_turns, insert_media
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
@@ -22,13 +24,13 @@ Shape = Literal["pair", "single", "list"]
 
 _COMMON = frozenset(
     {"id", "prompt", "system", "images", "videos", "weight", "margin", "tie", "group", "user", "split"}
-    | {"spans"}
+    | {"spans", "mask"}
 )
 _FIELDS: dict[Shape, frozenset[str]] = {
     "pair": frozenset(
         {"chosen", "rejected", "chosen_image", "rejected_image", "chosen_score", "rejected_score"}
         | {"prompt_chosen", "prompt_rejected"}
-        | {"chosen_images", "rejected_images", "chosen_videos", "rejected_videos"}
+        | {"chosen_images", "rejected_images", "chosen_videos", "rejected_videos", "segments"}
     ),
     "single": frozenset({"completion", "completion_image", "label", "score"}),
     "list": frozenset({"responses", "response_images", "scores", "ranks"}),
@@ -40,7 +42,7 @@ _MARKS: dict[Shape, tuple[str, ...]] = {
 }
 CANONICAL = _COMMON.union(*_FIELDS.values())
 MARKS = frozenset(mark for marks in _MARKS.values() for mark in marks)
-LABELS = frozenset({"id", "weight", "margin", "tie", "group", "user", "split", "spans"})
+LABELS = frozenset({"id", "weight", "margin", "tie", "group", "user", "split", "spans", "mask"})
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,9 @@ def read_record(
         raise UserError(f"{origin}: a row must be a mapping of fields, got {type(row).__name__}")
     shape = _shape(row, origin)
     examples = _EXAMPLES[shape](row, reader)
-    labels = _labels(row, reader)
+    labels = labels_of(row, examples, reader)
     if shape == "single" and row.get("label") is not None:
-        labels["binary"] = _flag(row["label"], "label", reader)
-    if "spans" in labels:
-        _check_spans(labels["spans"], examples, reader)
+        labels["binary"] = flag(row["label"], "label", reader)
     weight = 1.0 if row.get("weight") is None else reader.number(row["weight"], "weight")
     if weight <= 0:
         raise reader.fail("weight", f"must be above 0, got {weight:g}")
@@ -255,46 +255,3 @@ def _scores(value: Any, field: str, reader: Reader, required: bool = False) -> d
 
 
 _EXAMPLES = {"pair": _pair, "single": _single, "list": _list}
-
-
-def _labels(row: Mapping[str, Any], reader: Reader) -> dict[str, Any]:
-    """Labels of the whole sample: margin, tie, group, user, spans; only those that the row carries."""
-    labels: dict[str, Any] = {}
-    if row.get("margin") is not None:
-        labels["margin"] = reader.number(row["margin"], "margin")
-    if row.get("tie") is not None:
-        labels["tie"] = _flag(row["tie"], "tie", reader)
-    for name in ("group", "user"):
-        value = row.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise reader.fail(name, f"must be a text or a whole number, got {value!r}")
-        labels[name] = value
-    if row.get("spans") is not None:
-        labels["spans"] = row["spans"]
-    return labels
-
-
-def _flag(value: Any, field: str, reader: Reader) -> float:
-    """true/false or 1/0 as 1.0/0.0."""
-    if isinstance(value, (bool, int)) and value in (0, 1):
-        return float(value)
-    raise reader.fail(field, f"must be true or false, got {value!r}")
-
-
-def _check_spans(spans: Any, examples: Mapping[str, tuple[Example, ...]], reader: Reader) -> None:
-    """{role: [[start, end], ...]}: character ranges [start, end) inside the text of that role's response."""
-    if not isinstance(spans, Mapping):
-        raise reader.fail("spans", "must be {role: [[start, end], ...]}")
-    for role, ranges in spans.items():
-        if ranges is None:
-            continue
-        if role not in examples or role == "responses":
-            raise reader.fail("spans", f"unknown role {role!r}; the row has {', '.join(examples)}")
-        length = sum(len(part.data) for part in examples[role][0].response if part.kind == "text")
-        for span in ranges if isinstance(ranges, (list, tuple)) else [ranges]:
-            whole = isinstance(span, (list, tuple)) and len(span) == 2 and all(type(x) is int for x in span)
-            if not whole or not 0 <= span[0] < span[1] <= length:
-                rule = f"must be [start, end) inside the {length} characters of the response, got {span!r}"
-                raise reader.fail(f"spans.{role}", rule)

@@ -28,7 +28,12 @@ def flipped(samples: list[PreferenceSample], share: float) -> tuple[list[Prefere
 
 def _swapped(sample: PreferenceSample) -> PreferenceSample:
     chosen, rejected = sample.examples["chosen"], sample.examples["rejected"]
-    return replace(sample, examples={**sample.examples, "chosen": rejected, "rejected": chosen})
+    labels = dict(sample.labels)
+    if "segments" in labels:  # they say of every segment which side is better
+        labels["segments"] = [-one for one in labels["segments"]]
+    return replace(
+        sample, examples={**sample.examples, "chosen": rejected, "rejected": chosen}, labels=labels
+    )
 
 
 def part_of(

@@ -12,6 +12,7 @@ from mmalign.catalogue import lacking
 from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, identity
 from mmalign.data._views import unseen
 from mmalign.objectives._sum import WeightedSum
+from mmalign.training.masks import check_masks
 from mmalign.training.trackers import check_trackers
 from mmalign.types import NEEDS, Objective, PathObjective, PixelReward, UserError
 
@@ -30,6 +31,11 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         raise UserError(f"train.micro_batch: {train.micro_batch} is more than train.batch, {train.batch}")
     if train.num_draws is not None and config.model.kind in ("exact", "reward"):
         raise UserError("train.draws=fixed:K: scoring with an exact model draws nothing; remove it")
+    if {"segments", "prediction"} <= needed_of(config):
+        raise UserError(
+            "transforms: one of them needs whole predictions, which are not kept by segment; remove it, or "
+            "use an objective without segments"
+        )
     whole = sorted(needed_of(config) & {"distribution", "prediction", "sampler"})
     if whole and uses_chunks(config, processes):
         raise UserError(
@@ -45,6 +51,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             f"in one forward; set train.micro_batch={-(-train.batch // processes)}{square} or use auto"
         )
     _check_paths(config, processes)
+    check_masks(config, fields_of(config))
     _check_reward(config)
     if reference == "cached" and config.cache is None and processes > 1:
         raise UserError("cache: null: several processes share a cached reference through a folder; name one")

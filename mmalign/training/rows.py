@@ -28,6 +28,7 @@ from mmalign.data._views import change_of, check_views, partnerless
 from mmalign.data._views_media import media
 from mmalign.training.checks import fields_of
 from mmalign.training.console import Console
+from mmalign.training.masks import check_mask
 from mmalign.training.world import World
 from mmalign.types import Adapter, Item, Objective, PreferenceSample, UserError, View
 
@@ -101,7 +102,8 @@ class RunData:
         """
         objective: Objective = config.objective
         roles = tuple(role for role in scored_roles(objective) if role not in objective.views)
-        check = partial(_check, adapter, roles, objective.views)
+        masked = "mask" in fields_of(config)
+        check = partial(_check, adapter, roles, objective.views, masked)
         for place, pool in enumerate([*self.pools, *self.heldout]):
             require(pool.samples, roles, fields_of(config))
             train = config.train
@@ -198,10 +200,17 @@ def _with_partners(passed: FirstPass, views: Mapping[str, View], on_error: str) 
 
 
 def _check(
-    adapter: Adapter, roles: tuple[str, ...], views: Mapping[str, View], sample: PreferenceSample
+    adapter: Adapter,
+    roles: tuple[str, ...],
+    views: Mapping[str, View],
+    masked: bool,
+    sample: PreferenceSample,
 ) -> Sequence[str]:
     check_views(sample, views)
-    return adapter.check(sample, roles)
+    found = adapter.check(sample, roles)
+    if masked:
+        check_mask(adapter, roles, sample)
+    return found
 
 
 def load_data(config: RunConfig, world: World, console: Console) -> RunData:

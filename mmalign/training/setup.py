@@ -174,7 +174,8 @@ def _reference_name(config: RunConfig, adapter: Adapter) -> str:
         )
         source = digest([(p.name, p.stat().st_size, sha256(p)) for p in files])
     section = to_tree(config)["lora"] if _starts_adapted(config) else None
-    return digest([source, adapter.fingerprint(), config.train.precision, str(model), str(section)])
+    named = [source, adapter.fingerprint(), config.train.precision, str(model), str(section)]
+    return digest([*named, "segments"] if "segments" in config.objective.needs else named)
 
 
 def _starts_adapted(config: RunConfig) -> bool:
