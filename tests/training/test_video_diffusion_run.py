@@ -3,12 +3,14 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from adapters import tiny_families as tiny
 from cli_runs import call
 from peft import PeftModel
@@ -17,14 +19,17 @@ from tiny_runs import largest_gap, losses, metrics, same_files, weights
 
 from mmalign import api
 from mmalign.builders._media import encoded
-from mmalign.config import RunConfig, from_tree
+from mmalign.config import RunConfig, from_tree, to_tree
+from mmalign.data._media import decode
+from mmalign.data._sources import load
+from mmalign.data.jsonl import Jsonl
 from mmalign.training.checks import check_config
 from mmalign.training.console import Console
 from mmalign.training.rows import load_data
 from mmalign.training.run import run
 from mmalign.training.setup import build_engine, build_policy, micro_batches, start
 from mmalign.training.step import compute_gradients, labels_of, score_all
-from mmalign.types import Clip, Part
+from mmalign.types import Clip, Message, Part
 
 SCORES = (0.72, 0.36, 0.18, 0.24, 0.72, 0.12)  # weights 1, 2, 4, 3, 1, 6
 WEIGHTS = [0.72 / score for score in SCORES]
@@ -177,3 +182,46 @@ def test_held_out_pairs_and_answers_over_training_and_samples(
     assert (
         all(row["tuned"]["kind"] == "image" for row in results["rows"]) and (output / "report.html").exists()
     )
+
+
+@dataclass(frozen=True)
+class Busy:
+    """A judge: how much the frames of a clip differ from each other."""
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> dict[str, float]:
+        """Mean deviation of a pixel over time."""
+        return {"score": float(response.data.frames.float().std(0).mean())}
+
+
+def test_a_models_own_clips_make_pairs_to_train_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is sampled is written without loss, and every frame of it is read back."""
+    (tmp_path / "captions.txt").write_text("a cat\na dog\na red fox\n")
+    frames = {"sampling": "leading", "count": 5, "fps": 16.0}
+    made = config(folder, "wan", "own", train={"steps": 1, "batch": 2}, model={"frames": frames})
+    tree = {
+        "builder": {"name": "best_of_n", "n": 2},
+        "model": to_tree(made)["model"],
+        "prompts": str(tmp_path / "captions.txt"),
+        "judge": "test_video_diffusion_run:Busy",
+        "log": {"progress": False},
+        "output": str(tmp_path / "built"),
+    }
+    (tmp_path / "build.yaml").write_text(yaml.safe_dump(tree))
+    called = call(capsys, "build", tmp_path / "build.yaml")
+    assert called.code == 0, called.err
+    rows = [json.loads(line) for line in (tmp_path / "built" / "pairs.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and all(row["chosen"]["video"].endswith(".mkv") for row in rows)
+    data = Jsonl(path=str(tmp_path / "built" / "pairs.jsonl"))
+    clip = decode(load(data).samples[0], made.model.frames).examples["chosen"][0].response[0].data
+    assert (clip.indices, clip.total, clip.rate) == ((0, 1, 2, 3, 4), 5, 16.0)
+    trained = run(replace(made, data=((1.0, data),)))
+    assert losses(trained)[0] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_all_weights_train_where_some_never_leave_float32(folder: Path) -> None:
+    """Wan's scales and shifts, under mixed precision."""
+    output = run(config(folder, "wan", "mixed", lora=None, train={"steps": 2, "precision": "bf16"}))
+    assert all(math.isfinite(loss) for loss in losses(output))
+    assert losses(output)[0] == pytest.approx(math.log(2), abs=1e-4)
