@@ -91,8 +91,8 @@ IMAGE: dict[str, Damage] = {
     "no index": (lambda f: (f / "model_index.json").unlink(), ("model_index.json", "missing")),
     "index not JSON": (lambda f: halve(f / "model_index.json"), ("model_index.json", "not valid JSON")),
     "another pipeline": (
-        lambda f: edit(f / "model_index.json", _class_name="FluxPipeline"),
-        ("model_index.json", "StableDiffusionPipeline", "FluxPipeline"),
+        lambda f: edit(f / "model_index.json", _class_name="KandinskyPipeline"),
+        ("model_index.json", "StableDiffusionPipeline", "KandinskyPipeline"),
     ),
     "component not named": (lambda f: edit(f / "model_index.json", unet=...), ("component unet is missing",)),
     "no denoiser": (lambda f: shutil.rmtree(f / "unet"), ("model:", "component folder unet is missing")),
@@ -126,8 +126,8 @@ IMAGE: dict[str, Damage] = {
         ("scheduler_config.json", "not valid JSON"),
     ),
     "another target": (
-        lambda f: edit(f / "scheduler" / "scheduler_config.json", prediction_type="sample"),
-        ("scheduler_config.json", "prediction_type 'sample'"),
+        lambda f: edit(f / "scheduler" / "scheduler_config.json", prediction_type="score"),
+        ("scheduler_config.json", "prediction_type 'score'"),
     ),
     "inpainting": (
         lambda f: edit(f / "unet" / "config.json", in_channels=9),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mmalign.data._formats import LeftOut, columns_of, known_formats
 from mmalign.data._pairing import PairRule
+from mmalign.data._records import CANONICAL
 from mmalign.types import UserError
 
 # origin, and the row, or what is wrong with it, or why it is left out
@@ -62,8 +64,12 @@ class SourceOptions:
         fields = columns_of(known_formats(self.format))
         for name in self.columns:
             if name not in fields:
-                known = ", ".join(sorted(fields))
-                raise ValueError(f"columns: {name!r} is no canonical field; known: {known}")
+                near = difflib.get_close_matches(name, sorted(fields), n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                known = ", ".join(sorted(CANONICAL))  # a format's own are many more
+                raise ValueError(
+                    f"columns: {name!r} is no canonical field; {hint}known: {known}, and those of data.format"
+                )
 
     @property
     def folder(self) -> str:

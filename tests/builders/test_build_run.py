@@ -150,7 +150,7 @@ class Deadly(Red):
 
 def deadly(folder: Path, **fields: Any) -> Any:
     (folder / "mark").mkdir(exist_ok=True)
-    judge = {"name": "builders.test_run:Deadly", "mark": str(folder / "mark"), **fields}
+    judge = {"name": "builders.test_build_run:Deadly", "mark": str(folder / "mark"), **fields}
     return painted(folder / "out", judge=judge)
 
 
@@ -186,7 +186,7 @@ def test_a_signal_ends_it_after_the_block(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_one_process_stops_all(tmp_path: Path) -> None:
-    config = painted(tmp_path / "out", judge={"name": "builders.test_run:Broken"})
+    config = painted(tmp_path / "out", judge={"name": "builders.test_build_run:Broken"})
     first, second = on_threads(2, lambda world: build(config, world))
     assert isinstance(first, UserError) and isinstance(second, UserError)
     assert str(first) == str(second) == "prompt 'c2': is not red"
@@ -272,7 +272,7 @@ class Filmer(Painter):
 
 @dataclass(frozen=True)
 class Bright:
-    """A judge of a user's own, builders.test_run:Bright: how bright a clip is."""
+    """A judge of a user's own, builders.test_build_run:Bright: how bright a clip is."""
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
         """The mean of all values."""
@@ -282,7 +282,7 @@ class Bright:
 def test_clips_are_judged_and_come_back_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filming = replace(open_painter(), adapter=Filmer())
     monkeypatch.setattr(_run, "open_model", lambda *given: filming)
-    folder = build(painted(tmp_path / "out", judge="builders.test_run:Bright"), ALONE)
+    folder = build(painted(tmp_path / "out", judge="builders.test_build_run:Bright"), ALONE)
     samples = load(Jsonl(path=str(folder / "pairs.jsonl"))).samples
     assert len(samples) == 5
     for sample, row in zip(samples, rows(folder), strict=True):

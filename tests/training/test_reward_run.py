@@ -188,7 +188,7 @@ ANSWERS = [Part("text", text) for text in TEXTS]
 def test_final_run_folder_and_checkpoint_score_alike(done: dict[str, Path], name: str) -> None:
     expected = scores_of(done[name])
     for place in (done[name], done[name] / "final"):
-        listed = RewardModel(str(place), batch=3).score_all([PROMPT] * 4, ANSWERS)
+        listed = RewardModel(str(place), batch=3).score_many([PROMPT] * 4, ANSWERS)
         assert [one["score"] for one in listed] == pytest.approx(expected, abs=1e-5)
     assert expected[0] > expected[1] and expected[2] > expected[3]
 
@@ -209,7 +209,7 @@ def test_export(done: dict[str, Path], tmp_path: Path) -> None:
     for name, merge in (("full", False), ("lora", False), ("lora", True)):
         folder = tmp_path / f"{name}-{merge}"
         assert export(open_run(done[name]), folder, merge, torch.float32) < 1e-4
-        answers = RewardModel(str(folder)).score_all([PROMPT] * 4, ANSWERS)
+        answers = RewardModel(str(folder)).score_many([PROMPT] * 4, ANSWERS)
         assert [a["score"] for a in answers] == pytest.approx(scores_of(done[name]), abs=1e-4)
 
 
