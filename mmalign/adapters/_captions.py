@@ -51,10 +51,15 @@ class Captions:
         lengths = family.caption_lengths(pipeline)
         self._tokenizers = [(t, n) for t, n in zip(named, lengths, strict=True) if t is not None]
         self._known: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
-        self.width = min(length for _, length in self._tokenizers)
+        self.width = min(self.lengths)
         encoded = self._encode([""], True)
         empty = {name: value[0].clone() for name, value in encoded.items()}
         self.empty = {k: torch.zeros_like(v) for k, v in empty.items()} if zeros else empty
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens that each text encoder takes."""
+        return tuple(length for _, length in self._tokenizers)
 
     def read(self, prompt: Sequence[Message], where: str) -> str:
         """The caption of a prompt. Raises UserError, starting with `where`, if it has none."""

@@ -43,6 +43,8 @@ class DenoiserRows:
         self.resolution = fitting_resolution(parts, config.resolution, self._latents.factor)
         self.frames = _frames(config, parts, self._latents.frame_factor)
         self._captions = Captions(parts.family, parts.pipeline, parts.zeros_for_empty)
+        # on the device once and for all: copied for every batch, the host would wait for the device
+        self._empty = {f"empty_{name}": value.to(device) for name, value in self._captions.empty.items()}
         distribution = self._family.autoencoder.distribution
         plain = ("mean", "logvar") if distribution else ("mean",)
         mirrored = tuple(f"flipped_{name}" for name in plain) if config.flip else ()
@@ -204,7 +206,9 @@ class DenoiserRows:
             frames = "" if self.frames is None else f"/{self.frames.fingerprint()}"
             sizes = self._buckets if self._config.buckets == "aspect" else self.resolution
             mirrored = "/flip" if self._config.flip else ""
-            settings = f"{_PREPARATION}/{sizes}/{self._captions.width}{frames}{mirrored}"
+            # the number of segments stands in rows, and an index entry does not name its rows' settings
+            parted = "" if self._config.segments is None else f"/segments{self._config.segments}"
+            settings = f"{_PREPARATION}/{sizes}/{self._captions.lengths}{frames}{mirrored}{parted}"
             text = f"{fingerprint_of(self._parts)}/{settings}"
             self._fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return self._fingerprint
@@ -236,7 +240,7 @@ class DenoiserRows:
         }
         if all("segments" in row.data for _, row in picked):
             inputs["segments"] = torch.stack([row.data["segments"] for _, row in picked])
-        inputs |= {f"empty_{name}": value.to(self.device) for name, value in self._captions.empty.items()}
+        inputs |= self._empty
         return Batch(
             inputs=inputs,
             roles=tuple(roles),

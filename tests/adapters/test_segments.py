@@ -1,5 +1,6 @@
 """Errors of clips by temporal segment: which latent frame belongs to which, and means over each."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tiny_sd import prompt
 from mmalign.adapters._denoiser import Denoiser
 from mmalign.adapters._segments import by_segment, segment_of, shares
 from mmalign.adapters.diffusion import Diffusion
+from mmalign.data._row_cache import RowCache
 from mmalign.types import Clip, Example, Frames, LogProbs, Part, PreferenceSample, UserError
 
 CPU = torch.device("cpu")
@@ -121,6 +123,20 @@ def test_a_number_for_all_rows(folder: Path) -> None:
         bare.logprobs(bare.policy, batch, bare.draw(batch, [1]), SEGMENTS)
     one, two = (made.prepare(pair(made, "a", label), ROLES).rows[0].key for label in (None, [1, 1]))
     assert one == two != bare.prepare(pair(bare, "a", None), ROLES).rows[0].key
+
+
+def test_rows_found_by_their_content_have_the_number_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    """The number is no part of what a sample is read from, by which encoded rows are found again."""
+    for number in (2, 4):
+        made = adapter(folder, "modelscope", segments=number)
+        cache = RowCache(str(tmp_path), made.fingerprint())
+        found = cache.find("a", "content", {})
+        assert found is None, f"rows of {found and found.rows[0].data['segments']} segments, not {number}"
+        (encoded,) = made.encode([replace(made.prepare(pair(made, "a", None), ROLES), content="content")])
+        known: dict[str, Mapping[str, torch.Tensor]] = {}
+        cache.index(replace(encoded, rows=tuple(cache.store(row, known) for row in encoded.rows)))
+        again = cache.find("a", "content", {})
+        assert again is not None and int(again.rows[0].data["segments"]) == number
 
 
 def test_what_does_not_fit_is_refused(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """FLUX.1 dev and schnell in the diffusion adapter: packed latents, a guidance input, levels by size."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,19 @@ def test_the_guidance_told_moves_dev_and_is_refused_by_schnell(subject: Subject)
         for adapter in (subject.adapter(), *(subject.adapter(distilled_guidance=g) for g in (3.5, 1.0)))
     )
     assert torch.equal(usual, same) and not bool((usual == other).any())
+
+
+def test_captions_of_other_lengths_are_not_taken_from_the_cache(tmp_path: Path) -> None:
+    """Both members are published with the same encoders, and schnell reads half as many tokens as dev."""
+    folders = {name: tiny.FAMILIES[name](tmp_path / name, 0) for name in NAMES}
+    for part in ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"):
+        shutil.rmtree(folders["flux_schnell"] / part)
+        shutil.copytree(folders["flux"] / part, folders["flux_schnell"] / part)
+    dev, schnell = (
+        Diffusion(str(folder), resolution=32).build(torch.device("cpu")) for folder in folders.values()
+    )
+    states = [adapter._captions.empty["states"].shape[0] for adapter in (dev, schnell)]
+    assert states == [512, 256] and dev.fingerprint() != schnell.fingerprint()
 
 
 def test_the_sampler_shifts_by_size(subject: Subject) -> None:
