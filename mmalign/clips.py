@@ -73,6 +73,11 @@ class Frames:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
 
+    @property
+    def pace(self) -> float | None:
+        """Frames per second of what is chosen from any video that has so many; None: that depends on it."""
+        return self.fps if self.sampling == "leading" else None
+
     def choose(self, total: int, rate: float) -> tuple[int, ...]:
         """Places of the chosen frames among `total` frames at `rate` per second, ascending."""
         if total < 1:

@@ -247,7 +247,7 @@ class Denoiser(PathSampling):
         return self._media((self._latents.decode(latents) / 2 + 0.5).clamp(0, 1).float().cpu())
 
     def _clip(self, pixels: Tensor) -> Clip:
-        rate, count = self._family.frame_rate, len(pixels)
+        rate, count = self.clip_rate, len(pixels)
         frames = (pixels * 255).round().clamp(0, 255).to(torch.uint8)
         return Clip(frames, tuple(range(count)), tuple(i / rate for i in range(count)), rate, count, "memory")
 
@@ -320,7 +320,7 @@ class Denoiser(PathSampling):
             told = self._family.sizes([side, side, 0, 0, side, side]).to(self.device)
             condition["time_ids"] = told.expand(len(texts), -1)
         if self._family.clip_scale is not None:
-            scale = self._family.clip_scale(self._parts.pipeline, self._family.frame_rate).to(self.device)
+            scale = self._family.clip_scale(self._parts.pipeline, self.clip_rate).to(self.device)
             condition["scale"] = scale.expand(len(texts), -1)
         return condition
 

@@ -74,6 +74,12 @@ class DenoiserRows:
 
     def check(self, sample: PreferenceSample, roles: Sequence[str]) -> tuple[str, ...]:
         """What is shortened or enlarged in the sample: captions longer than a text encoder takes lose their
+    @property
+    def clip_rate(self) -> float:
+        """Frames per second of sampled clips: those that clips are cut at, or else the family's own."""
+        pace = None if self.frames is None else self.frames.pace
+        return pace or self._family.frame_rate
+
         end, as is usual for these families. Raises UserError unless every response of the roles is one
         picture, or one clip of the right length, under one caption."""
         found = []

@@ -92,7 +92,7 @@ class Family:
     largest: Callable[[Any], int | None] = lambda denoiser: None  # side of latents it can place
     num_frames: int = 16  # of a clip, unless the config says
     most_frames: Callable[[Any], int | None] = lambda pipeline: None  # that the denoiser takes
-    frame_rate: float = 8.0  # frames per second of sampled clips
+    frame_rate: float = 8.0  # frames per second of sampled clips, unless clips are cut at another rate
     # (pipeline, frames per second) -> what the denoiser is told of a clip's time and size, `scale`
     clip_scale: Callable[[Any, float], Tensor] | None = None
     noisiest: float = 1.0  # share of the noise levels it was trained on

@@ -173,7 +173,7 @@ def test_held_out_pairs_and_answers_over_training_and_samples(
     (made_clip,) = (output / "samples").iterdir()
     (part,) = api.sample(output, ["cat 1"])
     assert made_clip.suffix == ".webp" and part.kind == "video"
-    assert part.data.frames.shape == (5, 3, 32, 32) and part.data.rate == 16.0
+    assert part.data.frames.shape == (5, 3, 32, 32) and part.data.rate == 8.0
     with Image.open(made_clip) as moving:
         assert moving.size == (32, 32) and getattr(moving, "n_frames", 1) == 5
     done = call(capsys, "evaluate", output)

@@ -2,8 +2,8 @@
 
 In training the noise levels are not shifted by size; `timesteps.shift` shifts them by a fixed factor.
 Sampling is Euler's method with upstream's shift by size. Every clip is told its own frames per second as it
-was cut; those that are sampled are told 25. Decoders that are told a noise level are told zero, without
-noise, as upstream's pipeline does by default.
+was cut; those that are sampled are told the rate that `frames` asks for, or 25. Decoders that are told a
+noise level are told zero, without noise, as upstream's pipeline does by default.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import T5EncoderModel, T5Tokenizer
 from mmalign.adapters._families import Autoencoder, Condition, Family
 from mmalign.adapters.families._flow import check_numbers, even_grid
 from mmalign.adapters.families._unet import check_channels
+from mmalign.types import UserError
 
 _TOKENS = 128
 
@@ -80,7 +81,11 @@ def _predict(model: Any, noised: Tensor, time: Tensor, condition: Condition) -> 
 
 
 def _grid(scheduler: Any, steps: int, shape: Sequence[int]) -> None:
-    """Even steps shifted by the number of latents [C, F, h, w]."""
+    """Even steps shifted by the number of latents [C, F, h, w], the last one stretched to a given level."""
+    if steps == 1 and scheduler.config.get("shift_terminal"):
+        raise UserError(
+            "model.generation.steps: must be 2 or more for an LTXPipeline: its last level is fixed"
+        )
     _, frames, height, width = shape
     even_grid(scheduler, steps, frames * height * width)
 

@@ -9,9 +9,11 @@ import torch
 from adapters import tiny_families as tiny
 from adapters.family_contract import edited, every_check
 from adapters.family_subject import ROLES, Subject, drawn, error, euler, flow_noise
+from adapters.tiny_sd import prompt
 from diffusers import AutoencoderKLLTXVideo
 from torch import Tensor
 
+from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters.families._flow import even_grid, shift_of
 from mmalign.adapters.families.ltx_video import FAMILY
 from mmalign.types import Clip, Example, Frames, Part, PreferenceSample, UserError
@@ -98,6 +100,24 @@ def test_every_side_is_told_its_own_rate(subject: Subject) -> None:
     same, other = both(8.0, 8.0), both(8.0, 25.0)
     assert same[0] == pytest.approx(same[1], abs=1e-7) and same[0] == pytest.approx(other[0], abs=1e-7)
     assert abs(other[1] - other[0]) > 1e-5
+
+
+@torch.no_grad()
+def test_sampled_clips_are_told_the_rate_that_clips_are_cut_at(subject: Subject) -> None:
+    for frames, rate in ((Frames("leading", 9, 8.0), 8.0), (Frames("uniform", 9), 25.0)):
+        adapter = subject.adapter(frames=frames, generation=Generation(steps=2, guidance=1.0))
+        with tiny.recorded(adapter.policy) as calls:
+            (part,) = adapter.generate(adapter.policy, [prompt("a cat")], [1])
+        assert len(calls) == 2
+        assert float(calls[0].inputs["rope_interpolation_scale"][0]) == pytest.approx(4 / rate)
+        assert part.data.rate == part.data.sampled_rate == rate
+
+
+def test_one_step_is_refused(subject: Subject) -> None:
+    """The first level is 1 and the last one 0.1."""
+    adapter = subject.adapter(generation=Generation(steps=1))
+    with pytest.raises(UserError, match=r"^model\.generation\.steps: must be 2 or more"):
+        adapter.generate(adapter.policy, [prompt("a cat")], [1])
 
 
 def test_rates_are_part_of_what_the_cache_is_named_by(subject: Subject) -> None:
