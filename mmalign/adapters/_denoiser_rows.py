@@ -16,6 +16,7 @@ from mmalign.adapters._autoencoder import Latents
 from mmalign.adapters._buckets import Frame, Size, bucket_sizes, sample_bucket
 from mmalign.adapters._captions import Captions
 from mmalign.adapters._clip_pixels import clip_of, clip_pixels
+from mmalign.adapters._long_captions import LongCaptions
 from mmalign.adapters._pictures import fitted, picture_of
 from mmalign.adapters._pipeline import Parts, fitting_resolution
 from mmalign.adapters._pipeline_saving import fingerprint_of
@@ -42,7 +43,8 @@ class DenoiserRows:
         self._latents = Latents(parts.family, parts.pipeline, device)
         self.resolution = fitting_resolution(parts, config.resolution, self._latents.factor)
         self.frames = _frames(config, parts, self._latents.frame_factor)
-        self._captions = Captions(parts.family, parts.pipeline, parts.zeros_for_empty)
+        read = LongCaptions if config.long_captions == "segments" else Captions
+        self._captions: Captions = read(parts.family, parts.pipeline, parts.zeros_for_empty)
         # on the device once and for all: copied for every batch, the host would wait for the device
         self._empty = {f"empty_{name}": value.to(device) for name, value in self._captions.empty.items()}
         distribution = self._family.autoencoder.distribution
@@ -72,14 +74,14 @@ class DenoiserRows:
         """Frames of a clip; None for pictures."""
         return None if self.frames is None else self.frames.count
 
-    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> tuple[str, ...]:
-        """What is shortened or enlarged in the sample: captions longer than a text encoder takes lose their
     @property
     def clip_rate(self) -> float:
         """Frames per second of sampled clips: those that clips are cut at, or else the family's own."""
         pace = None if self.frames is None else self.frames.pace
         return pace or self._family.frame_rate
 
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> tuple[str, ...]:
+        """What is shortened or enlarged in the sample: captions longer than a text encoder takes lose their
         end, as is usual for these families. Raises UserError unless every response of the roles is one
         picture, or one clip of the right length, under one caption."""
         found = []
@@ -214,7 +216,8 @@ class DenoiserRows:
             mirrored = "/flip" if self._config.flip else ""
             # the number of segments stands in rows, and an index entry does not name its rows' settings
             parted = "" if self._config.segments is None else f"/segments{self._config.segments}"
-            settings = f"{_PREPARATION}/{sizes}/{self._captions.lengths}{frames}{mirrored}{parted}"
+            said = "" if self._config.long_captions == "cut" else "/by sentence"
+            settings = f"{_PREPARATION}/{sizes}/{self._captions.lengths}{frames}{mirrored}{parted}{said}"
             text = f"{fingerprint_of(self._parts)}/{settings}"
             self._fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return self._fingerprint

@@ -45,6 +45,9 @@ class Diffusion:
     # for, from the start, at its own rate
     frames: Frames | None = None
     segments: int | None = None  # equal parts of every clip's time, scored apart; null: as a row's label says
+    # cut: a text encoder does not see the end of a caption too long for it; segments: CLIP towers read every
+    # sentence alone, and 240 of their states stand side by side (LongAlign, arXiv 2410.11817)
+    long_captions: Literal["cut", "segments"] = "cut"
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged
     timesteps: TimestepRange = field(default_factory=TimestepRange)

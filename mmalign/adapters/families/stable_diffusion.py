@@ -44,6 +44,7 @@ FAMILY = Family(
     predict=_predict,
     caption_lengths=lambda pipeline: (clip_length(pipeline.tokenizer, pipeline.text_encoder),),
     guidance=7.5,
+    sentences=True,
     check=_check,
     settings=MappingProxyType(
         {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

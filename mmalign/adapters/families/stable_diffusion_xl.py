@@ -77,6 +77,7 @@ FAMILY = Family(
         clip_length(pipeline.tokenizer_2, pipeline.text_encoder_2),
     ),
     guidance=5.0,
+    sentences=True,
     exact=frozenset({"time_ids"}),  # half precision has no 1023
     sizes=time_ids,
     check=_check,
