@@ -145,7 +145,7 @@ class Denoiser(PathSampling):
         told = self._told(model, batch, draw)
         if inversion.whole:
             clean = self._latents.normalised(batch.inputs["mean"])
-            guidance = torch.full((len(clean),), inversion.guidance, device=self.device)
+            guidance = torch.full((len(clean),), inversion.guidance)  # on the CPU, where reading is free
             return {**whole_paths(told, clean, inversion), "path_guidance": guidance}
         x0, timestep = self._clean_latents(batch, draw), draw["timestep"][batch.row_sample]
         noise = implied_noise(told, x0, timestep, inversion, seeds, batch.row_sample)

@@ -82,7 +82,8 @@ def _kept(paths: PathCache, engine: Engine, micro: Micro, batch: Batch, how: Inv
         ]
     known = [entry for entry in entries if entry is not None]
     device = engine.world.device
-    return {name: torch.stack([entry[name] for entry in known]).to(device) for name in _KEPT}
+    found = {name: torch.stack([entry[name] for entry in known]) for name in _KEPT}
+    return {name: value if name == "path_guidance" else value.to(device) for name, value in found.items()}
 
 
 def _rows(encoded: Sequence[Prepared], batch: Batch) -> list[Row]:

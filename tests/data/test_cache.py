@@ -171,3 +171,17 @@ def test_several_processes_write_the_same_keys(tmp_path: Path) -> None:
     for worker in workers:
         worker.join(10)
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+
+
+def test_a_file_is_verified_once_and_again_when_it_changes(tmp_path: Path) -> None:
+    cache = TensorCache(tmp_path)
+    cache.put("a", {"x": torch.arange(4.0)})
+    assert cache.get("a") is not None
+    path = cache.path("a")
+    broken = bytearray(path.read_bytes())
+    broken[-1] ^= 1
+    path.write_bytes(bytes(broken))
+    os.utime(path, ns=(1, 1))
+    with pytest.warns(UserWarning, match="does not match its checksum"):
+        assert cache.get("a") is None
+    assert cache.damaged == 1
