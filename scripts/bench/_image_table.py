@@ -1,0 +1,91 @@
+"""The page of shapes_image.py, written from its finished runs."""
+
+import statistics
+from collections.abc import Sequence
+
+from _image_runs import Arm, Cell
+from _intervals import changes, interval, percent, points, wins
+
+ABOUT = """\
+# Objectives on the built-in image model
+
+Every run trains the same 71,680 LoRA weights (rank 8) on the same 600 rendered pairs (filled shapes over
+outlines) from the same base, {steps} steps of {batch} pairs unless the row says otherwise. Rates were chosen
+on validation prompts. Base and tuned model answer the same 200 held-out prompts from the same noise (10 DDIM
+steps, guidance 3).
+
+- *judge*: win rate over the base by the exact judge's score, prompt facts that hold + solidity / 2. *style*:
+  win rate by solidity alone. Ties count one half. Brackets are 95 % bootstrap intervals, over prompts and,
+  where there are several, seeds (single seeds in parentheses).
+- *facts*: change of the share of the prompt's facts that hold. *drift*: mean squared difference from the
+  base's picture of the same noise, x 1000, pixel values from 0 to 1.
+- *passes*: thousands of pictures through the denoiser; one with a gradient counts three. *seconds*: of one
+  run's training on the processor.
+- *tint* rows prefer a pale blue ground, which no picture of the base's pretraining has, over the grey one of
+  the same scene. Their style is how blue the ground is.
+
+{remarks}"""
+REMARKS = ""
+HEAD = "| run | lr | steps | judge | style | style, mean | facts | drift | passes | seconds |"
+
+
+def page(cells: Sequence[Cell], arms: Sequence[Arm], used: str) -> str:
+    """The whole page."""
+    ran = [c for c in cells if c["split"] == "heldout" and "steps" in c]
+    first = ran[0] if ran else {"steps": "?", "batch": "?"}
+    about = ABOUT.format(steps=first["steps"], batch=first["batch"], remarks=REMARKS)
+    made = f"Made by `scripts/bench/shapes_image.py` on one CPU thread with {used}."
+    parts = [about.rstrip(), made, "## Held-out prompts", table(cells, arms)]
+    if any(c["split"] == "validation" for c in cells):
+        parts += ["## Learning rates, on 64 validation prompts, one seed", selection(cells)]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(cells: Sequence[Cell], arms: Sequence[Arm]) -> str:
+    """One row per run that is there."""
+    own = [c for c in cells if c["split"] == "heldout"]
+    base = [c for c in own if "steps" not in c]
+    lines = [HEAD, "|" + "---|" * HEAD.count(" |")]
+    for arm in arms:
+        runs = sorted((c for c in own if c["run"] == arm.name), key=lambda c: int(c["seed"]))
+        if runs and base:
+            lines.append(_row(arm, runs, base[0]))
+    return "\n".join(lines)
+
+
+def _row(arm: Arm, runs: Sequence[Cell], base: Cell) -> str:
+    rates = []
+    for key in ("score", arm.style):
+        won = [wins(run[key], base[key]) for run in runs]
+        seeds = "/".join(f"{100 * statistics.fmean(row):.0f}" for row in won)
+        rates.append(percent(interval(won)) + (f" ({seeds})" if len(won) > 1 else ""))
+    style = f"{statistics.fmean(base[arm.style]):.2f} -> {_mean(runs, arm.style):.2f}"
+    facts = points(changes([base["faithfulness"]] * len(runs), [run["faithfulness"] for run in runs]))
+    judge = rates[0] if arm.style == "solid" else ""
+    fields = [arm.name, f"{runs[0]['lr']:g}", str(runs[0]["steps"]), judge, rates[1], style, facts]
+    fields += [f"{1000 * _mean(runs, 'drift'):.2f}", f"{runs[0]['passes'] / 1000:.1f}"]
+    return f"| {' | '.join([*fields, _seconds(runs)])} |"
+
+
+def selection(cells: Sequence[Cell]) -> str:
+    """Win rate by the judge's score, change of the facts in points and drift, for every rate tried."""
+    own = [c for c in cells if c["split"] == "validation"]
+    base = [c for c in own if "steps" not in c]
+    tried = [c for c in own if "steps" in c]
+    lines = ["| objective | lr | judge | style | facts, points | drift |", "|---|---|---|---|---|---|"]
+    for cell in sorted(tried, key=lambda c: (str(c["run"]), float(c["lr"]))):
+        rates = [statistics.fmean(wins(cell[key], base[0][key])) for key in ("score", "solid")]
+        facts = 100 * (statistics.fmean(cell["faithfulness"]) - statistics.fmean(base[0]["faithfulness"]))
+        moved = 1000 * statistics.fmean(cell["drift"])
+        fields = [cell["run"], f"{cell['lr']:g}", *(f"{rate:.1%}" for rate in rates)]
+        lines.append(f"| {' | '.join([*fields, f'{facts:+.1f}', f'{moved:.2f}'])} |")
+    return "\n".join(lines)
+
+
+def _mean(runs: Sequence[Cell], key: str) -> float:
+    return statistics.fmean(value for run in runs for value in run[key])
+
+
+def _seconds(runs: Sequence[Cell]) -> str:
+    """Of one run, on the processor."""
+    return f"{statistics.fmean(run['cpu_seconds'] for run in runs):.0f}"

@@ -1,0 +1,143 @@
+"""What do the objectives do to the built-in image model? One table, with controls, on held-out prompts.
+
+Every run is a shipped config of configs/objectives/diffusion: the same pairs, batch, steps and LoRA, with the
+learning rate that did best on validation prompts (--sweep). A finished run is one line of
+results/shapes_image.jsonl and is not run again; results/shapes_image.md is written anew from these lines.
+
+    python scripts/bench/shapes_image.py            # 200 held-out prompts, up to three seeds: about 40 min
+    python scripts/bench/shapes_image.py --quick    # 32 prompts, 20 steps, first three runs; prints only
+    python scripts/bench/shapes_image.py --sweep    # 64 validation prompts at three learning rates
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from _image_runs import (
+    ARMS,
+    ROOT,
+    Arm,
+    Cell,
+    Pictures,
+    asked,
+    drift,
+    open_for_sampling,
+    pixels,
+    sampled,
+    scores,
+    trained,
+)
+from _image_table import page, selection, table
+
+from mmalign.training.record import versions
+
+RESULTS = Path(__file__).parent / "results"
+RATES = (2.0e-4, 5.0e-4, 1.0e-3)
+PROMPTS = {"heldout": 200, "validation": 64}
+QUICK_PROMPTS, QUICK_STEPS, QUICK_ARMS = 32, 20, 3
+BASE = "base"
+
+
+class Bench:
+    """The finished runs of one file, and what is needed for more."""
+
+    def __init__(self, file: Path, folder: Path, count: int | None = None, steps: int | None = None) -> None:
+        """`count` and `steps` stand in for the usual numbers of prompts and steps."""
+        self.file, self.folder, self.count, self.steps = file, folder, count, steps
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.cells: list[Cell] = [json.loads(line) for line in lines]
+
+    def found(self, split: str, name: str, seed: int, lr: float | None = None) -> Cell | None:
+        """The finished run of that name, if there is one."""
+        for cell in self.cells:
+            if (cell["split"], cell["run"], cell["seed"]) == (split, name, seed) and lr in (None, cell["lr"]):
+                return cell
+        return None
+
+    def add(self, arm: Arm, split: str, seed: int, lr: float | None = None) -> None:
+        """Train one run and score it, unless it is there."""
+        if self.found(split, arm.name, seed, lr):
+            return
+        steps = self.steps if arm.compute_of is None else self._equal_steps(split, arm, seed)
+        changes = [] if lr is None else [f"train.lr={lr}"]
+        name = arm if lr is None else replace(arm, name=f"{arm.name} {lr:g}")
+        cell, folder = trained(name, seed, steps, changes, self.folder / split)
+        run = open_for_sampling(folder)
+        prompts = asked(split, self.count or PROMPTS[split])
+        base = self.folder / f"{split}-{len(prompts)}.npy"
+        if not base.exists() or not self.found(split, BASE, 0):
+            pictures = sampled(run, True, prompts)
+            np.save(base, pixels(pictures))
+            if not self.found(split, BASE, 0):
+                self._write({"run": BASE, "seed": 0, "split": split, "lr": None} | scores(prompts, pictures))
+        pictures = sampled(run, False, prompts)
+        before: Pictures = np.load(base)
+        cell |= {"run": arm.name, "split": split, "style": arm.style}
+        self._write(cell | {"drift": drift(pixels(pictures), before)} | scores(prompts, pictures))
+
+    def _equal_steps(self, split: str, arm: Arm, seed: int) -> int:
+        """Steps of an objective that take the passes of another one's run; both have to be there."""
+        other, own = (self.found(split, name, seed) for name in (arm.compute_of or "", arm.config))
+        if other is None or own is None:
+            raise SystemExit(f"{arm.name}: run {arm.compute_of} and {arm.config} first")
+        return max(1, round(other["passes"] / (own["passes"] / own["steps"])))
+
+    def _write(self, cell: Cell) -> None:
+        self.cells.append(cell)
+        with self.file.open("a") as out:
+            out.write(json.dumps(cell) + "\n")
+
+
+def order(arms: Sequence[Arm]) -> Iterator[tuple[Arm, int]]:
+    """First seeds first, so that a part of the table is the most telling part."""
+    for seed in range(3):
+        for arm in arms:
+            if seed < arm.seeds:
+                yield arm, seed
+
+
+def sweep(bench: Bench, arms: Sequence[Arm], rates: Sequence[float]) -> None:
+    """Every config at every rate, on validation prompts; controls take the rate of what they control."""
+    for arm in arms:
+        if not arm.changes and arm.compute_of is None:
+            for rate in rates:
+                bench.add(arm, "validation", 0, rate)
+                print(selection(bench.cells), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few prompts and steps; nothing is kept")
+    parser.add_argument("--sweep", action="store_true", help="choose learning rates on validation prompts")
+    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
+    parser.add_argument("--only", nargs="*", choices=[arm.name for arm in ARMS], help="these runs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    arms = [arm for arm in ARMS if options.only is None or arm.name in options.only]
+    folder = ROOT / "runs" / "shapes_image"
+    if options.quick:
+        folder = folder / "quick"
+        bench = Bench(folder / "cells.jsonl", folder, QUICK_PROMPTS, QUICK_STEPS)
+        for arm in arms[:QUICK_ARMS]:
+            bench.add(arm, "heldout", 0)
+        print(f"quick: {QUICK_PROMPTS} prompts, {QUICK_STEPS} steps, one seed; no figure of it counts\n")
+        print(table(bench.cells, arms))
+        return
+    bench = Bench(RESULTS / "shapes_image.jsonl", folder)
+    if options.sweep:
+        sweep(bench, arms, options.rates)
+    else:
+        for arm, seed in order(arms):
+            bench.add(arm, "heldout", seed)
+            print(table(bench.cells, ARMS), flush=True)
+    used = ", ".join(f"{name} {version}" for name, version in versions().items())
+    (RESULTS / "shapes_image.md").write_text(page(bench.cells, ARMS, used))
+
+
+if __name__ == "__main__":
+    main()
