@@ -7,6 +7,7 @@ import pickle
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,12 @@ def load_tokenizer(folder: Path, loader: Any) -> Any:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (folder / name).exists():
             read_json(folder / name)
+    pieces = [name for name in ("spiece.model", "tokenizer.model") if (folder / name).exists()]
+    if pieces and not (folder / "tokenizer.json").exists() and find_spec("sentencepiece") is None:
+        raise UserError(
+            f"{folder}/{pieces[0]}: needs the package sentencepiece, there being no tokenizer.json; "
+            "pip install 'mmalign[sentencepiece]'"
+        )
     with readable_errors(f"{folder}: tokenizer"):
         return loader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
 

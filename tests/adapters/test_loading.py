@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_lm import build_model, build_tokenizer, save_tiny
+from transformers import T5Tokenizer
 
 from mmalign.adapters import _loading
 from mmalign.adapters.text import Text
@@ -233,3 +234,18 @@ def test_bfloat16_and_the_files_own_type(folder: Path) -> None:
         assert next(Text(path=str(folder)).build(CPU, asked).policy.parameters()).dtype == asked
     fixed = Text(path=str(folder), dtype="float32").build(CPU, torch.bfloat16)
     assert next(fixed.policy.parameters()).dtype == torch.float32
+
+
+def test_sentence_pieces_without_their_package_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As T5's tokenizer of CogVideoX is published."""
+    (tmp_path / "spiece.model").write_bytes(b"pieces")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    monkeypatch.setattr(_loading, "find_spec", lambda name: None)
+    with pytest.raises(UserError) as caught:
+        _loading.load_tokenizer(tmp_path, T5Tokenizer)
+    assert str(caught.value) == (
+        f"{tmp_path}/spiece.model: needs the package sentencepiece, there being no tokenizer.json; "
+        "pip install 'mmalign[sentencepiece]'"
+    )
