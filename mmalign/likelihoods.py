@@ -145,15 +145,17 @@ class LogProbs:
         )
 
     def take(self, rows: Tensor) -> LogProbs:
-        """The same record for a selection of rows, [n] long."""
+        """The same record for a selection of rows, [n] long on the CPU."""
+        # indexing a device's tensor by one on the CPU would make the host wait for all work of the device
+        there = rows.to(self.values.device, non_blocking=True)
 
         def pick(values: Tensor | None) -> Tensor | None:
-            return None if values is None else values[rows]
+            return None if values is None else values[there]
 
         return replace(
             self,
-            values=self.values[rows],
-            mask=self.mask[rows],
+            values=self.values[there],
+            mask=self.mask[there],
             sample=self.sample[rows],
             slot=self.slot[rows],
             weights=pick(self.weights),

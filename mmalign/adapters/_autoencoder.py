@@ -78,7 +78,12 @@ class Latents:
         return (latents - self._wide(self._offset, latents)) * self._wide(self._factor, latents)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] or clips [B, F, 3, H, W] in -1..1 from normalised latents, graph kept."""
+        """Pictures [B, 3, H, W] or clips [B, F, 3, H, W] in -1..1 from normalised latents, graph kept; in the
+        autoencoder's own float32 also where autocast has the denoiser in half precision."""
+        with torch.autocast(self._device.type, enabled=False):
+            return self._decoded(latents.float())
+
+    def _decoded(self, latents: Tensor) -> Tensor:
         raw = latents / self._wide(self._factor, latents) + self._wide(self._offset, latents)
         hook = self._family.autoencoder.decode
         if not self._family.video:

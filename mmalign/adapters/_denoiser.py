@@ -99,8 +99,8 @@ class Denoiser(PathSampling):
         if "path_led" in draw:
             return score_path(self._told(model, batch, draw), batch, draw, needs)
         x0, condition = self._clean_latents(batch, draw), self._row_conditions(batch, draw)
-        timestep = draw["timestep"][batch.row_sample]
-        noise = draw["row_noise"] if "row_noise" in draw else draw["noise"][batch.row_sample]
+        timestep = _of_rows(draw["timestep"], batch)
+        noise = draw["row_noise"] if "row_noise" in draw else _of_rows(draw["noise"], batch)
         x0 = x0.unsqueeze(1).expand_as(noise).flatten(0, 1)
         eps, t = noise.flatten(0, 1), timestep.flatten()
         condition = {name: value.repeat_interleave(timestep.shape[1], 0) for name, value in condition.items()}
@@ -147,7 +147,7 @@ class Denoiser(PathSampling):
             clean = self._latents.normalised(batch.inputs["mean"])
             guidance = torch.full((len(clean),), inversion.guidance)  # on the CPU, where reading is free
             return {**whole_paths(told, clean, inversion), "path_guidance": guidance}
-        x0, timestep = self._clean_latents(batch, draw), draw["timestep"][batch.row_sample]
+        x0, timestep = self._clean_latents(batch, draw), _of_rows(draw["timestep"], batch)
         noise = implied_noise(told, x0, timestep, inversion, seeds, batch.row_sample)
         return {"row_noise": noise}
 
@@ -164,18 +164,18 @@ class Denoiser(PathSampling):
         """Clean latents [N, C, ...], normalised as the denoiser knows them."""
         moments = {name: batch.inputs[name] for name in ("mean", "logvar") if name in batch.inputs}
         if self._config.flip:
-            mirrored = draw["flip"][batch.row_sample].reshape(-1, *[1] * (moments["mean"].ndim - 1))
+            mirrored = _of_rows(draw["flip"], batch).reshape(-1, *[1] * (moments["mean"].ndim - 1))
             moments = {n: torch.where(mirrored, batch.inputs[f"flipped_{n}"], v) for n, v in moments.items()}
         latents = moments["mean"]
         if self._config.vae_sample and "logvar" in moments:
             deviation = torch.exp(0.5 * moments["logvar"].clamp(-30.0, 20.0))
-            latents = latents + deviation * draw["latent_noise"][batch.row_sample]
+            latents = latents + deviation * _of_rows(draw["latent_noise"], batch)
         return self._latents.normalised(latents)
 
     def _row_conditions(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
         """What the denoiser is told of every row; a dropped caption leaves its picture's sizes in place."""
         condition = {name: batch.inputs[name] for name in self._family.conditions}
-        dropped = draw["drop"][batch.row_sample]
+        dropped = _of_rows(draw["drop"], batch)
         for name in self._captions.empty:
             shaped = dropped.reshape(-1, *[1] * (condition[name].ndim - 1))
             condition[name] = torch.where(shaped, batch.inputs[f"empty_{name}"], condition[name])
@@ -340,6 +340,12 @@ class Denoiser(PathSampling):
             save_pipeline(self._parts, model, folder)
         else:
             save_lora(self._parts, model, folder, lora)
+
+
+def _of_rows(values: Tensor, batch: Batch) -> Tensor:
+    """What samples have, [S, ...], for each of their rows, [N, ...]. The index goes to the device first: by
+    one on the CPU the host would wait for all work of the device."""
+    return values[batch.row_sample.to(values.device, non_blocking=True)]
 
 
 def _check_noise(config: Diffusion, schedule: Schedule, bounds: tuple[int, int], family: str) -> None:

@@ -62,7 +62,7 @@ def implied_noise(
         shape = (draws, levels.shape[1], *x0.shape[1:])
         streams = [torch.Generator().manual_seed(derive_seed(seed, 0, "", "jitter")) for seed in seeds]
         noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(x0.device)
-        jitter = inversion.jitter * noise[sample].flatten(0, 1)
+        jitter = inversion.jitter * noise[sample.to(noise.device, non_blocking=True)].flatten(0, 1)
     path, _ = walk(
         lambda x, level, places: told.predict(x, level, places // draws, inversion.guidance),
         schedule,

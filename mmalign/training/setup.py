@@ -244,8 +244,9 @@ def _score_into(
         for role, scored in score(live, micro, "reference", roles, purpose).items():
             for row in range(len(scored.values)):
                 sample, seed = given[micro.items[int(scored.sample[row])].id]
-                place = torch.tensor([row], device=scored.values.device)
-                cache.store(sample, role, int(scored.slot[row]), seed, scored.take(place))
+                cache.store(
+                    sample, role, int(scored.slot[row]), seed, scored.take(torch.tensor([row]))
+                )
 
 
 # ---------------------------------------------------------------- batches, first checks, final weights

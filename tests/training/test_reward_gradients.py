@@ -117,6 +117,21 @@ def test_a_batch_samples_like_its_samples_alone(bench: Bench) -> None:
         assert torch.allclose(single[0], together[place], atol=1e-5)
 
 
+def test_pictures_stay_in_float32_under_mixed_precision(bench: Bench) -> None:
+    """Half precision would leave 8 bits of every pixel to the reward, and some autoencoders overflow."""
+    config = config_of(bench, OBJECTIVES["refl"], train={"batch": 2, "precision": "bf16"})
+    engine, (micro,) = engine_of(config)
+    batch = engine.adapter.collate(micro.encoded, ["prompt"])
+    walk = engine.objective.rollout
+    pixels = engine.scorer(batch, {}, engine.needs, "policy", walk, [1, 2])
+    assert pixels.dtype == torch.float32 and pixels.requires_grad
+    latents = engine.adapter._latents  # type: ignore[attr-defined]
+    clean = torch.randn(1, 4, 16, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = latents.decode(clean)
+    assert torch.equal(half, latents.decode(clean))
+
+
 def test_what_is_held_grows_little_with_the_steps(bench: Bench) -> None:
     held = {}
     for last in (1, 4):
