@@ -64,9 +64,11 @@ def without_config(adapter: str) -> list[str]:
 def tried(path: Path, steps: int, folder: Path) -> Tried:
     """Run one config for `steps` steps with its output in `folder`."""
     overrides = [f"train.steps={steps}", "train.warmup_steps=0", "log={every: 1, progress: false}"]
-    overrides += [f"output={folder / path.stem}", f"cache={folder / 'cache'}", f"heldout.num={HELDOUT}"]
+    overrides += [f"output={folder / path.stem}", f"cache={folder / 'cache'}"]
     began = time.perf_counter()
     try:
+        if api.load_config(path).heldout is not None:
+            overrides.append(f"heldout.num={HELDOUT}")
         run = api.train(path, *overrides)
     except UserError as error:
         return Tried(path.stem, time.perf_counter() - began, fault=f"refused: {error}")
