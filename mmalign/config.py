@@ -20,6 +20,7 @@ from mmalign._build import build_named, build_plain, named_tree, plain_tree, ref
 from mmalign._evaluation import Evaluation, evaluation_from, evaluation_schema, evaluation_tree
 from mmalign._evaluation import prompt_file as prompt_file
 from mmalign._names import KINDS, class_of, name_of
+from mmalign._online import Online, online_from, online_schema, online_tree
 from mmalign._yaml import apply_overrides, parse_file
 from mmalign.objectives._sum import WeightedSum
 from mmalign.types import UserError
@@ -104,7 +105,8 @@ class Train:
     draws: str = "fresh"  # or fixed:K, K noise draws per sample used in turn
     # deferred: steps of a path a few at a time, in memory that does not grow with their number
     backward: Literal["auto", "direct", "chunked", "deferred"] = "auto"
-    step_chunk: int | None = None  # of deferred: steps of a path per forward; null: 1
+    # steps of a path per forward; null: 1 with deferred, all with chunked
+    step_chunk: int | None = None
     save_every: int | None = None  # null: only at the end
     keep: int = 2
     eval_every: int | None = None  # null: at the start and the end
@@ -117,8 +119,8 @@ class Train:
             raise ValueError("steps: give exactly one of steps and epochs")
         for name in ("steps", "epochs", "batch", "micro_batch", "lr", "eps", "schedule_steps", "clip"):
             _positive(name, getattr(self, name))
-        if self.step_chunk is not None and self.backward != "deferred":
-            raise ValueError("step_chunk: only read with backward deferred")
+        if self.step_chunk is not None and self.backward not in ("chunked", "deferred"):
+            raise ValueError("step_chunk: only read with backward chunked or deferred")
         _positive("step_chunk", self.step_chunk)
         for name in ("save_every", "keep", "eval_every", "max_bad_steps", "timeout_s"):
             _positive(name, getattr(self, name))
@@ -170,6 +172,7 @@ class RunConfig:
     heldout: Any = None
     transforms: tuple[Any, ...] = ()
     reward: Any = None  # what an objective on sampled media trains on, a scorer from rewards/
+    online: Online | None = None  # samples are made in rounds, by the policy itself
     views: Views = field(default_factory=Views)
     reference: Reference = field(default_factory=Reference)
     lora: Lora | None = None
@@ -213,7 +216,7 @@ def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> 
     for name, value in tree.items():
         here = f"{where}: {name}"
         if value is None:
-            if name in ("lora", "heldout", "reward", "cache"):
+            if name in ("lora", "heldout", "reward", "online", "cache"):
                 sections[name] = None
             elif name in ("model", "data", "objective", "train"):
                 raise UserError(f"{here}: the section is empty")
@@ -224,6 +227,8 @@ def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> 
             sections[name] = build_plain(_SCALARS[name], value, here)
         elif name == "evaluation":
             sections[name] = evaluation_from(value, here, allow_code)
+        elif name == "online":
+            sections[name] = online_from(value, here, allow_code)
         elif name in ("model", "heldout", "reward"):
             sections[name] = build_named(KINDS[name], value, here, allow_code)
         elif name == "data":
@@ -289,6 +294,8 @@ def to_tree(config: RunConfig) -> dict[str, Any]:
             tree[name] = None if value is None else named_tree(KINDS[name], value)
         elif name == "evaluation":
             tree[name] = evaluation_tree(value)
+        elif name == "online":
+            tree[name] = online_tree(value)
         else:
             tree[name] = plain_tree(value)
     return tree
@@ -337,7 +344,7 @@ def schema() -> dict[str, Any]:
     for section in ("data", "objective", "transforms"):
         many = {"type": "array", "items": named(section, weighted=section != "transforms")}
         properties[section] = {"anyOf": [named(section), many]}
-    properties["evaluation"] = evaluation_schema()
+    properties["evaluation"], properties["online"] = evaluation_schema(), online_schema()
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mmalign run",

@@ -28,7 +28,7 @@ RANKS = {
     "cli": 9,
     "__main__": 10, "__init__": 10,
 }  # fmt: skip
-BESIDE_CONFIG = {"_build", "_evaluation", "_names", "_schema", "_yaml"}
+BESIDE_CONFIG = {"_build", "_evaluation", "_names", "_online", "_schema", "_yaml"}
 NEUTRAL = {"__version__"}  # attributes of the package itself
 FENCES = {  # library -> the only units that may import it
     "accelerate": {"training"},

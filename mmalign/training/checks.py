@@ -12,6 +12,7 @@ from mmalign.catalogue import lacking
 from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, identity
 from mmalign.data._views import unseen
 from mmalign.objectives._sum import WeightedSum
+from mmalign.training._online_modes import check_online
 from mmalign.training.masks import check_masks
 from mmalign.training.trackers import check_trackers
 from mmalign.types import NEEDS, Objective, PathObjective, PixelReward, UserError
@@ -51,6 +52,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             f"in one forward; set train.micro_batch={-(-train.batch // processes)}{square} or use auto"
         )
     _check_paths(config, processes)
+    check_online(config)
     check_masks(config, fields_of(config))
     _check_reward(config)
     if reference == "cached" and config.cache is None and processes > 1:

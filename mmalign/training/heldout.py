@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mmalign.training._joining import join_scores
 from mmalign.training.metrics import Means, sample_metrics
 from mmalign.training.optim import evaluating
 from mmalign.training.rows import WITHOUT_IMAGE
@@ -16,7 +17,6 @@ from mmalign.training.step import (
     Micro,
     apply_objective,
     collate_labels,
-    join_scores,
     labels_of,
     score,
     score_all,
@@ -37,7 +37,7 @@ def evaluate(engine: Engine, micros: Sequence[Micro], state: State) -> dict[str,
     with torch.no_grad(), evaluating(engine.adapter.policy):
         if engine.batch_coupled:
             parts = [score_all(engine, micro, PURPOSE) for micro in micros]
-            scores = join_scores(parts, micros)
+            scores = join_scores(parts, [len(micro.items) for micro in micros])
             labels = collate_labels([item for micro in micros for item in micro.items], world.device)
             outcome = apply_objective(engine, scores, labels, state, _mean_here)
             if world.is_main:

@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
 
 from mmalign.config import RunConfig, Train
 from mmalign.data._balance import balanced
@@ -66,6 +68,13 @@ class Pool:
         return "skip" if getattr(self.source, "on_error", "stop") == "skip" else "stop"
 
 
+class Steps(Protocol):
+    """What gives the items of one optimizer step after the other."""
+
+    def steps(self, start: int = 0, stop: int | None = None) -> Iterator[list[Item]]:
+        """This process's items of step `start`, `start` + 1, ... up to before `stop` (None: endless)."""
+
+
 @dataclass
 class RunData:
     """Training pools, one per source, and held-out ones; `notes` says in words what was done to them."""
@@ -86,6 +95,10 @@ class RunData:
         """For the run's record."""
         heldout = sum(len(pool.samples) for pool in self.heldout)
         return {"hash": self.hash, "rows": self.rows, "heldout": heldout, "left_out": len(self.skipped)}
+
+    def news(self) -> dict[str, Tensor]:
+        """Values [n] by name to be logged beside those of the next step."""
+        return {}
 
     def num_steps(self, train: Train) -> int:
         """Steps of the run: as given, or the epochs rounded up to whole steps."""
@@ -135,7 +148,7 @@ class RunData:
         config: RunConfig,
         on_skip: OnSkip | None = None,
         cache: RowCache | None = None,
-    ) -> Loader:
+    ) -> Steps:
         """Training items step by step; `on_skip` hears of rows that fail although they passed before. What is
         encoded in the folder of `cache` is taken from there without being decoded."""
         recipe, train = self._recipe(adapter, config, self.pools), config.train
@@ -221,10 +234,11 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     notes += [f"held-out {line}" for _, part in kept_back for line in part.report.lines()]
     pools = [Pool(p.samples, source, w) for p, (w, source) in zip(loaded, config.data, strict=True)]
     heldout = [Pool(part.samples, source) for source, part in kept_back]
-    if "completion" in scored_roles(config.objective):
+    wanted = ("prompt",) if config.online is not None else scored_roles(config.objective)
+    if "completion" in wanted:
         for pool in [*pools, *heldout]:
             pool.samples = _single(pool.samples, notes)
-    if "prompt" in scored_roles(config.objective):
+    if "prompt" in wanted:
         for pool in [*pools, *heldout]:
             pool.samples = only_prompts(pool.samples, notes)
     pools = balanced_pools(pools, notes)

@@ -12,6 +12,7 @@ from mmalign.training import checkpoint, record
 from mmalign.training.checks import check_config, check_output
 from mmalign.training.checkups import checkups
 from mmalign.training.console import Console, Progress
+from mmalign.training.online import OnlineData
 from mmalign.training.optim import make_schedule
 from mmalign.training.rows import load_data
 from mmalign.training.setup import (
@@ -47,6 +48,8 @@ def run(config: RunConfig) -> Path:
     notes = check_config(config, world.size)
     check_output(config)
     data = load_data(config, world, console)
+    if config.online is not None:
+        data = OnlineData.of(data, console)
     data.order(config)  # too few rows for a step are refused before the model is loaded
     adapter = build_policy(config, world.device)
     data.admit(adapter, config, console)
@@ -95,6 +98,7 @@ def run(config: RunConfig) -> Path:
                 if engine.moving is not None:
                     engine.moving.follow(position.step + 1)
                 position.take(result, norm, float(schedule.get_last_lr()[0]))
+                position.means.add(data.news())
             else:
                 console.warn(position.refuse(items, result, config.train.max_bad_steps))
             optimizer.zero_grad()

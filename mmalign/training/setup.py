@@ -132,7 +132,7 @@ def build_engine(
         paths=_path_cache(config, adapter, name),
         chunked=uses_chunks(config, world.size),
         deferred=config.train.backward == "deferred",
-        step_chunk=config.train.step_chunk or 1,
+        step_chunk=config.train.step_chunk or (1 if config.train.backward == "deferred" else None),
         dropout=config.train.dropout or bool(config.lora and config.lora.dropout),
     )
     if name == "cached":
@@ -294,7 +294,7 @@ def starting_checks(
     half = config.train.precision == "bf16" or any(p.dtype != torch.float32 for p in policy.parameters())
     batch = adapter.collate(micro.encoded, config.objective.roles["policy"])
     # the check compares rows before and after, whether a cache holds them or not
-    adapter.encode([item.prepared for item in items])
+    adapter.encode([item.prepared for item in items if not item.prepared.encoded])
     with evaluating(policy):
         gap = adapter.self_check(policy, batch, adapter.draw(batch, draw_seeds(engine, micro.items)))
         scores = score_all(engine, micro)

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from mmalign.training._joining import join_scores, join_units
 from mmalign.training.metrics import sample_metrics
 from mmalign.training.paths import PathCache, inverted, pieces
 from mmalign.training.reference import MovingReference, ReferenceCache
@@ -37,7 +37,6 @@ from mmalign.types import (
     Scores,
     State,
     Transform,
-    UserError,
     derive_seed,
 )
 
@@ -147,8 +146,12 @@ def batch_and_draw(engine: Engine, micro: Micro, roles: Sequence[str], purpose: 
 
 def by_role(engine: Engine, batch: Batch, draw: Draw, source: str) -> dict[str, LogProbs]:
     """Scores of a whole batch by one live source, role by role."""
-    scored: LogProbs = engine.scorer(batch, draw, engine.needs, source)
-    return {role: scored.take(batch.rows_of(role)) for role in batch.roles}
+    small = engine.chunked and not torch.is_grad_enabled()
+    parts = []
+    for piece in pieces(draw, engine.step_chunk if small else None):
+        scored: LogProbs = engine.scorer(batch, piece, engine.needs, source)
+        parts.append({role: scored.take(batch.rows_of(role)) for role in batch.roles})
+    return parts[0] if len(parts) == 1 else join_units(parts)
 
 
 def frozen_scores(
@@ -262,8 +265,9 @@ def _chunked(engine: Engine, micros: Sequence[Micro], state: State, scale: Tenso
         _seed_dropout(engine, step, index)
         with torch.no_grad():
             parts.append(score_all(engine, micro))
+    sizes = [len(micro.items) for micro in micros]
     leaves = [_as_leaves(part["policy"], engine.objective.detached) for part in parts]
-    scores = join_scores([{**part, "policy": leaf} for part, leaf in zip(parts, leaves, strict=True)], micros)
+    scores = join_scores([{**part, "policy": leaf} for part, leaf in zip(parts, leaves, strict=True)], sizes)
     labels = collate_labels([item for micro in micros for item in micro.items], engine.world.device)
     weight = torch.cat([micro.weight for micro in micros])
     outcome = apply_objective(engine, scores, labels, state, engine.world.mean)
@@ -272,11 +276,16 @@ def _chunked(engine: Engine, micros: Sequence[Micro], state: State, scale: Tenso
 
     live = [role for role in engine.objective.roles["policy"] if role not in engine.objective.detached]
     for index, (micro, leaf) in enumerate(zip(micros, leaves, strict=True)):
-        with _sync_on_last(engine, index, micros):
-            _seed_dropout(engine, step, index)
-            again = score(engine, micro, "policy", live, "draw")
-            products = [_product(again[role], leaf[role]) for role in live]
-            engine.accelerator.backward(torch.stack(products).sum())
+        _seed_dropout(engine, step, index)
+        batch, draw = batch_and_draw(engine, micro, live, "draw")
+        parted, begin = pieces(draw, engine.step_chunk), 0
+        for piece in parted:
+            last = piece is parted[-1]
+            with _sync_on_last(engine, index, micros) if last else engine.accelerator.no_sync(engine.scorer):
+                again = by_role(engine, batch, piece, "policy")
+                products = [_product(again[role], leaf[role], begin) for role in live]
+                engine.accelerator.backward(torch.stack(products).sum())
+            begin += again[live[0]].values.shape[1]
     return StepResult(loss.detach(), [sample_metrics(scores, outcome)], outcome.state)
 
 
@@ -316,11 +325,6 @@ def _deferred(engine: Engine, micros: Sequence[Micro], state: State, scale: Tens
     return result
 
 
-def join_units(parts: Sequence[Mapping[str, LogProbs]]) -> dict[str, LogProbs]:
-    """Scores of the same rows over several shares of their units as one."""
-    return {role: parts[0][role].beside([part[role] for part in parts[1:]]) for role in parts[0]}
-
-
 def _as_leaves(policy: Mapping[str, LogProbs], detached: Sequence[str]) -> dict[str, LogProbs]:
     """Scores whose values, and errors if any, collect derivatives."""
 
@@ -333,61 +337,14 @@ def _as_leaves(policy: Mapping[str, LogProbs], detached: Sequence[str]) -> dict[
     return leaves
 
 
-def _product(scored: LogProbs, leaf: LogProbs) -> Tensor:
-    """<scores, derivative of the loss with respect to them>: its gradient is the gradient of the loss."""
+def _product(scored: LogProbs, leaf: LogProbs, begin: int = 0) -> Tensor:
+    """<scores, derivative of the loss with respect to them>: its gradient is the gradient of the loss. The
+    scores may be those of some units only, from unit `begin` on."""
     product = scored.values.new_zeros(())
     for ours, collected in ((scored.values, leaf.values), (scored.error, leaf.error)):
         if ours is not None and collected is not None and collected.grad is not None:
-            product = product + (ours * collected.grad).sum()
+            product = product + (ours * collected.grad[:, begin : begin + ours.shape[1]]).sum()
     return product
-
-
-def join_scores(parts: Sequence[Scores], micros: Sequence[Micro]) -> dict[str, dict[str, LogProbs]]:
-    """Scores of several micro-batches as one, units padded to the longest."""
-    joined: dict[str, dict[str, LogProbs]] = {}
-    for source, roles in parts[0].items():
-        joined[source] = {
-            role: _concatenate([part[source][role] for part in parts], [len(m.items) for m in micros])
-            for role in roles
-        }
-    return joined
-
-
-def _concatenate(parts: Sequence[LogProbs], sizes: Sequence[int]) -> LogProbs:
-    width = max(part.values.shape[1] for part in parts)
-
-    def join(values: Sequence[Tensor | None]) -> Tensor | None:
-        held = [v for v in values if v is not None]
-        if not held:
-            return None
-        return torch.cat([F.pad(v, (0, width - v.shape[1])) for v in held])
-
-    def join_whole(values: Sequence[Tensor | None]) -> Tensor | None:
-        held = [v for v in values if v is not None]
-        if len({v.shape[1:] for v in held}) > 1:
-            raise UserError(
-                "heldout: this run compares whole predictions of all held-out rows, whose pictures or clips "
-                "differ in size; give them one size"
-            )
-        return torch.cat(held) if held else None
-
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    values, mask = join([p.values for p in parts]), join([p.mask for p in parts])
-    assert values is not None and mask is not None
-    return replace(
-        parts[0],
-        values=values,
-        mask=mask,
-        sample=torch.cat([part.sample + start for part, start in zip(parts, starts, strict=True)]),
-        slot=torch.cat([part.slot for part in parts]),
-        weights=join([part.weights for part in parts]),
-        error=join([part.error for part in parts]),
-        timestep=join([part.timestep for part in parts]),
-        signal=join([part.signal for part in parts]),
-        prediction=join_whole([part.prediction for part in parts]),
-        target=join_whole([part.target for part in parts]),
-        distribution=None,
-    )
 
 
 def _sync_on_last(engine: Engine, index: int, micros: Sequence[Micro]):  # type: ignore[no-untyped-def]

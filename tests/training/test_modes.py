@@ -60,9 +60,9 @@ def test_both_passes_of_a_chunked_step_see_the_same_dropout(
 ) -> None:
     original, seen = step._product, []
 
-    def watched(scored: LogProbs, leaf: LogProbs) -> torch.Tensor:
+    def watched(scored: LogProbs, leaf: LogProbs, begin: int) -> torch.Tensor:
         seen.append(float((scored.values - leaf.values).detach().abs().max()))
-        return original(scored, leaf)
+        return original(scored, leaf, begin)
 
     monkeypatch.setattr(step, "_product", watched)
     run(bench.config("text", "two-passes", lora=LORA, objective=KTO, train={"batch": 8, "micro_batch": 2}))

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmalign.config import RunConfig
 from mmalign.data._cache import TensorCache
+from mmalign.training._joining import join_scores
 from mmalign.training.cache_size import check_space
 from mmalign.training.checks import choose
 from mmalign.training.console import Console
@@ -29,7 +30,6 @@ from mmalign.training.step import (
     apply_objective,
     collate_labels,
     compute_gradients,
-    join_scores,
     score_all,
 )
 from mmalign.types import Adapter, Scores, State
@@ -120,7 +120,7 @@ def _expected(engine: Engine, config: RunConfig, micros: Sequence[Micro], state:
     weight = torch.cat([micro.weight for micro in micros])
     if engine.batch_coupled and len(parts) > 1:
         labels = collate_labels([item for micro in micros for item in micro.items], engine.world.device)
-        groups = [(join_scores(parts, micros), labels)]
+        groups = [(join_scores(parts, [len(micro.items) for micro in micros]), labels)]
     else:
         groups = [(part, dict(micro.labels)) for part, micro in zip(parts, micros, strict=True)]
     losses = []

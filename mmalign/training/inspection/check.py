@@ -64,6 +64,8 @@ def inspect(config: RunConfig, tell: Tell = lambda lines: None) -> Inspection:
         tell([text.printable(line) for line in lines])
 
     notes = check_config(config)
+    if config.online is not None:
+        raise UserError("check: the rows of a run with section online are made while it trains; try one step")
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise UserError(f"check: runs in one process, not in {processes}; start it without a launcher")
     accelerator, world = start()

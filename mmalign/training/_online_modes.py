@@ -1,0 +1,127 @@
+"""What rounds of a run make for its objective, and what is refused before a weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from mmalign._names import KINDS, name_of
+from mmalign._online import Online
+from mmalign.config import RunConfig
+from mmalign.objectives._sum import WeightedSum
+from mmalign.types import Message, Objective, Part, UserError
+
+Mode = Literal["answers", "paths", "rewards", "branches"]
+"""Answers in pairs; pairs of paths; single paths with an advantage; paths that branch at every step."""
+
+_LABELS: dict[Mode, set[str]] = {
+    "answers": {"margin", "binary"},
+    "paths": set(),
+    "rewards": {"advantage"},
+    "branches": {"step_margins"},
+}
+
+
+@runtime_checkable
+class _Scores(Protocol):
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]: ...
+
+
+def mode_of(objective: Objective) -> Mode:
+    """What the objective learns from."""
+    if "transition" not in objective.needs:
+        return "answers"
+    if "step_margins" in objective.fields:
+        return "branches"
+    return "rewards" if "advantage" in objective.fields else "paths"
+
+
+def check_online(config: RunConfig) -> None:
+    """Raise UserError where the section and the rest of the config do not go together."""
+    objective: Objective = config.objective
+    section = config.online
+    terms = [term for _, _, term in objective.terms] if isinstance(objective, WeightedSum) else [objective]
+    if len({mode_of(term) for term in terms}) > 1:
+        raise UserError("objective: all terms must learn from the same samples: paths, or finished answers")
+    mode = mode_of(objective)
+    if section is None:
+        if mode != "answers":
+            raise UserError(
+                "objective: it learns from paths that the policy samples; add section online, with a judge"
+            )
+        return
+    _check_rest(config, mode)
+    _check_objective(objective, mode)
+    _check_section(section, mode, config.train.batch)
+    if mode != "answers":
+        _check_paths(config)
+    if mode == "rewards":
+        chosen = config.reference
+        if (chosen.name, chosen.decay, chosen.every or 1) != ("ema", 0.0, section.steps):
+            raise UserError(
+                "reference: densities are compared with those of the model that sampled the round; set "
+                f"reference: {{name: ema, decay: 0, every: {section.steps}}}"
+            )
+
+
+def _check_rest(config: RunConfig, mode: Mode) -> None:
+    """Sections that rounds have no use for."""
+    if config.train.epochs is not None:
+        raise UserError("train.epochs: rounds make new samples for ever; give train.steps")
+    if config.model.kind == "reward":
+        raise UserError("online: a reward model answers no prompts; remove the section")
+    if config.heldout is not None or any(getattr(source, "heldout", 0) for _, source in config.data):
+        raise UserError(
+            "online: keeps no rows back; remove heldout, watch round/score and name evaluation.prompts"
+        )
+    if any(getattr(source, "positive_ratio", None) is not None for _, source in config.data):
+        raise UserError("data.positive_ratio: of the data only prompts are read; remove it")
+    if config.reference.name == "cached":
+        raise UserError("reference.name=cached: every round has new samples; use a live reference")
+    if config.objective.inversion is not None:
+        raise UserError("online: this objective inverts pictures of a file; remove the section")
+    if config.objective.rollout is not None:
+        raise UserError("online: this objective samples by itself; remove the section and name a reward")
+    if not isinstance(config.online and config.online.judge, _Scores):
+        judge: Any = config.online and config.online.judge
+        raise UserError(f"online.judge: {name_of(KINDS['judge'], type(judge))} has no method score")
+    if mode != "answers" and config.transforms:
+        raise UserError("transforms: they change denoising errors, and this objective reads densities")
+
+
+def _check_objective(objective: Objective, mode: Mode) -> None:
+    roles = {role for listed in objective.roles.values() for role in listed} - set(objective.views)
+    if strange := sorted(roles - {"chosen", "rejected", "completion"}):
+        raise UserError(f"online: rounds give chosen and rejected answers, and no {strange[0]!r}")
+    if missing := sorted(set(objective.fields) - _LABELS[mode]):
+        raise UserError(f"online: the objective needs the label {missing[0]!r}, which no round gives")
+
+
+def _check_section(section: Online, mode: Mode, batch: int) -> None:
+    """Fields that this mode does not read, and rounds that could never fill a step."""
+    paired = mode in ("answers", "paths")
+    for name, read in (("strategy", paired), ("min_gap", paired), ("unbranched", mode == "branches")):
+        if not read and getattr(section, name) is not None:
+            raise UserError(f"online.{name}: not read by this objective; remove it")
+    if mode != "rewards" and section.n < 2:
+        raise UserError(f"online.n: two or more are compared, got {section.n}")
+    every = {"adjacent": section.n - 1, "all": section.n * (section.n - 1) // 2}
+    each = section.n if mode == "rewards" else every.get(section.strategy or "", 1)
+    if section.prompts * each < batch:
+        raise UserError(
+            f"online.prompts: {section.prompts} give at most {section.prompts * each} samples, and one step "
+            f"takes train.batch={batch}"
+        )
+
+
+def _check_paths(config: RunConfig) -> None:
+    """A stored path draws nothing when it is scored."""
+    plain: dict[str, Any] = {"caption_dropout": 0.0, "num_draws": 1, "flip": False, "segments": None}
+    for name, rule in plain.items():
+        value = getattr(config.model, name, rule)  # an adapter of the user's own may have none
+        if value != rule:
+            raise UserError(f"model.{name}: stored paths draw nothing; set it to {rule}, got {value}")
+    if config.train.backward == "deferred":
+        raise UserError(
+            "train.backward=deferred: this loss is no sum over a path; use chunked with step_chunk"
+        )
