@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.types import AllMean, Inversion, Objective, Outcome, Scores, State, UserError, View
+from mmalign.types import AllMean, Inversion, Objective, Outcome, Rollout, Scores, State, UserError, View
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class WeightedSum(Objective):
     def __post_init__(self) -> None:
         if len({term.inversion for _, _, term in self.terms}) > 1:
             raise UserError("objective: all terms must invert latents alike, or none")
+        if len({term.rollout for _, _, term in self.terms}) > 1:
+            raise UserError("objective: terms on rewards must sample alike, and none may be on data")
         views = self.views
         for label, _, term in self.terms:
             for role, view in term.views.items():
@@ -66,6 +68,11 @@ class WeightedSum(Objective):
     def inversion(self) -> Inversion | None:
         """The terms' own, which must agree: they share one forward."""
         return next((term.inversion for _, _, term in self.terms), None)
+
+    @property
+    def rollout(self) -> Rollout | None:
+        """The terms' own, which must agree: they share the sampled media."""
+        return next((term.rollout for _, _, term in self.terms), None)
 
     @property
     def batch_coupled(self) -> bool:

@@ -15,6 +15,7 @@ from mmalign.objectives._sum import WeightedSum
 from mmalign.training._online_modes import check_online
 from mmalign.training.masks import check_masks
 from mmalign.training.trackers import check_trackers
+from mmalign.training.unread import check_unread
 from mmalign.types import NEEDS, Objective, PathObjective, PixelReward, UserError
 
 
@@ -51,6 +52,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             "train.backward=direct: this run couples the samples of a step, which must then be scored "
             f"in one forward; set train.micro_batch={-(-train.batch // processes)}{square} or use auto"
         )
+    check_unread(config)
     _check_paths(config, processes)
     check_online(config)
     check_masks(config, fields_of(config))
@@ -87,14 +89,8 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
 
 
 def _check_paths(config: RunConfig, processes: int) -> None:
-    """Inverted paths know one caption and no draws; a deferred gradient is of one sample of one process."""
-    inversion, train = config.objective.inversion, config.train
-    if inversion is not None and inversion.whole:
-        plain: dict[str, Any] = {"caption_dropout": 0.0, "num_draws": 1, "flip": False}
-        for name, rule in plain.items():
-            value = getattr(config.model, name, rule)  # an adapter of the user's own may have none
-            if value != rule:
-                raise UserError(f"model.{name}: inverted paths draw nothing; set it to {rule}, got {value}")
+    """A deferred gradient is of one sample of one process."""
+    train = config.train
     if train.backward != "deferred":
         return
     if not isinstance(config.objective, PathObjective):

@@ -10,6 +10,7 @@ from fixtures import fixture_f, near, run
 
 from mmalign.objectives._sum import WeightedSum
 from mmalign.objectives.dpo import DPO
+from mmalign.objectives.draft import DRaFT
 from mmalign.objectives.ipo import IPO
 from mmalign.objectives.kto import KTO
 from mmalign.objectives.mapo import MaPO
@@ -95,6 +96,14 @@ def test_a_role_is_detached_only_if_no_term_differentiates_it() -> None:
 
     assert WeightedSum((("a", 1.0, Counting()),)).detached == ("spare",)
     assert WeightedSum((("a", 1.0, Counting()), ("b", 1.0, Uses()))).detached == ()
+
+
+def test_terms_on_rewards_share_what_is_sampled() -> None:
+    one = DRaFT(last=2)
+    assert WeightedSum((("draft0", 1.0, one), ("draft1", 2.0, DRaFT(last=2)))).rollout == one.rollout
+    for other in (DRaFT(last=1), SFT()):
+        with pytest.raises(UserError, match="terms on rewards must sample alike, and none may be on data"):
+            WeightedSum((("draft", 1.0, one), ("other", 1.0, other)))
 
 
 def test_states_are_carried_per_term() -> None:
