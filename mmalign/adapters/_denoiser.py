@@ -109,7 +109,8 @@ class Denoiser(PathSampling):
         target = self._schedule.target(x0, eps, t)
         error = mean_error(prediction, target)
         rescaling = self._schedule.rescaling(t, self._config.error_space)
-        weight = self._schedule.weight(t, self._config.weighting, self._config.gamma or 5.0)
+        gamma = self._config.gamma or 5.0
+        weight = self._schedule.weight(t, self._config.weighting, gamma, self._config.error_space)
         scored = LogProbs(
             values=(-0.5 * weight * rescaling * error).reshape(timestep.shape),
             mask=torch.ones_like(timestep, dtype=torch.bool),

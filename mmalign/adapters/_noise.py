@@ -161,12 +161,15 @@ class Schedule:
         a, s = self._at(self.signal, timestep, x_t), self._at(self.noise, timestep, x_t)
         return PREDICTIONS[self.prediction].parts(prediction, x_t, a, s)
 
-    def weight(self, timestep: Tensor, weighting: Weighting, gamma: float) -> Tensor:
-        """Loss weight of each error, [B]. min_snr: arXiv 2303.09556, eq. 6, with SNR + 1 for velocity; for
-        flows (arXiv 2403.03206, section 3.1) sigma_sqrt: s^-2, cosmap: 2 / (pi (1 - 2 s + 2 s^2))."""
+    def weight(
+        self, timestep: Tensor, weighting: Weighting, gamma: float, space: ErrorSpace = "native"
+    ) -> Tensor:
+        """Loss weight of each error, [B]. min_snr: arXiv 2303.09556, eq. 6, with SNR + 1 for velocity, by
+        the kind of error that `space` has, so that weight times error is the same in all; for flows (arXiv
+        2403.03206, section 3.1) sigma_sqrt: s^-2, cosmap: 2 / (pi (1 - 2 s + 2 s^2))."""
         s = self.noise[timestep]
         if weighting == "min_snr":
-            return min_snr_weight(self.snr(timestep), self.prediction, gamma)
+            return min_snr_weight(self.snr(timestep), _SPACES.get(space, self.prediction), gamma)
         if weighting == "sigma_sqrt":
             return s**-2
         if weighting == "cosmap":

@@ -7,7 +7,14 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from mmalign.adapters._noise import Schedule, TimestepRange, draw_one, mean_error, min_snr_weight
+from mmalign.adapters._noise import (
+    ErrorSpace,
+    Schedule,
+    TimestepRange,
+    draw_one,
+    mean_error,
+    min_snr_weight,
+)
 from mmalign.types import LogProbs
 
 CPU = torch.device("cpu")
@@ -83,6 +90,17 @@ def test_min_snr_weights_are_finite_at_both_ends_of_a_schedule_that_ends_in_nois
     assert bool(torch.isfinite(weights).all())
     assert float(weights[1]) == 1.0
     assert schedule().weight(ends, "none", 5.0).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("space", ["epsilon", "velocity", "sample"])
+def test_min_snr_counts_an_error_alike_in_every_space(prediction: str, space: ErrorSpace) -> None:
+    """abar 0.3 with gamma 5: SNR 3/7 is below gamma, and weight times error is SNR times that of clean
+    latents, SNR s^2 = a^2 = 0.3 times the velocity's."""
+    level, zero = at(0.3, prediction), torch.tensor([0])
+    velocity = {"epsilon": 0.3, "v_prediction": 1.0, "sample": 0.7}[prediction]  # of an error of 1 in it
+    weighted = level.weight(zero, "min_snr", 5.0, space) * level.rescaling(zero, space) * velocity
+    assert float(weighted) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 4, 3, 8, 8)])
