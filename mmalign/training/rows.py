@@ -293,7 +293,7 @@ def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
     data = load_data(config, world, Console(world, progress=False, quiet=True))
     roles = tuple(role for role in scored_roles(config.objective) if role not in config.objective.views)
     kept: list[PreferenceSample] = []
-    check = partial(_check, adapter, roles, config.objective.views)
+    check = partial(_check, adapter, roles, config.objective.views, "mask" in fields_of(config))
     first, need = data.pools[0], max(count, 2)
     for start in range(0, len(first.samples), need):
         some = first.samples[start : start + need]

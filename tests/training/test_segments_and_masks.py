@@ -13,6 +13,7 @@ from adapters import tiny_sd
 from PIL import Image
 from tiny_runs import largest_gap, losses, metrics, weights
 
+from mmalign import api
 from mmalign.builders._media import encoded
 from mmalign.config import RunConfig, from_tree
 from mmalign.training.checks import check_config
@@ -137,6 +138,7 @@ def test_masks_weigh_errors_by_region(folder: Path) -> None:
     masked = run(config(folder, "pictures", "masked"))
     plain = run(config(folder, "pictures", "plain", transforms=[]))
     assert losses(masked)[0] == pytest.approx(math.log(2), abs=1e-6)
+    assert api.export(masked, folder / "export", True) < 1e-4  # its probe reads rows as the run does
     assert all(math.isfinite(loss) for loss in losses(masked)) and losses(masked)[1] != losses(plain)[1]
     guarded = config(folder, "pictures", "guarded", transforms=[{"name": "region_mask"}, {"name": "sdpo"}])
     found = metrics(run(guarded))
@@ -160,6 +162,8 @@ def test_masks_that_would_not_lie_over_their_pictures_are_refused(folder: Path) 
     tiny_sd.picture(1, 40, 32).save(folder / "wide.png")
     wide = folder / "wide.jsonl"
     wide.write_text(json.dumps({**rows[0], "rejected_image": "wide.png"}) + "\n")
+    cropped = config(folder, "pictures", "cropped", data={"path": str(wide)}, train={"batch": 1})
     with pytest.raises(UserError, match="wide.jsonl.*rejected of 40 x 32 loses its edges at 32 x 32"):
-        run(config(folder, "pictures", "cropped", data={"path": str(wide)}, train={"batch": 1}))
+        run(cropped)
+    assert "loses its edges" in str(api.check(cropped).reasons)
     run(config(folder, "pictures", "unmasked", data={"path": str(wide)}, train={"batch": 1}, transforms=[]))

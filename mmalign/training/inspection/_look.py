@@ -16,6 +16,7 @@ from mmalign.data._sources import Skipped
 from mmalign.data._views import check_views
 from mmalign.training.checks import fields_of
 from mmalign.training.inspection._reading import Part, Reading
+from mmalign.training.masks import check_mask
 from mmalign.training.rows import Pool, scored_roles
 from mmalign.types import Adapter, Example, Objective, PreferenceSample, Prepared, Row, View
 from mmalign.types import Part as MediaPart
@@ -82,6 +83,8 @@ class _Look:
         require([sample], self.roles, self.fields)
         check_views(sample, self.views)
         shortened = tuple(self.adapter.check(sample, self.roles))
+        if "mask" in self.fields:
+            check_mask(self.adapter, self.roles, sample)
         rows = tuple(_facts(row) for row in _Measure(self.adapter)(sample, self.roles).rows)
         examples = {
             role: tuple((digest(one.prompt), digest(one.response)) for one in group)
