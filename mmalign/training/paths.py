@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mmalign.data._cache import TensorCache
+from mmalign.data._row_cache import MEMORY_BYTES
 from mmalign.training.encoding import row_digest
 from mmalign.types import Batch, Draw, Inversion, Prepared, Row, derive_seed
 
@@ -23,9 +24,10 @@ class PathCache:
     """Whole paths of a reference that never changes, one entry per row and inversion."""
 
     def __init__(self, folder: str | None, fingerprint: str) -> None:
-        """Without a folder paths are kept in memory."""
+        """Without a folder paths are kept in memory, as many as encoded rows may take there."""
         self._cache = None if folder is None else TensorCache(Path(folder))
         self._memory: dict[str, dict[str, Tensor]] = {}
+        self._held = 0
         self._fingerprint = fingerprint
 
     def _key(self, row: Row, inversion: Inversion) -> str:
@@ -36,13 +38,18 @@ class PathCache:
         key = self._key(row, inversion)
         return self._memory.get(key) if self._cache is None else self._cache.get(key)
 
-    def put(self, row: Row, inversion: Inversion, path: Mapping[str, Tensor]) -> None:
-        """Keep a row's path."""
+    def put(self, row: Row, inversion: Inversion, path: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep a row's path, if there is room for it; on the CPU."""
         entry = {name: path[name].detach().cpu().contiguous() for name in _KEPT}
-        if self._cache is None:
-            self._memory[self._key(row, inversion)] = entry
-        else:
+        if self._cache is not None:
             self._cache.put(self._key(row, inversion), entry)
+            return entry
+        size = sum(value.numel() * value.element_size() for value in entry.values())
+        if self._held + size <= MEMORY_BYTES:
+            # cloned: a part of a batch would keep all of the batch
+            self._memory[self._key(row, inversion)] = {name: value.clone() for name, value in entry.items()}
+            self._held += size
+        return entry
 
 
 def inverted(engine: Engine, micro: Micro, batch: Batch, draw: Draw, seeds: Sequence[int]) -> Draw:
@@ -75,11 +82,11 @@ def _kept(paths: PathCache, engine: Engine, micro: Micro, batch: Batch, how: Inv
         small = engine.adapter.collate(some, batch.roles)
         seeds = [0] * len(some)
         found = _lead(engine, small, engine.adapter.draw(small, seeds), how, seeds)
-        for place, row in enumerate(_rows(some, small)):
-            paths.put(row, how, {name: found[name][place] for name in _KEPT})
-        entries = [
-            paths.get(row, how) if one is None else one for row, one in zip(rows, entries, strict=True)
-        ]
+        fresh = {
+            id(row): paths.put(row, how, {name: found[name][place] for name in _KEPT})
+            for place, row in enumerate(_rows(some, small))
+        }
+        entries = [fresh[id(row)] if one is None else one for row, one in zip(rows, entries, strict=True)]
     known = [entry for entry in entries if entry is not None]
     device = engine.world.device
     found = {name: torch.stack([entry[name] for entry in known]) for name in _KEPT}

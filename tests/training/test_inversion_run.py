@@ -11,6 +11,7 @@ import torch
 from tiny_runs import Bench, losses, same_files
 
 from mmalign.config import RunConfig
+from mmalign.training import paths
 from mmalign.training.checks import check_config
 from mmalign.training.console import Console
 from mmalign.training.rows import load_data
@@ -97,6 +98,23 @@ def test_kept_paths_give_the_very_scores(bench: Bench, tmp_path: Path) -> None:
     assert first is not None and again is not None and without is not None
     assert torch.equal(first, again) and torch.equal(first, without)
     assert first.shape == (4, 6) and bool((first > 0).all())
+
+
+def test_paths_that_memory_cannot_hold_are_found_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(bench.config("image", "none", objective=PATHS, lora=LORA), cache=None)
+    engine, (micro, *_) = engine_of(config)
+    assert engine.paths is not None
+    first = score_all(engine, micro)["policy"]["chosen"].error
+    held = list(engine.paths._memory.values())
+    assert len(held) == 2 * len(micro.items)
+    shares = [value.untyped_storage().nbytes() == value.nbytes for one in held for value in one.values()]
+    assert all(shares)  # no path keeps the batch that it was found in
+
+    monkeypatch.setattr(paths, "MEMORY_BYTES", 0)
+    other, (same, *_) = engine_of(config)
+    found = [score_all(other, same)["policy"]["chosen"].error for _ in range(2)]
+    assert other.paths is not None and not other.paths._memory
+    assert first is not None and all(one is not None and torch.equal(one, first) for one in found)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 6])
