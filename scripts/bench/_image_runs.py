@@ -21,6 +21,8 @@ from mmalign.types import Judge, Message, Part, derive_seed
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs" / "objectives" / "diffusion"
+MODEL = "mmalign/shapes/models/image"
+POLICY_PATH = ["objective.trajectory=policy", "objective.sign=1", "objective.count=2"]
 TINTED = ["data={source: _tinted:TintedPairs, num: 600}", "evaluation=null"]
 Cell = dict[str, Any]
 Pictures = NDArray[np.uint8]
@@ -30,7 +32,8 @@ Pictures = NDArray[np.uint8]
 class Arm:
     """One row of the table: a shipped config, what is changed in it, and with how many seeds it is run.
 
-    `compute_of`: as many steps as take the passes of the other arm's run.
+    `compute_of`: as many steps as take the passes of the other arm's run. `after`: start from the other arm's
+    adapter, while the base stays the reference.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Arm:
     seeds: int = 1
     style: str = "solid"
     compute_of: str | None = None
+    after: str | None = None
 
 
 ARMS = (
@@ -54,6 +58,8 @@ ARMS = (
     Arm("inpo, passes of dpo", "inpo", compute_of="dpo"),
     Arm("inversion_dpo", "inversion_dpo"),
     Arm("inversion_dpo, passes of dpo", "inversion_dpo", compute_of="dpo"),
+    Arm("inversion_dpo after sft", "inversion_dpo", POLICY_PATH, after="sft"),
+    Arm("dpo after sft", "dpo", after="sft"),
     Arm("linear_dpo", "linear_dpo"),
     Arm("dpo after sdpo", "dpo", ("transforms=[{name: sdpo}]",)),
     Arm("ipo", "ipo"),
@@ -95,14 +101,22 @@ def asked(split: str, count: int) -> list[tuple[Message, ...]]:
     return [(Message("text", (Part("text", text),)),) for text in texts]
 
 
+def folder_of(name: str, seed: int, folder: Path) -> Path:
+    """Where the run of an arm is."""
+    return folder / name.replace(" ", "_").replace(":", "").replace(",", "") / str(seed)
+
+
 def trained(
     arm: Arm, seed: int, steps: int | None, changes: Sequence[str], folder: Path
 ) -> tuple[Cell, Path]:
     """Train one run; what it took, and where it is."""
-    output = folder / arm.name.replace(" ", "_").replace(":", "").replace(",", "") / str(seed)
+    output = folder_of(arm.name, seed, folder)
     overrides = [*arm.changes, *changes, f"seed={seed}", f"output={output}", f"cache={folder / 'cache'}"]
     overrides += ["log={every: 10, progress: false}", "heldout=null"]
     overrides += [f"train.steps={steps}"] if steps else []
+    if arm.after is not None:
+        overrides += [f"lora.path={folder_of(arm.after, seed, folder) / 'final'}"]
+        overrides += [f"reference={{name: path, path: {MODEL}}}"]
     config = api.load_config(CONFIGS / f"{arm.config}.yaml", *overrides)
     began, busy = time.perf_counter(), time.process_time()
     with counted() as passes:

@@ -104,7 +104,7 @@ def order(arms: Sequence[Arm]) -> Iterator[tuple[Arm, int]]:
 def sweep(bench: Bench, arms: Sequence[Arm], rates: Sequence[float]) -> None:
     """Every config at every rate, on validation prompts; controls take the rate of what they control."""
     for arm in arms:
-        if not arm.changes and arm.compute_of is None:
+        if not arm.changes and arm.compute_of is None and arm.after is None:
             for rate in rates:
                 bench.add(arm, "validation", 0, rate)
                 print(selection(bench.cells), flush=True)
