@@ -168,10 +168,8 @@ def _reference_name(config: RunConfig, adapter: Adapter) -> str:
     model = to_tree(config)["model"]
     model.pop("generation", None)
     source = config.reference.path or weights_hash(adapter.policy, without_lora=not _starts_adapted(config))
-    if config.reference.path and Path(config.reference.path).is_dir():
-        files = sorted(
-            p for p in Path(config.reference.path).rglob("*") if p.suffix in (".safetensors", ".json")
-        )
+    if config.reference.path and (folder := Path(config.reference.path).expanduser()).is_dir():
+        files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json"))
         source = digest([(p.name, p.stat().st_size, sha256(p)) for p in files])
     section = to_tree(config)["lora"] if _starts_adapted(config) else None
     named = [source, adapter.fingerprint(), config.train.precision, str(model), str(section)]
@@ -244,9 +242,7 @@ def _score_into(
         for role, scored in score(live, micro, "reference", roles, purpose).items():
             for row in range(len(scored.values)):
                 sample, seed = given[micro.items[int(scored.sample[row])].id]
-                cache.store(
-                    sample, role, int(scored.slot[row]), seed, scored.take(torch.tensor([row]))
-                )
+                cache.store(sample, role, int(scored.slot[row]), seed, scored.take(torch.tensor([row])))
 
 
 # ---------------------------------------------------------------- batches, first checks, final weights
