@@ -17,6 +17,8 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ALIGN, OWN = EXAMPLES / "align_a_diffusion_model.ipynb", EXAMPLES / "your_own_objective.ipynb"
+COMPARE = EXAMPLES / "compare_objectives_on_an_image_model.ipynb"
+ARMS = ["sft", "dpo", "dpo + sdpo", "mapo", "kto", "ipo"]
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 MACHINE = re.compile(r"(?<![\w.])/(tmp|home|root|work|usr|opt|var|Users|mnt|private)/|[A-Z]:\\|site-packages")
 
@@ -61,7 +63,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_there_are_notebooks() -> None:
-    assert {ALIGN, OWN} <= set(NOTEBOOKS)
+    assert {ALIGN, OWN, COMPARE} <= set(NOTEBOOKS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -119,6 +121,50 @@ def test_stored_figures_of_the_own_objective() -> None:
         assert rows[kind, "own"][2] < rows[kind, "dpo"][2]
 
 
+def compared(said: str) -> dict[str, dict[str, list[float]]]:
+    """The comparison's table by run: rates and change of faithfulness with intervals, counts and rises."""
+    number = r"([+-]?[\d.]+)"
+    span = rf"{number}%? \[{number}, {number}\]"
+    line = rf"^([a-z+ ]+?) +{span} +(?:{span})? +{number} +{number} +(\d+) of (\d+) +{span}"
+    line += rf" +{number}% +{number}%"
+    names = {"base": slice(0, 3), "sft": slice(3, 6), "solidity": slice(6, 8), "seen": slice(8, 10)}
+    names |= {"faithfulness": slice(10, 13), "rise": slice(13, 15)}
+    found = {}
+    for name, *fields in re.findall(line, said, re.M):
+        values = [float(field) if field else math.nan for field in fields]
+        found[name] = {key: values[places] for key, places in names.items()}
+    return found
+
+
+def test_stored_figures_of_the_comparison() -> None:
+    """The text's claims: all beat the base; what losers add, what dpo pays, what sdpo keeps."""
+    rows = compared(printed(COMPARE))
+    assert list(rows) == ARMS
+    rates = [row["base"] for row in rows.values()]
+    assert min(low for _, low, _ in rates) > 50
+    assert max(low for _, low, _ in rates) < min(high for _, _, high in rates)  # all intervals overlap
+    assert all(rows[arm]["sft"][1] > 50 for arm in ("dpo", "mapo", "kto", "ipo"))
+    assert [min(each) for each in zip(*(r["solidity"] for r in rows.values()), strict=True)][1] >= 0.005
+    assert max(row["solidity"][1] for row in rows.values()) < 0.055
+    seen = {arm: row["seen"][0] for arm, row in rows.items()}
+    assert (min(seen.values()), max(seen.values()), max(seen, key=lambda arm: seen[arm])) == (5, 22, "dpo")
+    assert all(low <= 0 <= high for _, low, high in (row["faithfulness"] for row in rows.values()))
+    winner = {arm: row["rise"][0] for arm, row in rows.items()}
+    assert winner["dpo"] > 1 and all(abs(winner[arm]) < 0.3 for arm in ("mapo", "kto", "ipo"))
+    assert winner["dpo + sdpo"] < 0 and abs(winner["dpo + sdpo"] - winner["sft"]) < 0.1
+
+
+def test_stored_pictures_of_the_comparison() -> None:
+    """Every run has a curve in every panel, two spots with intervals, and a line of eight pictures."""
+    data = [output["data"] for output in outputs(COMPARE) if "data" in output]
+    drawn = ["".join(one["image/svg+xml"]) for one in data if "image/svg+xml" in one]
+    assert [svg.count("<polyline") for svg in drawn] == [12, 12, 0]
+    assert drawn[2].count("<circle") == 12
+    (png,) = ["".join(one["image/png"]) for one in data if "image/png" in one]
+    sheet = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    assert sheet.size == (84 + 8 * 68, 7 * 68) and len(sheet.getcolors(1 << 20) or ()) > 50
+
+
 def test_align_a_diffusion_model(folder: Path) -> None:
     small = {"STEPS": 16, "HELDOUT": 16, "PROMPTS": 6, "SAMPLING_STEPS": 5, "OUTPUT": str(folder)}
     found = run_cells(ALIGN, small)
@@ -153,3 +199,26 @@ def test_your_own_objective(folder: Path) -> None:
         assert held["loss"].last < held["loss"].first
         assert held["reward/margin"].last > 0 == held["reward/margin"].first
     assert "--allow-code" in found["refusal"]
+
+
+def test_compare_objectives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"STEPS": 6, "PARTS": 2, "PAIRS": 8, "LEVELS": 3, "PROMPTS": 6, "SAMPLING_STEPS": 4}
+    found = run_cells(COMPARE, small | {"OUTPUT": str(folder)})
+    rows = compared(capsys.readouterr().out)
+    assert list(rows) == list(found["ARMS"]) == ARMS
+    assert all(row["seen"][1] == 6 for row in rows.values())
+    measured, finished = found["measured"], found["finished"]
+    assert set(measured) == {"base", *((arm, step) for arm in ARMS for step in (3, 6))}
+    assert all(one.shape == (3, 2, 8) and bool((one > 0).all()) for one in measured.values())
+    for arm in ARMS:  # every checkpoint was read, the last is what the judge saw, and the base is the base
+        assert not torch.equal(measured[arm, 3], measured[arm, 6])
+        with finished[arm].tuned() as model:
+            assert torch.equal(found["errors"](finished[arm], model), measured[arm, 6])
+        with finished[arm].base() as model:
+            assert torch.equal(found["errors"](finished[arm], model), measured["base"])
+        assert rows[arm]["rise"] == pytest.approx([found["rise"](arm, 6, side) for side in (0, 1)], abs=0.006)
+    by_hand = measured["dpo", 6][:, 1].mean() / measured["base"][:, 1].mean() - 1
+    assert found["rise"]("dpo", 6, 1) == pytest.approx(100 * float(by_hand))
+    assert found["rise"]("dpo", 6, 1) > found["rise"]("dpo", 6, 0)  # the margin grows
+    kept = found["rises"]("dpo", 0)
+    assert [level for level, _ in kept] == pytest.approx([1 / 6, 1 / 2, 5 / 6])
