@@ -121,7 +121,3 @@ def _check_paths(config: RunConfig) -> None:
         value = getattr(config.model, name, rule)  # an adapter of the user's own may have none
         if value != rule:
             raise UserError(f"model.{name}: stored paths draw nothing; set it to {rule}, got {value}")
-    if config.train.backward == "deferred":
-        raise UserError(
-            "train.backward=deferred: this loss is no sum over a path; use chunked with step_chunk"
-        )
