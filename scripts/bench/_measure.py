@@ -11,13 +11,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from _sides import Side
 from _workloads import gradients
 from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from _sides import Side
 
 LOSS_LIMIT, COSINE_LIMIT = 1e-4, 0.9999
 MAX_SPREAD = 0.15
