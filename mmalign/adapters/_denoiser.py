@@ -59,6 +59,11 @@ class Denoiser(PathSampling):
         """T, the integer noise levels that draws choose from."""
         return self._schedule.num_timesteps
 
+    def level_at(self, share: float) -> int:
+        """The integer level at a share of those that draws choose from, 0 the least noisy of them."""
+        chosen = sorted(self._config.timesteps.levels or range(*self._bounds))
+        return int(chosen[round(share * (len(chosen) - 1))])
+
     @property
     def _told_guidance(self) -> bool:
         """True if the denoiser takes the strength of guidance as an input."""

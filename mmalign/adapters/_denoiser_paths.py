@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmalign.adapters._families import Condition
-from mmalign.adapters._inversion import grid, levels_below, retrace, walk
+from mmalign.adapters._inversion import grid, levels_below, noise_scale, retrace, walk
 from mmalign.adapters._latent_sampling import Denoise
 from mmalign.adapters._noise import Schedule, mean_error
 from mmalign.types import Batch, Draw, Inversion, LogProbs, derive_seed
@@ -86,7 +86,8 @@ def score_path(told: Told, batch: Batch, draw: Draw, needs: frozenset[str]) -> L
     flat, level = rows.flatten(), draw["path_level"][rows, pick]
     x, target = path[rows, pick].flatten(0, 1), led[rows, pick].flatten(0, 1)
     prediction = told.predict(x, level.flatten(), flat, float(draw["path_guidance"][0]))
-    rescaling = schedule.rescaling(level, "epsilon")
+    before = torch.where(pick > 0, draw["path_level"][rows, (pick - 1).clamp(min=0)], -1)
+    rescaling = noise_scale(schedule, before.flatten()).reshape(pick.shape)  # as the walk read the latents
     error = mean_error(prediction, target).reshape(pick.shape) * rescaling
     root = rescaling.flatten().sqrt().reshape(-1, *[1] * (x.ndim - 1))
     whole: Mapping[str, Any] = {}

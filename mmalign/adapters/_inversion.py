@@ -75,6 +75,13 @@ def retrace(schedule: Schedule, x0: Tensor, led: Tensor, levels: Tensor) -> Tens
     return torch.stack(path, 1)
 
 
+def noise_scale(schedule: Schedule, current: Tensor) -> Tensor:
+    """Factor [n] that turns squared gaps of native predictions at latents of level `current` [n], -1 for
+    clean ones, into those of the noise they imply there."""
+    a, s = _factors(schedule, current)
+    return a**2 / PREDICTIONS[schedule.prediction].scale(a, s)
+
+
 def _factors(schedule: Schedule, level: Tensor) -> tuple[Tensor, Tensor]:
     """Factors at levels [n]; below the first a flow's latents are clean, and a noise schedule's as at its
     first level, as samplers end."""

@@ -67,6 +67,11 @@ class Denscore(ClipJudge):
             raise UserError(f"{where}: {self.common}: must be finite and not zero")
         return F.normalize(found, dim=0).to(self.encoder.device)
 
+    @property
+    def batch_coupled(self) -> bool:
+        """True if `reward` reads the common direction from its batch, which a run does not take."""
+        return self.common is None and self.keep < 1
+
     def caption_embeddings(self, captions: Sequence[str]) -> Tensor:
         """T [B, E]: the mean of the embeddings of each caption's sentences."""
         listed = [sentences(caption) for caption in captions]

@@ -115,6 +115,12 @@ def _check_reward(config: RunConfig) -> None:
         return
     if reward is None:
         raise UserError("reward: this objective trains on one; add reward: {name: ...}")
+    if getattr(reward, "batch_coupled", False):  # an attribute that few rewards have, as judges have `costs`
+        name = name_of(KINDS["reward"], type(reward))
+        raise UserError(
+            f"reward {name}: scores depend on what else is in the batch, and so would the run on micro_batch "
+            "and processes; give it a fixed common direction (common)"
+        )
     if not isinstance(reward, PixelReward):
         name = name_of(KINDS["reward"], type(reward))
         raise UserError(f"reward: no gradient flows through {name}; it has no reward(pixels, captions)")

@@ -30,6 +30,9 @@ class Levelled(Protocol):
     def num_noise_levels(self) -> int:
         """T."""
 
+    def level_at(self, share: float) -> int:
+        """The integer level at a share of those that draws choose from, 0 the least noisy of them."""
+
 
 @dataclass(frozen=True)
 class NoiseLevels:
@@ -38,6 +41,7 @@ class NoiseLevels:
     engine: Engine
     micros: tuple[Micro, ...]
     levels: tuple[float, ...]
+    indices: tuple[int, ...]  # the same as integers
     with_reference: bool
 
     @property
@@ -87,7 +91,7 @@ class NoiseLevels:
         batch = adapter.collate(micro.encoded, PAIR)
         seeds = [derive_seed(engine.seed, 0, item.id, f"{PURPOSE}/{number}") for item in micro.items]
         draw = dict(adapter.draw(batch, seeds))
-        index = round(self.levels[number] * (adapter.num_noise_levels - 1))
+        index = self.indices[number]
         draw["timestep"] = torch.full_like(draw["timestep"], index)
         scored: LogProbs = engine.scorer(batch, draw, frozenset(), source)
         chosen, rejected = (scored.take(batch.rows_of(role)).mean_error() for role in PAIR)
@@ -111,8 +115,9 @@ def _over_levels(found: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def noise_levels(engine: Engine, micros: Sequence[Micro], levels: int, most: int) -> NoiseLevels | None:
-    """The grid of a run: `levels` evenly spread levels and the first `most` held-out pairs; None where there
-    is nothing to measure: no levels asked for, no noise levels in the model, no pairs in rows or objective.
+    """The grid of a run: `levels` levels spread over those that train, and the first `most` held-out pairs;
+    None where there is nothing to measure: no levels asked for, no noise levels in the model, no pairs in
+    rows or objective.
 
     A reference whose scores come from a cache was not scored at these levels: then the policy's errors only.
     """
@@ -129,9 +134,14 @@ def noise_levels(engine: Engine, micros: Sequence[Micro], levels: int, most: int
             left -= len(places)
     if not kept:
         return None
-    shares = tuple((place + 0.5) / levels for place in range(levels))
+    adapter = engine.adapter
+    spread = [adapter.level_at((place + 0.5) / levels) for place in range(levels)]
+    indices = tuple(sorted(set(spread)))  # a few-step model may have fewer levels than were asked for
+    shares = tuple(round((index + 0.5) / adapter.num_noise_levels, 4) for index in indices)
     frozen = engine.objective.roles.get("reference", ())
-    return NoiseLevels(engine, tuple(kept), shares, engine.cached is None and set(PAIR) <= set(frozen))
+    return NoiseLevels(
+        engine, tuple(kept), shares, indices, engine.cached is None and set(PAIR) <= set(frozen)
+    )
 
 
 def _is_pair(micro: Micro, place: int) -> bool:

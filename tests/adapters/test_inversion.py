@@ -1,10 +1,10 @@
-"""Walking the sampler backwards: worked numbers, upstream's inverse scheduler, and what leads is recovered."""
+"""Walking the sampler backwards: worked numbers, upstream's inverse scheduler, and paths retraced."""
 
 import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDPMScheduler
 
-from mmalign.adapters._inversion import grid, levels_below, move, retrace, walk
+from mmalign.adapters._inversion import grid, levels_below, move, noise_scale, retrace, walk
 from mmalign.adapters._noise import Schedule
 
 CPU = torch.device("cpu")
@@ -98,3 +98,17 @@ def test_added_noise_has_ddpms_deviation() -> None:
     path, _ = walk(lambda x, level, rows: torch.zeros_like(x), schedule, x0, torch.tensor([[400, 500]]), ones)
     start = path[:, 1] * schedule.signal[500] / schedule.signal[400]
     assert float(path[:, 2] - start) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_gaps_of_predictions_become_gaps_of_the_noise_they_imply() -> None:
+    """At the level that the walk reads the latents at, which lies one step before the one that is told."""
+    current = torch.tensor([-1, 400])
+    levels = upstream().alphas_cumprod
+    for prediction, wanted in (
+        ("epsilon", [1.0, 1.0]),
+        ("v_prediction", [float(levels[0]), float(levels[400])]),
+    ):
+        found = noise_scale(Schedule.of(levels, prediction, CPU), current)
+        assert found.tolist() == pytest.approx(wanted, rel=1e-5)
+    flow = Schedule.of_flow(torch.arange(1, 1001) / 1000, CPU)
+    assert noise_scale(flow, current).tolist() == pytest.approx([1.0, (1 - 0.401) ** 2], rel=1e-5)

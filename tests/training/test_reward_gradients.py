@@ -172,6 +172,7 @@ def test_where_gradients_begin_is_drawn_per_sample() -> None:
             {"reward": {"name": "python_function", "function": "math:sqrt"}},
             "no gradient flows through",
         ),
+        ("longalign", {"reward": {"name": "denscore", "path": "x"}}, "give it a fixed common direction"),
         ("refl", {"train": {"backward": "chunked"}}, "cannot be chunked"),
         ("refl", {"reference": {"name": "copy"}}, "takes no reference"),
     ],
