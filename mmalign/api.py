@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -143,6 +144,17 @@ def sample(
     seeds = [derive_seed(seed, 0, f"{i}/{prompt}", "sample") for i, prompt in enumerate(prompts)]
     with (finished.base if model == "base" else finished.tuned)() as chosen:
         return finished.adapter.generate(chosen, turns, seeds)
+
+
+@contextmanager
+def for_user(run: FinishedRun, user: str | Mapping[str, float]) -> Iterator[FinishedRun]:
+    """A run whose trained model makes pictures for one user inside the block, or for a blend of several,
+    {name: share}; what it was not told of is made in the neutral mode. Raises UserError for users it does not
+    know."""
+    from mmalign.adapters._users import speaking_for
+
+    with speaking_for(run.adapter.policy, {user: 1.0} if isinstance(user, str) else user):
+        yield run
 
 
 def _file(kind: Literal["image", "video"], path: str | Path) -> Part:

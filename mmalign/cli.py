@@ -166,6 +166,9 @@ def sample(
     ] = False,
     image: Annotated[list[Path] | None, typer.Option(help="a picture in front of every prompt")] = None,
     video: Annotated[list[Path] | None, typer.Option(help="a video in front of every prompt")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="whom pictures are for: NAME, or a blend, NAME=0.3,OTHER=0.7")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="folder for pictures or clips; default RUN/samples")
     ] = None,
@@ -173,6 +176,7 @@ def sample(
 ) -> None:
     """Generate one response per prompt with a run's trained model."""
     from mmalign import api
+    from mmalign.adapters._users import shares_of
     from mmalign.evaluation._sheet import save_animation
     from mmalign.training.finished import open_run
 
@@ -187,7 +191,11 @@ def sample(
         if given and kind not in finished.adapter.media:
             raise UserError(f"sample --{kind}: this run's model reads no {kind} in its prompt")
     which: Literal["base", "tuned"] = "base" if base else "tuned"
-    parts = api.sample(finished, prompt, seed, which, plain, image or (), video or ())
+    if user is not None and base:
+        raise UserError("sample --user: the base model knows no users; leave out one of --user and --base")
+    told = contextlib.nullcontext() if user is None else api.for_user(finished, shares_of(user))
+    with told:
+        parts = api.sample(finished, prompt, seed, which, plain, image or (), video or ())
     folder = out or run / "samples"
     for number, (text, part) in enumerate(zip(prompt, parts, strict=True)):
         if part.kind == "text":

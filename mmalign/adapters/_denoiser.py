@@ -26,6 +26,9 @@ from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
 from mmalign.adapters._rollout import Gradients, first_steps
 from mmalign.adapters._segments import by_segment
 from mmalign.adapters._transitions import score_steps
+from mmalign.adapters._user_branches import taken_out
+from mmalign.adapters._user_files import save_users
+from mmalign.adapters._users import INDEX, UserPart, drop_users, users_of
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Draw, Inversion, Kind, LogProbs, Message, Part, Rollout, UserError
 
@@ -41,7 +44,7 @@ class Denoiser(PathSampling):
         """Move the parts to `device`. Raises UserError where the config does not fit the pipeline."""
         super().__init__(config, parts, device)
         self.policy: nn.Module = parts.denoiser.to(device)
-        self.parts = {"denoiser": [name for name, _ in self.policy.named_parameters()]}
+        self.parts = _parts_of(self.policy)
         self.lora_targets: str | list[str] = list(self._family.lora_targets)
         self._schedule = parts.schedule(device)
         self._bounds = config.timesteps.bounds(self._schedule.num_timesteps, self._family.noisiest)
@@ -87,10 +90,10 @@ class Denoiser(PathSampling):
             draw_one(seed, shape, levels, config.num_draws, config.caption_dropout, config.noise_offset)
             for seed in seeds
         ]
-        return {
-            name: torch.stack([one[name] for one in drawn]).to(self.device, non_blocking=True)
-            for name in drawn[0]
-        }
+        found = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
+        if config.user is not None:
+            found["no_user"] = drop_users(seeds, config.user.dropout)
+        return {name: values.to(self.device, non_blocking=True) for name, values in found.items()}
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
         """Surrogates -w(t) * e / 2, [N, D], with `error` e and `timestep`; one forward for all rows.
@@ -185,7 +188,15 @@ class Denoiser(PathSampling):
         for name in self._captions.empty:
             shaped = dropped.reshape(-1, *[1] * (condition[name].ndim - 1))
             condition[name] = torch.where(shaped, batch.inputs[f"empty_{name}"], condition[name])
-        return condition
+        return condition | self._row_users(batch, draw)
+
+    def _row_users(self, batch: Batch, draw: Draw) -> dict[str, Tensor]:
+        """Whose every row is, [N] places in the table, -1 for none; nothing for a model without users."""
+        if INDEX not in batch.inputs:
+            return {}
+        index = batch.inputs[INDEX]
+        dropped = draw["no_user"][batch.row_sample.to(index.device)]
+        return {INDEX: torch.where(dropped, torch.full_like(index, -1), index)}
 
     def _denoise(self, model: Any, noised: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """The model's prediction at noise levels `time` [B] or []; inputs take its weights' type."""
@@ -197,6 +208,9 @@ class Denoiser(PathSampling):
         if self._told_guidance:
             value = self._config.distilled_guidance or self._family.distilled_guidance
             told["guidance"] = torch.full((len(noised),), value, device=noised.device)
+        table, index = users_of(model), told.pop(INDEX, None)
+        if table is not None and (vectors := table.told(index, len(noised))) is not None:
+            told["user"] = vectors
         return self._family.predict(model, noised.to(dtype), time.reshape(-1).expand(len(noised)), told)
 
     @torch.no_grad()
@@ -213,6 +227,7 @@ class Denoiser(PathSampling):
         condition = {name: batch.inputs[name][:1] for name in self._family.conditions}
         if drawn["drop"][sample]:
             condition |= {name: batch.inputs[f"empty_{name}"][None] for name in self._captions.empty}
+        condition |= {name: index[:1] for name, index in self._row_users(batch, drawn).items()}
         gap = 0.0
         for index, timestep in enumerate(drawn["timestep"][sample]):
             noised, time, target = self._upstream(x0, drawn["noise"][sample, index][None], timestep)
@@ -342,10 +357,21 @@ class Denoiser(PathSampling):
 
     def save(self, model: nn.Module, folder: Path, lora: str | None) -> None:
         """A whole pipeline of the family, or the LoRA adapter `lora` for its `load_lora_weights`."""
-        if lora is None:
-            save_pipeline(self._parts, model, folder)
-        else:
-            save_lora(self._parts, model, folder, lora)
+        with taken_out(model):
+            if lora is None:
+                save_pipeline(self._parts, model, folder)
+            else:
+                save_lora(self._parts, model, folder, lora)
+        save_users(model, folder)
+
+
+def _parts_of(policy: nn.Module) -> dict[str, list[str]]:
+    """Names of a denoiser's weights, those that read users apart."""
+    parts: dict[str, list[str]] = {"denoiser": [], "users": []}
+    users = {id(p) for m in policy.modules() if isinstance(m, UserPart) for p in m.parameters()}
+    for name, parameter in policy.named_parameters():
+        parts["users" if id(parameter) in users else "denoiser"].append(name)
+    return parts if users else {"denoiser": parts["denoiser"]}
 
 
 def _of_rows(values: Tensor, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -22,11 +22,13 @@ from mmalign.adapters._pipeline import Parts, fitting_resolution
 from mmalign.adapters._pipeline_saving import fingerprint_of
 from mmalign.adapters._segments import num_segments
 from mmalign.adapters._transitions import PATH
+from mmalign.adapters._user_files import add_users
+from mmalign.adapters._users import INDEX, users_of
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Example, Frames, PreferenceSample, Prepared, Row, RowView, UserError
 
 _OF_MEDIA = ("time_ids", "scale")  # of a Condition: what is a picture's or clip's own, not its caption's
-_OWN = (*_OF_MEDIA, "segments")  # all that `prepare` gives of a medium and `encode` passes on
+_OWN = (*_OF_MEDIA, "segments", INDEX)  # all that `prepare` gives of a medium and `encode` passes on
 PROMPT = "prompt"  # the role of a caption whose medium is yet to be
 _PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
 
@@ -40,6 +42,11 @@ class DenoiserRows:
         self._config, self._parts, self._family = config, parts, parts.family
         for encoder in parts.encoders:
             encoder.to(device)
+        if config.user is not None:
+            if not parts.family.users:
+                name = parts.family.pipeline.__name__
+                raise UserError(f"model.user: a {name} cannot be told of users; Stable Diffusion and XL can")
+            add_users(parts.denoiser, config.user, "model.user")
         self._latents = Latents(parts.family, parts.pipeline, device)
         self.resolution = fitting_resolution(parts, config.resolution, self._latents.factor)
         self.frames = _frames(config, parts, self._latents.frame_factor)
@@ -86,6 +93,8 @@ class DenoiserRows:
         picture, or one clip of the right length, under one caption."""
         found = []
         self._num_segments(sample)
+        if self._user_index(sample) == -1:
+            found.append("rows of no known user, scored in the neutral mode")
         for role in roles:
             for slot, example in enumerate(sample.examples.get(role, ())):
                 caption, medium = self._read(sample, role, slot, example)
@@ -122,8 +131,17 @@ class DenoiserRows:
             for role in roles
             for slot, example in enumerate(sample.examples.get(role, ()))
         ]
-        size, segments = self._size_of(sample), self._num_segments(sample)
-        return Prepared(sample.id, tuple(self._prepared_row(*one, size, segments) for one in read))
+        size = self._size_of(sample)
+        told = {"segments": self._num_segments(sample), INDEX: self._user_index(sample)}
+        own = {name: number for name, number in told.items() if number is not None}
+        return Prepared(sample.id, tuple(self._prepared_row(*one, size, own) for one in read))
+
+    def _user_index(self, sample: PreferenceSample) -> int | None:
+        """Place of the sample's user in the table, -1 for one without a vector; None for a model without."""
+        if (table := users_of(self._parts.denoiser)) is None:
+            return None
+        user = sample.labels.get("user")
+        return table.names.index(str(user)) if user is not None and str(user) in table.names else -1
 
     def _size_of(self, sample: PreferenceSample) -> Size:
         """Width and height that all media of a sample are brought to, whichever roles are asked for."""
@@ -136,7 +154,7 @@ class DenoiserRows:
         return sample_bucket({role: listed for role, listed in sizes.items() if listed}, self._buckets)
 
     def _prepared_row(
-        self, role: str, slot: int, caption: str, medium: Any, size: Size, segments: int | None
+        self, role: str, slot: int, caption: str, medium: Any, size: Size, own: Mapping[str, int]
     ) -> Row:
         said = hashlib.blake2b(caption.encode("utf-8", "surrogatepass"), digest_size=16)
         written = {f"said-{said.hexdigest()}": self._written}
@@ -154,9 +172,9 @@ class DenoiserRows:
         if self._family.clip_scale is not None:
             data["scale"] = self._family.clip_scale(self._parts.pipeline, medium.sampled_rate)
             whole.update(f"{data['scale'].tolist()}".encode())
-        if segments is not None:
-            data["segments"] = torch.tensor(segments)
-            whole.update(f"/segments{segments}".encode())
+        for name, number in own.items():
+            data[name] = torch.tensor(number)
+            whole.update(f"/{name}{number}".encode())
         shares = {f"seen-{seen.hexdigest()}": self._moments, **written}
         return Row(role, slot, data, whole.hexdigest(), shares)
 
@@ -218,6 +236,8 @@ class DenoiserRows:
             parted = "" if self._config.segments is None else f"/segments{self._config.segments}"
             said = "" if self._config.long_captions == "cut" else "/by sentence"
             settings = f"{_PREPARATION}/{sizes}/{self._captions.lengths}{frames}{mirrored}{parted}{said}"
+            if (table := users_of(self._parts.denoiser)) is not None:  # rows hold places in it
+                settings += f"/users {table.names}"
             text = f"{fingerprint_of(self._parts)}/{settings}"
             self._fingerprint = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return self._fingerprint
@@ -247,8 +267,9 @@ class DenoiserRows:
             for name in (*self._moments, *self._family.conditions, *PATH)
             if name in picked[0][1].data
         }
-        if all("segments" in row.data for _, row in picked):
-            inputs["segments"] = torch.stack([row.data["segments"] for _, row in picked])
+        for name in ("segments", INDEX):
+            if all(name in row.data for _, row in picked):
+                inputs[name] = torch.stack([row.data[name] for _, row in picked]).to(self.device)
         inputs |= self._empty
         return Batch(
             inputs=inputs,

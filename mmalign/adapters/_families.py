@@ -109,6 +109,7 @@ class Family:
     assemble: Callable[[dict[str, nn.Module]], dict[str, nn.Module]] = lambda modules: modules
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))  # of the constructor
     sentences: bool = False  # `states` are those of CLIP towers alone, whose length the denoiser leaves open
+    users: bool = False  # the denoiser can be told of users, as `user` [B, T, W] of the Condition
     zeros_flag: str | None = None  # entry of model_index.json: the empty caption is all zeros; true if absent
     distilled: bool = False  # may be told a guidance value: then `guidance` [B] stands in the Condition
     distilled_guidance: float = 3.5  # that value, unless the config says

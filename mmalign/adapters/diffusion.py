@@ -6,13 +6,14 @@ sample, as in Diffusion-DPO (arXiv 2311.12908). Importing this file loads no mod
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
 from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._noise import ErrorSpace, TimestepRange, Weighting
+from mmalign.adapters._user_config import User
 from mmalign.types import Frames, Kind
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Diffusion:
     # cut: a text encoder does not see the end of a caption too long for it; segments: CLIP towers read every
     # sentence alone, and 240 of their states stand side by side (LongAlign, arXiv 2410.11817)
     long_captions: Literal["cut", "segments"] = "cut"
+    user: User | None = None  # vectors of users, whom a row's label `user` names; the reference knows none
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged
     timesteps: TimestepRange = field(default_factory=TimestepRange)
@@ -83,6 +85,11 @@ class Diffusion:
             raise ValueError(f"gamma: must be above 0, got {self.gamma}")
         if self.noise_offset < 0:
             raise ValueError(f"noise_offset: must be 0 or more, got {self.noise_offset}")
+
+    def with_users(self, folder: str) -> Diffusion:
+        """The same model with the users that were saved in a folder, each as it is there."""
+        assert self.user is not None
+        return replace(self, user=replace(self.user, path=folder))
 
     def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Denoiser:
         """Load the pipeline, its encoders and autoencoder in float32; `dtype` holds where the field of that

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from mmalign import config as configs
+from mmalign.adapters import _users as users
 from mmalign.config import RunConfig
 from mmalign.training import checkpoint, lora
 from mmalign.training._state import restore_tensors
@@ -75,9 +77,15 @@ def open_run(
 def _base_switch(config: RunConfig, policy: nn.Module) -> Switch:
     """What training started from: the model without LoRA, or with the adapter it was given."""
     if config.lora is None or config.lora.path is None:
-        return lambda: lora.switched_off(policy)
+        return lambda: _without_users(lora.switched_off(policy), policy)
     frozen = {n: p.detach().clone() for n, p in policy.named_parameters() if p.requires_grad}
-    return lambda: lora.swapped(policy, frozen)
+    return lambda: _without_users(lora.swapped(policy, frozen), policy)
+
+
+@contextmanager
+def _without_users(inner: AbstractContextManager[nn.Module], policy: nn.Module) -> Iterator[nn.Module]:
+    with users.switched_off(policy), inner as module:
+        yield module
 
 
 def _built_again(config: RunConfig, device: torch.device) -> Switch:
@@ -86,7 +94,9 @@ def _built_again(config: RunConfig, device: torch.device) -> Switch:
 
     @functools.cache
     def module() -> nn.Module:
-        return build_policy(config, device).policy.requires_grad_(False).eval()
+        made = build_policy(config, device).policy.requires_grad_(False).eval()
+        users.turn_off(made)
+        return made
 
     @contextmanager
     def switch() -> Iterator[nn.Module]:
@@ -131,7 +141,7 @@ def export(run: FinishedRun, folder: Path, merged: bool, dtype: torch.dtype) -> 
     if config.lora is not None and not merged:
         adapter.save(policy, folder, lora.NAME)
         model = config.model.with_head(str(folder)) if config.model.kind == "reward" else config.model
-        again = model.build(adapter.device, torch.float32)
+        again = _with_users(model, policy, folder).build(adapter.device, torch.float32)
         section = dataclasses.replace(config.lora, path=str(folder))
         lora.inject(again.policy, section, again.lora_targets, config.seed)
     else:
@@ -142,12 +152,18 @@ def export(run: FinishedRun, folder: Path, merged: bool, dtype: torch.dtype) -> 
             parameter.data = parameter.data.to(dtype)
         adapter.save(whole, folder, None)
         del whole
-        again = model_at(config, str(folder), keep_dtype=False).build(adapter.device, dtype)
+        model = model_at(config, str(folder), keep_dtype=False)
+        again = _with_users(model, policy, folder).build(adapter.device, dtype)
     gap = float((before - _probe(run, again, again.policy)).abs().max())
     bound = 1e-4 if dtype == torch.float32 or (config.lora is not None and not merged) else 0.05
     if gap > bound * max(1.0, float(before.abs().max())):
         raise UserError(f"{folder}: the exported model scores differently by {gap:.2g}; it is not usable")
     return gap
+
+
+def _with_users(model: Any, policy: nn.Module, folder: Path) -> Any:
+    """The model section with the users that were written to a folder, where the policy knows any."""
+    return model if users.users_of(policy) is None else model.with_users(str(folder))
 
 
 def _check_export(config: RunConfig, folder: Path, merged: bool, dtype: torch.dtype) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mmalign.adapters._users import by_user
 from mmalign.training._joining import join_scores
 from mmalign.training.metrics import Means, sample_metrics
 from mmalign.training.optim import evaluating
@@ -50,7 +51,9 @@ def evaluate(engine: Engine, micros: Sequence[Micro], state: State) -> dict[str,
                 scores = score_all(engine, micro, PURPOSE)
                 given = labels_of(engine, micro, PURPOSE)
                 outcome = apply_objective(engine, scores, given, state, _mean_here)
-                means.add(sample_metrics(scores, outcome))
+                found = sample_metrics(scores, outcome)
+                means.add(found)
+                means.add(by_user(engine.adapter.policy, micro.labels.get("user"), found))
                 means.add(imageless_margin(engine, micro, scores["policy"]))
     return {f"heldout/{name}": value for name, value in means.read(world).items()}
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmalign.adapters._score_head import ScoreHead
+from mmalign.adapters._users import UserPart
 from mmalign.config import Lora
 from mmalign.training._lora_linear import fuse
 from mmalign.types import UserError, derive_seed
@@ -136,8 +137,9 @@ def _without(name: str, prefixes: Sequence[str]) -> str:
 
 
 def heads(policy: nn.Module) -> list[nn.Parameter]:
-    """The weights of a reward model's head; none for any other model."""
-    return [p for module in policy.modules() if isinstance(module, ScoreHead) for p in module.parameters()]
+    """The weights of a reward model's head, or of what reads users; none for any other model."""
+    kinds = (ScoreHead, UserPart)
+    return [p for module in policy.modules() if isinstance(module, kinds) for p in module.parameters()]
 
 
 def layers(policy: nn.Module) -> list[BaseTunerLayer]:

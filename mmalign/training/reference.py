@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmalign.adapters import _users as users
 from mmalign.config import RunConfig
 from mmalign.data._cache import TensorCache
 from mmalign.training import lora
@@ -97,6 +98,7 @@ def model_at(config: RunConfig, path: str, keep_dtype: bool = True) -> Any:
 
 def _frozen(module: nn.Module) -> Switch:
     module.requires_grad_(False).eval()
+    users.turn_off(module)
 
     @contextmanager
     def switch() -> Iterator[nn.Module]:
@@ -107,8 +109,8 @@ def _frozen(module: nn.Module) -> Switch:
 
 @contextmanager
 def _quietly(inner: AbstractContextManager[nn.Module], policy: nn.Module) -> Iterator[nn.Module]:
-    """The inner block with the policy in eval mode: a reference never sees dropout."""
-    with evaluating(policy), inner as module:
+    """The inner block with the policy in eval mode and knowing no users: a reference never sees dropout."""
+    with evaluating(policy), users.switched_off(policy), inner as module:
         yield module
 
 

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch.optim import AdamW
 
+from mmalign.adapters._users import freeze_for, speak_already
 from mmalign.config import RunConfig, Train, to_tree
 from mmalign.data._digest import digest
 from mmalign.rewards._scoring import ready
@@ -85,6 +86,7 @@ def build_policy(config: RunConfig, device: torch.device) -> Adapter:
     prepare_policy(adapter.policy, config.train)
     if config.lora is not None:
         lora.inject(adapter.policy, config.lora, adapter.lora_targets, config.seed)
+    freeze_for(adapter.policy)
     if config.train.checkpointing:
         adapter.enable_checkpointing()
     set_training_mode(adapter.policy, config.train)
@@ -308,7 +310,8 @@ def starting_checks(
     largest, mean = float(found.max()), float(found.mean())
     # a live reference repeats the policy's very computation; a cached one was scored in other batches
     equal = largest <= 1e-6 if name in DERIVED else (mean <= 2e-2 if half else largest <= 1e-4)
-    if (name in DERIVED or (name == "cached" and config.reference.path is None)) and not equal:
+    same = name in DERIVED or (name == "cached" and config.reference.path is None)
+    if same and not equal and not speak_already(policy):
         raise RuntimeError(
             f"reference {name}: log-ratios must be 0 before the first step, the largest is {largest:.3g}"
         )

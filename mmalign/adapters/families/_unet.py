@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from mmalign.adapters._families import Condition
 from mmalign.types import UserError
 
 # Conditions that no family of UNets gives.
@@ -25,6 +28,11 @@ def check_unet(folder: Path, parts: Mapping[str, Any], addition: str | None, fam
     for key in ("shift_factor", "latents_mean", "latents_std"):
         if vae.get(key):
             raise UserError(f"{folder}/vae: {key} must be null for this family, got {vae[key]}")
+
+
+def user_of(condition: Condition) -> dict[str, Tensor] | None:
+    """What the attention layers are told of the user, [B, tokens, width], where they are told of one."""
+    return {"user": condition["user"]} if "user" in condition else None
 
 
 def check_channels(folder: Path, parts: Mapping[str, Any], denoiser: str) -> None:

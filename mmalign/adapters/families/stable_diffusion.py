@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mmalign.adapters._families import Condition, Family
-from mmalign.adapters.families._unet import check_unet, check_width
+from mmalign.adapters.families._unet import check_unet, check_width, user_of
 
 
 def clip_length(tokenizer: Any, encoder: Any) -> int:
@@ -30,7 +30,9 @@ def _encode(pipeline: Any, captions: list[str], negative: bool) -> dict[str, Ten
 
 
 def _predict(model: Any, noised: Tensor, time: Tensor, condition: Condition) -> Tensor:
-    output: Tensor = model(noised, time, encoder_hidden_states=condition["states"]).sample
+    output: Tensor = model(
+        noised, time, encoder_hidden_states=condition["states"], cross_attention_kwargs=user_of(condition)
+    ).sample
     return output
 
 
@@ -45,6 +47,7 @@ FAMILY = Family(
     caption_lengths=lambda pipeline: (clip_length(pipeline.tokenizer, pipeline.text_encoder),),
     guidance=7.5,
     sentences=True,
+    users=True,
     check=_check,
     settings=MappingProxyType(
         {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from mmalign.adapters._families import Condition, Family
-from mmalign.adapters.families._unet import check_unet, check_width
+from mmalign.adapters.families._unet import check_unet, check_width, user_of
 from mmalign.adapters.families.stable_diffusion import clip_length
 from mmalign.types import UserError
 
@@ -49,7 +49,11 @@ def predict(model: Any, noised: Tensor, time: Tensor, condition: Condition) -> T
     """The UNet's prediction under states, pooled caption and sizes."""
     added = {"text_embeds": condition["pooled"], "time_ids": condition["time_ids"]}
     output: Tensor = model(
-        noised, time, encoder_hidden_states=condition["states"], added_cond_kwargs=added
+        noised,
+        time,
+        encoder_hidden_states=condition["states"],
+        added_cond_kwargs=added,
+        cross_attention_kwargs=user_of(condition),
     ).sample
     return output
 
@@ -78,6 +82,7 @@ FAMILY = Family(
     ),
     guidance=5.0,
     sentences=True,
+    users=True,
     exact=frozenset({"time_ids"}),  # half precision has no 1023
     sizes=time_ids,
     check=_check,
