@@ -137,11 +137,10 @@ def noise_levels(engine: Engine, micros: Sequence[Micro], levels: int, most: int
     adapter = engine.adapter
     spread = [adapter.level_at((place + 0.5) / levels) for place in range(levels)]
     indices = tuple(sorted(set(spread)))  # a few-step model may have fewer levels than were asked for
-    shares = tuple(round((index + 0.5) / adapter.num_noise_levels, 4) for index in indices)
+    shares = tuple(index / max(1, adapter.num_noise_levels - 1) for index in indices)
     frozen = engine.objective.roles.get("reference", ())
-    return NoiseLevels(
-        engine, tuple(kept), shares, indices, engine.cached is None and set(PAIR) <= set(frozen)
-    )
+    live = engine.cached is None and set(PAIR) <= set(frozen)
+    return NoiseLevels(engine, tuple(kept), shares, indices, live)
 
 
 def _is_pair(micro: Micro, place: int) -> bool:
