@@ -135,9 +135,13 @@ def noise_levels(engine: Engine, micros: Sequence[Micro], levels: int, most: int
     if not kept:
         return None
     adapter = engine.adapter
-    spread = [adapter.level_at((place + 0.5) / levels) for place in range(levels)]
-    indices = tuple(sorted(set(spread)))  # a few-step model may have fewer levels than were asked for
-    shares = tuple(index / max(1, adapter.num_noise_levels - 1) for index in indices)
+    last = max(1, adapter.num_noise_levels - 1)
+    named: dict[int, float] = {}  # a few-step model may have fewer levels than were asked for
+    for place in range(levels):
+        share = (place + 0.5) / levels
+        index = adapter.level_at(share)
+        named[index] = share if index == round(share * last) else index / last
+    indices, shares = tuple(sorted(named)), tuple(named[index] for index in sorted(named))
     frozen = engine.objective.roles.get("reference", ())
     live = engine.cached is None and set(PAIR) <= set(frozen)
     return NoiseLevels(engine, tuple(kept), shares, indices, live)

@@ -208,3 +208,24 @@ def test_randomness_goes_on_as_if_nothing_had_been_drawn() -> None:
     with untouched_randomness(torch.device("cpu")):
         torch.rand(17)
     assert torch.equal(torch.rand(4), expected)
+
+
+def test_levels_that_never_train_are_not_measured(bench: Bench) -> None:
+    for timesteps, wanted in (
+        ({"levels": [249, 499, 749, 999]}, {"0.249", "0.499", "0.750", "1.000"}),
+        ({"max": 0.2}, {"0.012", "0.037", "0.062", "0.087", "0.112", "0.137", "0.162", "0.187"}),
+    ):
+        folder = run(
+            bench.config(
+                "image",
+                f"levels-{len(wanted)}",
+                data={"heldout": 2},
+                model={"timesteps": timesteps},
+                train={"steps": 1},
+                evaluation={"levels": 8, "grid": 0},
+            )
+        )
+        line = metrics(folder)[0]
+        assert {
+            name.split("/")[2] for name in line if name.startswith(("heldout/level/0", "heldout/level/1"))
+        } == wanted
