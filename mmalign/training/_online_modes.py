@@ -70,10 +70,6 @@ def _check_rest(config: RunConfig, mode: Mode) -> None:
         raise UserError("train.epochs: rounds make new samples for ever; give train.steps")
     if config.model.kind == "reward":
         raise UserError("online: a reward model answers no prompts; remove the section")
-    if config.heldout is not None or any(getattr(source, "heldout", 0) for _, source in config.data):
-        raise UserError(
-            "online: keeps no rows back; remove heldout, watch round/score and name evaluation.prompts"
-        )
     if any(getattr(source, "positive_ratio", None) is not None for _, source in config.data):
         raise UserError("data.positive_ratio: of the data only prompts are read; remove it")
     if config.reference.name == "cached":

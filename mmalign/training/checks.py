@@ -252,7 +252,9 @@ def check_output(config: RunConfig) -> None:
         blocked = place and next((p for p in (place, *place.parents) if p.exists() and not p.is_dir()), None)
         if blocked:
             raise UserError(f"{name}: {blocked} is a file; choose a folder")
-    if not folder.exists() or all(p.name in (".lock", ".config.yaml.tmp") for p in folder.iterdir()):
+    # left by a run that ended before its first step, samples of its first round among them
+    early = (".lock", ".config.yaml.tmp", "rounds")
+    if not folder.exists() or all(p.name in early for p in folder.iterdir()):
         return
     stored = folder / "config.yaml"
     # a run writes one of these beside its config: without them it is the user's own

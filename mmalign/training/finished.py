@@ -19,9 +19,11 @@ from mmalign.adapters import _users as users
 from mmalign.config import RunConfig
 from mmalign.training import checkpoint, lora
 from mmalign.training._state import restore_tensors
+from mmalign.training.console import Console
 from mmalign.training.reference import model_at
 from mmalign.training.setup import build_policy
-from mmalign.types import Adapter, UserError
+from mmalign.training.world import World
+from mmalign.types import Adapter, Example, PreferenceSample, Prepared, UserError
 
 Switch = Callable[[], AbstractContextManager[nn.Module]]
 
@@ -184,8 +186,29 @@ def _probe(run: FinishedRun, adapter: Adapter, model: nn.Module) -> torch.Tensor
     """Scores of the first two samples' policy roles."""
     from mmalign.training.rows import few_samples
 
-    roles = run.config.objective.roles["policy"]
-    items = few_samples(run.config, adapter, 2)
-    batch = adapter.collate(adapter.encode([item.prepared for item in items]), roles)
-    draw = adapter.draw(batch, list(range(len(items))))
+    config = run.config
+    if config.online is not None or config.objective.rollout is not None:
+        roles, prepared = ("completion",), _own_answers(run)
+    else:
+        roles = config.objective.roles["policy"]
+        prepared = [item.prepared for item in few_samples(config, adapter, 2)]
+    batch = adapter.collate(adapter.encode(prepared), roles)
+    draw = adapter.draw(batch, list(range(len(prepared))))
     return adapter.logprobs(model.eval(), batch, draw, frozenset()).total()
+
+
+def _own_answers(run: FinishedRun) -> list[Prepared]:
+    """Rows of what the trained model answers to two prompts, for runs whose data has prompts alone."""
+    from mmalign.data._prompts import decode_prompts
+    from mmalign.training.rows import load_data
+
+    world = World(0, 1, run.adapter.device)
+    data = load_data(run.config, world, Console(world, progress=False, quiet=True))
+    given = [(one.id, one.examples["prompt"][0].prompt) for one in data.pools[0].samples[:2]]
+    asked = decode_prompts(given, run.adapter.frames)
+    answers = run.adapter.generate(run.adapter.policy, [turns for _, turns in asked], range(len(asked)))
+    samples = [
+        PreferenceSample(name, {"completion": (Example(turns, (part,)),)})
+        for (name, turns), part in zip(asked, answers, strict=True)
+    ]
+    return [run.adapter.prepare(sample, ("completion",)) for sample in samples]

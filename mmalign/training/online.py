@@ -47,7 +47,7 @@ class OnlineData(RunData):
     @classmethod
     def of(cls, data: RunData, console: Console) -> OnlineData:
         """From data read for its prompts."""
-        return cls(data.pools, [], data.world, data.hash, data.notes, data.skipped, console=console)
+        return cls(data.pools, data.heldout, data.world, data.hash, data.notes, data.skipped, console=console)
 
     def num_steps(self, train: Train) -> int:
         """Steps of the run."""
@@ -66,7 +66,7 @@ class OnlineData(RunData):
 
     def admit(self, adapter: Adapter, config: RunConfig, console: Console) -> None:
         """Refuse prompts with media that the model does not read; load the judge."""
-        for pool in self.pools:
+        for pool in [*self.pools, *self.heldout]:
             for sample in pool.samples:
                 kinds = {part.kind for turn in turns_of(sample) for part in turn.parts} - {"text"}
                 if strange := sorted(kinds - adapter.media):
@@ -86,6 +86,10 @@ class OnlineData(RunData):
     ) -> Steps:
         """Samples of rounds, step by step; what is sampled once is never kept in a cache of rows."""
         return _Rounds(self, adapter, config, on_skip)
+
+    def heldout_items(self, adapter: Adapter, config: RunConfig) -> list[Item]:
+        """None: held-out prompts are answered when the run is evaluated, and have no answers to be scored."""
+        return []
 
     def news(self) -> dict[str, Tensor]:
         """Scores of the round that has just been made, told once and by one process."""

@@ -18,7 +18,7 @@ from mmalign.rewards._scoring import score_all
 from mmalign.rewards.brightness import Brightness
 from mmalign.training._online_making import Making, add_advantages
 from mmalign.training.checks import check_config
-from mmalign.training.finished import open_run
+from mmalign.training.finished import export, open_run
 from mmalign.training.run import run
 from mmalign.types import Message, Part, UserError
 
@@ -226,7 +226,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "no-section": ("d3po", {"online": None}, "add section online"),
     "reference": ("ddpo", {"reference": {"name": "auto"}}, "ema, decay: 0, every: 2"),
     "epochs": ("dpo", {"train": {"steps": None, "epochs": 1.0}}, "train.epochs: rounds make"),
-    "heldout": ("dpo", {"data": {"heldout": 2}}, "keeps no rows back"),
     "cached": (
         "dpo",
         {"reference": {"name": "cached"}, "train": {"draws": "fixed:1"}},
@@ -260,3 +259,20 @@ def test_what_cannot_work_is_refused(bench: Bench, case: str) -> None:
 def test_more_prompts_than_the_data_has_are_refused(bench: Bench) -> None:
     with pytest.raises(UserError, match="12 are more than the data has, 10"):
         run(config_of(bench, "dpo", "many", online={"prompts": 12}))
+
+
+def test_heldout_prompts_are_answered_and_what_was_trained_is_exported(bench: Bench, tmp_path: Path) -> None:
+    output = run(config_of(bench, "d3po", "evaluated", steps=2, data={"heldout": 2}, train={"eval_every": 1}))
+    assert len(list((output / "evaluation" / "grid").rglob("*.png"))) > 0
+    assert not any(name.startswith("heldout/") for line in metrics(output) for name in line)
+    assert export(open_run(output), tmp_path / "lora", False, torch.float32) < 1e-4
+
+
+def test_what_a_killed_process_left_is_made_anew(bench: Bench) -> None:
+    """A folder with the beginnings of its first round and no config yet is no other run's."""
+    folder = bench.folder / "killed"
+    (folder / "rounds" / ".00000.tmp").mkdir(parents=True)
+    (folder / "rounds" / ".00000.tmp" / "00000-000-chosen.png").write_bytes(b"torn")
+    (folder / ".lock").touch()
+    output = run(config_of(bench, "dpo", "killed", steps=1))
+    assert not (output / "rounds" / ".00000.tmp").exists() and record_of(output, 0)["samples"]
