@@ -28,7 +28,7 @@ from mmalign.adapters._segments import by_segment
 from mmalign.adapters._transitions import score_steps
 from mmalign.adapters._user_branches import taken_out
 from mmalign.adapters._user_files import save_users
-from mmalign.adapters._users import INDEX, UserPart, drop_users, users_of
+from mmalign.adapters._users import INDEX, drop_users, parts_of, users_of
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Draw, Inversion, Kind, LogProbs, Message, Part, Rollout, UserError
 
@@ -44,7 +44,7 @@ class Denoiser(PathSampling):
         """Move the parts to `device`. Raises UserError where the config does not fit the pipeline."""
         super().__init__(config, parts, device)
         self.policy: nn.Module = parts.denoiser.to(device)
-        self.parts = _parts_of(self.policy)
+        self.parts = parts_of(self.policy)
         self.lora_targets: str | list[str] = list(self._family.lora_targets)
         self._schedule = parts.schedule(device)
         self._bounds = config.timesteps.bounds(self._schedule.num_timesteps, self._family.noisiest)
@@ -363,15 +363,6 @@ class Denoiser(PathSampling):
             else:
                 save_lora(self._parts, model, folder, lora)
         save_users(model, folder)
-
-
-def _parts_of(policy: nn.Module) -> dict[str, list[str]]:
-    """Names of a denoiser's weights, those that read users apart."""
-    parts: dict[str, list[str]] = {"denoiser": [], "users": []}
-    users = {id(p) for m in policy.modules() if isinstance(m, UserPart) for p in m.parameters()}
-    for name, parameter in policy.named_parameters():
-        parts["users" if id(parameter) in users else "denoiser"].append(name)
-    return parts if users else {"denoiser": parts["denoiser"]}
 
 
 def _of_rows(values: Tensor, batch: Batch) -> Tensor:

@@ -72,6 +72,15 @@ def users_of(model: nn.Module) -> Users | None:
     return found if isinstance(found, Users) else None
 
 
+def parts_of(policy: nn.Module) -> dict[str, list[str]]:
+    """Names of a denoiser's weights, those that read users apart."""
+    parts: dict[str, list[str]] = {"denoiser": [], "users": []}
+    users = {id(p) for m in policy.modules() if isinstance(m, UserPart) for p in m.parameters()}
+    for name, parameter in policy.named_parameters():
+        parts["users" if id(parameter) in users else "denoiser"].append(name)
+    return parts if users else {"denoiser": parts["denoiser"]}
+
+
 def freeze_for(policy: nn.Module) -> None:
     """Leave nothing but the vectors to train where only they are to be learned."""
     table = users_of(policy)

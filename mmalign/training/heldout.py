@@ -42,7 +42,9 @@ def evaluate(engine: Engine, micros: Sequence[Micro], state: State) -> dict[str,
             labels = collate_labels([item for micro in micros for item in micro.items], world.device)
             outcome = apply_objective(engine, scores, labels, state, _mean_here)
             if world.is_main:
-                means.add(sample_metrics(scores, outcome))
+                found = sample_metrics(scores, outcome)
+                means.add(found)
+                means.add(by_user(engine.adapter.policy, labels.get("user"), found))
             shares = list(zip(micros, parts, strict=True))[world.rank :: world.size]
             for micro, part in shares:
                 means.add(imageless_margin(engine, micro, part["policy"]))
