@@ -284,7 +284,7 @@ class InversionDPO(Peer):
         total = []
         for picture in (chosen, rejected):
             gaps = self._gaps(sampler, picture, both)
-            total.append(sum(weight * gap for weight, gap in gaps))
+            total.append(torch.stack([weight * gap for weight, gap in gaps]).sum())
         inside = 0.5 * INVERSION_BETA * (total[0] - total[1]) / self.steps
         loss = -1 * F.logsigmoid(inside)
         self.logs = {"loss": loss, "gap": inside, "implicit_acc": (inside > 0).float()}

@@ -119,9 +119,36 @@ def perturb(model: nn.Module) -> None:
             weight.add_(0.1 * weight.std() * noise)
 
 
+def _config(
+    frozen: Frozen, batch: int, section: dict[str, Any], reference: str, lora: bool, train: dict[str, Any]
+) -> configs.RunConfig:
+    """A run's config, with the adapter's section over random parts in place of a folder."""
+    settings = {"steps": 1, "batch": batch, "lr": LR, "clip": CLIP, "precision": "bf16"}
+    tree: dict[str, Any] = {
+        "model": {"adapter": "diffusion", "path": "random", "encoder_dtype": "bfloat16"},
+        "data": {"source": "jsonl", "path": "none.jsonl"},
+        "objective": section,
+        "reference": {"name": reference},
+        "train": {**settings, **train},
+        "log": {"progress": False},
+        "cache": None,
+    }
+    if lora:
+        tree["lora"] = {"rank": RANK, "targets": list(frozen.shape.targets), "init": "gaussian"}
+    config = configs.from_tree(tree, "benchmark")
+    plain_model = {f.name: getattr(config.model, f.name) for f in dataclasses.fields(config.model)}
+    model = _Random(**{**plain_model, "parts": frozen.parts, "resolution": frozen.shape.side})
+    return dataclasses.replace(config, model=model)
+
+
 class GpuOurs(Ours):
     """A run's step on pairs that are encoded already: batches made and moved inside the step, gradients,
     clipping, AdamW and the metrics of every step, read back every tenth as a run does."""
+
+    adapter: Denoiser
+    scorer: Scorer
+    micro: int  # pairs per forward
+    checkpointing: bool
 
     def __init__(
         self,
@@ -133,26 +160,13 @@ class GpuOurs(Ours):
         train: dict[str, Any] | None = None,
     ) -> None:
         """`section` is the objective's; `train` adds to the section of that name."""
-        settings = {"steps": 1, "batch": len(pairs.captions), "lr": LR, "clip": CLIP, "precision": "bf16"}
-        tree: dict[str, Any] = {
-            "model": {"adapter": "diffusion", "path": "random", "encoder_dtype": "bfloat16"},
-            "data": {"source": "jsonl", "path": "none.jsonl"},
-            "objective": section,
-            "reference": {"name": reference},
-            "train": {**settings, **(train or {})},
-            "log": {"progress": False},
-            "cache": None,
-        }
-        if lora:
-            tree["lora"] = {"rank": RANK, "targets": list(frozen.shape.targets), "init": "gaussian"}
-        config = configs.from_tree(tree, "benchmark")
-        plain_model = {f.name: getattr(config.model, f.name) for f in dataclasses.fields(config.model)}
-        model = _Random(**{**plain_model, "parts": frozen.parts, "resolution": frozen.shape.side})
-        self.config = config = dataclasses.replace(config, model=model)
+        self.config = config = _config(frozen, len(pairs.captions), section, reference, lora, train or {})
         self.accelerator, world = start()
         if world.device.type != frozen.device.type:
             raise SystemExit(f"the run's device is {world.device}, the benchmark's {frozen.device}")
-        self.adapter = adapter = build_policy(config, world.device)
+        adapter = build_policy(config, world.device)
+        assert isinstance(adapter, Denoiser)
+        self.adapter = adapter
         self.model = adapter.policy
         self.micro = len(pairs.captions)
         self.checkpointing = False
@@ -165,6 +179,7 @@ class GpuOurs(Ours):
         inverting = config.objective.inversion is not None
         if inverting:
             scorer.add_sources({"reference": make_switch("copy", adapter, config, torch.float32)})
+        self.scorer = scorer
         prepared, self.optimizer = self.accelerator.prepare(scorer, self.optimizer)
         self.engine = Engine(
             self.accelerator,
@@ -196,8 +211,9 @@ class GpuOurs(Ours):
     def _scored(self) -> ReferenceCache:
         """Scores of the reference, which the policy still is, at the one draw of every pair."""
         cache = ReferenceCache(None, "benchmark")
-        switch = make_switch("lora_off", self.adapter, self.config, torch.bfloat16)
-        scorer = Scorer(self.adapter, self.config.train.precision)
+        adapter = self.engine.adapter
+        switch = make_switch("lora_off", adapter, self.config, torch.bfloat16)
+        scorer = Scorer(adapter, self.config.train.precision)
         scorer.add_sources({"reference": switch})
         live = dataclasses.replace(self.engine, scorer=scorer)
         for micro in self.micros():
@@ -276,7 +292,7 @@ class GpuOurs(Ours):
         found = [*self.model.parameters(), *self.model.buffers(), *state_of(self.optimizer)]
         pipeline = self.adapter._parts.pipeline
         frozen = [pipeline.vae, *self.adapter._parts.encoders]
-        for switch in self.engine.scorer._switches.values():
+        for switch in self.scorer._switches.values():
             with switch() as module:
                 found += [*module.parameters(), *module.buffers()]
         return found + [value for module in frozen for value in (*module.parameters(), *module.buffers())]
