@@ -11,6 +11,7 @@ results/shapes_image.jsonl and is not run again; results/shapes_image.md is writ
 
 import argparse
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,16 @@ def sweep(bench: Bench, arms: Sequence[Arm], rates: Sequence[float]) -> None:
                 print(selection(bench.cells), flush=True)
 
 
+def quick(arms: Sequence[Arm]) -> None:
+    """A few short runs in a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder) / "cells.jsonl", Path(folder), QUICK_PROMPTS, QUICK_STEPS)
+        for arm in arms:
+            bench.add(arm, "heldout", 0)
+    print(f"quick: {QUICK_PROMPTS} prompts, {QUICK_STEPS} steps, one seed; no figure of it counts\n")
+    print(table(bench.cells, arms))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few prompts and steps; nothing is kept")
@@ -119,16 +130,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     arms = [arm for arm in ARMS if options.only is None or arm.name in options.only]
-    folder = ROOT / "runs" / "shapes_image"
     if options.quick:
-        folder = folder / "quick"
-        bench = Bench(folder / "cells.jsonl", folder, QUICK_PROMPTS, QUICK_STEPS)
-        for arm in arms[:QUICK_ARMS]:
-            bench.add(arm, "heldout", 0)
-        print(f"quick: {QUICK_PROMPTS} prompts, {QUICK_STEPS} steps, one seed; no figure of it counts\n")
-        print(table(bench.cells, arms))
+        quick(arms[:QUICK_ARMS])
         return
-    bench = Bench(RESULTS / "shapes_image.jsonl", folder)
+    bench = Bench(RESULTS / "shapes_image.jsonl", ROOT / "runs" / "shapes_image")
     if options.sweep:
         sweep(bench, arms, options.rates)
     else:
