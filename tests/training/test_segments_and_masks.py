@@ -145,6 +145,16 @@ def test_masks_weigh_errors_by_region(folder: Path) -> None:
     assert found[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and "loser_scale" in found[0]
 
 
+def test_a_white_mask_is_none(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    white = folder / "white.jsonl"
+    white.write_text("\n".join(json.dumps({**row, "mask": [[1]]}) for row in rows) + "\n")
+    data = {"path": str(white)}
+    masked = losses(run(config(folder, "pictures", "white", data=data)))
+    plain = losses(run(config(folder, "pictures", "bare", data=data, transforms=[])))
+    assert masked == pytest.approx(plain, abs=1e-4)
+
+
 def test_encoded_rows_bring_their_masks_again(folder: Path) -> None:
     """A second run finds every row encoded and decodes no picture, but reads the masks."""
     sections: dict[str, Any] = {"cache": str(folder / "again"), "train": {"steps": 2}}

@@ -14,8 +14,12 @@ from cli_runs import call
 from PIL import Image
 from tiny_runs import largest_gap, losses, metrics, weights
 
+import mmalign
 from mmalign import api
 from mmalign.config import RunConfig, from_tree
+from mmalign.data._media import decode
+from mmalign.data._sources import load
+from mmalign.shapes.sources import ImagePairs
 from mmalign.training.checks import check_config
 from mmalign.training.run import run
 from mmalign.types import UserError
@@ -194,3 +198,53 @@ def test_a_model_without_users_cannot_speak_for_one(folder: Path) -> None:
     plain = run(config(folder, "plain", model={"user": None}, train={"steps": 1}))
     with pytest.raises(UserError, match="knows no users"), api.for_user(api.open_run(plain), "day"):
         pass
+
+
+@pytest.mark.slow
+def test_pictures_of_a_trained_model_are_lighter_for_one_and_darker_for_the_other(tmp_path: Path) -> None:
+    """On the built-in model, which draws: the neutral mode stays near the base, a blend lies between."""
+    rows, captions = [], []
+    for k, sample in enumerate(load(ImagePairs(num=60)).samples[:48]):
+        example = decode(sample).examples["chosen"][0]
+        captions.append(" ".join(part.data for part in example.prompt[0].parts))
+        pixels = np.asarray(example.response[0].data, dtype=np.float32) * 0.6
+        for name, level in (("light", 102), ("dark", 0)):
+            Image.fromarray((pixels + level).astype(np.uint8)).save(tmp_path / f"{name}-{k}.png")
+        for user, wish, other in (("day", "light", "dark"), ("night", "dark", "light")):
+            sides = {"chosen_image": f"{wish}-{k}.png", "rejected_image": f"{other}-{k}.png"}
+            rows.append({"id": f"{user}-{k}", "prompt": captions[-1], "user": user, **sides})
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    model = {
+        "path": str(Path(mmalign.__file__).parent / "shapes" / "models" / "image"),
+        "user": {"names": ["day", "night"], "tokens": 2, "width": 32},
+        "generation": {"steps": 10, "guidance": 3.0},
+        "timesteps": {},
+    }
+    output = run(
+        config(
+            tmp_path,
+            "drawn",
+            model=model,
+            data={"path": str(tmp_path / "pairs.jsonl")},
+            heldout=None,
+            objective={"beta": 50},
+            lora={"rank": 8, "init": "gaussian"},
+            train={"steps": 120, "lr": 1e-3},
+        )
+    )
+    finished = api.open_run(output)
+
+    def level() -> float:
+        return float(np.mean([np.asarray(part.data) for part in api.sample(finished, captions[:8])]))
+
+    found = {"nobody": level()}
+    for name, shares in {
+        "day": {"day": 1.0},
+        "both": {"day": 0.5, "night": 0.5},
+        "night": {"night": 1.0},
+    }.items():
+        with api.for_user(finished, shares):
+            found[name] = level()
+    base = np.mean([np.asarray(part.data) for part in api.sample(finished, captions[:8], model="base")])
+    assert found["day"] > base + 5 and found["night"] < base - 5, found
+    assert found["night"] < found["both"] < found["day"] and abs(found["nobody"] - base) < 3, found
