@@ -60,7 +60,7 @@ def by_segment(
     surrogates and into the errors that are told; `counts` [N] are the rows' numbers of segments.
     """
     squares = (prediction.float() - target.float()).square().mean((1, 3, 4)).unflatten(0, scored.mask.shape)
-    weights = shares(squares.shape[-1], counts.cpu()).to(squares)
+    weights = shares(squares.shape[-1], counts.cpu()).to(squares.device, non_blocking=True)
     # sums, no matrix product: autocast would take that in half precision
     held = (squares.unsqueeze(2) * weights.unsqueeze(1)).sum(-1)  # [N, D, S]
     values, error = ((factor.unsqueeze(-1) * held).sum(1) for factor in factors)

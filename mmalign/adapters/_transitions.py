@@ -120,10 +120,10 @@ class Walk:
         """
         x = noise()
         before, best, worst, margins = [], [], [], []
-        size = torch.arange(len(x), device=x.device)
+        size, kept = torch.arange(len(x), device=x.device), self.kept
         for step in range(len(self.level)):
             mean, spread = self._moments(x, step, size)
-            if not first <= step < self.kept:
+            if not first <= step < kept:
                 x = mean + _wide(spread, mean) * noise()
                 continue
             made = torch.stack([mean + _wide(spread, mean) * noise() for _ in range(count)], 1)
@@ -135,7 +135,7 @@ class Walk:
             x = made[size, choices[:, step].to(x.device)]
         sides = [torch.stack(side, 1).cpu() for side in (before, best, worst)]
         apart = torch.stack(margins, 1).tolist()
-        part = slice(first, self.kept)
+        part = slice(first, kept)
         found = []
         for place, (start, good, bad) in enumerate(zip(*sides, strict=True)):
             plain = self._row(start, part, place)

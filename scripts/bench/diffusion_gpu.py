@@ -143,7 +143,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="3 + 5 rounds; results are printed only")
     parser.add_argument("--tiny", action="store_true", help="toy sizes; results are printed only")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--budget", type=float, default=560.0, help="seconds in which no new round begins")
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds in which no new round begins")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     return parser.parse_args()
 
