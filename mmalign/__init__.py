@@ -1,7 +1,7 @@
 """mmalign: preference alignment for text, vision-language, video and diffusion models through one seam.
 
-The verbs of the command line are functions here: `train`, `check`, `sample`, `evaluate`, `build`,
-`export`, `write_report`, `load_config`; `open_run` loads a finished run once for several of them. `Objective`,
+The verbs of the command line are functions here: `train`, `check`, `sample`, `evaluate`, `build`, `export`,
+`write_report`, `load_config`; `open_run` loads a finished run once for several of them. `Objective`,
 `Outcome` and the other records are what an objective of your own needs.
 """
 

@@ -9,8 +9,8 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from tiny_sd import SIDE, build_pipeline, prompt, save_pipeline
 
-from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._denoiser import Denoiser
+from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Message, Part, UserError
 

@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from tiny_sd import build_pipeline, pairs, prompt, save_pipeline
 from torch import nn
 
-from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._denoiser import Denoiser
+from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import UserError
 

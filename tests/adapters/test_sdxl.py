@@ -17,8 +17,8 @@ from PIL import Image
 from tiny_sd import SIDE, example, pair, pairs, picture, prompt
 from torch import nn
 
-from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters._denoiser import Denoiser
+from mmalign.adapters._latent_sampling import Generation
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import PreferenceSample
 
