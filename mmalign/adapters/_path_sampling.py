@@ -127,7 +127,7 @@ class PathSampling(DenoiserRows):
         path = batch.inputs["path_level"]
         pick = torch.arange(path.shape[1], device=self.device).expand(len(path), -1)
         drop = torch.zeros(len(batch.sample_ids), dtype=torch.bool, device=self.device)
-        return {"path_pick": pick, "drop": drop}
+        return {"path_pick": pick, "drop": drop, "no_user": drop}
 
     def _upstream_density(self, told: Told, batch: Batch) -> Tensor:
         """Log-density [] of the first step of row 0, its mean and deviation by upstream's own sampler."""
