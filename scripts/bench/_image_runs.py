@@ -24,6 +24,7 @@ CONFIGS = ROOT / "configs" / "objectives" / "diffusion"
 MODEL = "mmalign/shapes/models/image"
 POLICY_PATH = ["objective.trajectory=policy", "objective.sign=1", "objective.count=2"]
 TINTED = ["data={source: _tinted:TintedPairs, num: 600}", "evaluation=null"]
+LONGER = ["train.steps=240", "train.lr=2.0e-4"]
 Cell = dict[str, Any]
 Pictures = NDArray[np.uint8]
 
@@ -69,6 +70,8 @@ ARMS = (
     Arm("dspo", "dspo"),
     Arm("diffusion_orpo", "diffusion_orpo"),
     Arm("tint: sft", "sft", TINTED, style="tint"),
+    Arm("tint: dpo, longer", "dpo", [*TINTED, *LONGER], style="tint"),
+    Arm("tint: mapo, longer", "mapo", [*TINTED, *LONGER], style="tint"),
 )
 
 
