@@ -36,7 +36,7 @@ OFFERS = {
 }
 # what no adapter may offer yet, but objectives are written for
 OFFERS |= {
-    "surrogate": OFFERS["surrogate"] | {"segments"},
+    "surrogate": (OFFERS["surrogate"] | {"segments"}) - {"transition"},  # those steps are "trajectory"
     "trajectory": OFFERS.get("trajectory", frozenset()) | {"ratio", "transition"},
 }
 CASES = [
