@@ -18,16 +18,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mmalign.adapters._families import Autoencoder, Condition, Family
 from mmalign.adapters.families._unet import check_unet, check_width
-from mmalign.adapters.families.stable_diffusion import clip_length
+from mmalign.adapters.families.stable_diffusion import clip_length, encode
 
 
 def _check(folder: Path, parts: Mapping[str, Any]) -> None:
     check_unet(folder, parts, None, "AnimateDiffPipeline")
     check_width(folder, parts, ("text_encoder",))
-
-
-def _encode(pipeline: Any, captions: list[str], negative: bool) -> dict[str, Tensor]:
-    return {"states": pipeline.encode_prompt(captions, pipeline.text_encoder.device, 1, False)[0]}
 
 
 def _predict(model: Any, noised: Tensor, time: Tensor, condition: Condition) -> Tensor:
@@ -42,7 +38,7 @@ FAMILY = Family(
     models={"vae": (AutoencoderKL,), "text_encoder": (CLIPTextModel,), "unet": (UNetMotionModel,)},
     tokenizers={"tokenizer": CLIPTokenizer},
     conditions=("states",),
-    encode=_encode,
+    encode=encode,
     predict=_predict,
     caption_lengths=lambda pipeline: (clip_length(pipeline.tokenizer, pipeline.text_encoder),),
     guidance=7.5,

@@ -25,7 +25,8 @@ def _check(folder: Path, parts: Mapping[str, Any]) -> None:
     check_width(folder, parts, ("text_encoder",))
 
 
-def _encode(pipeline: Any, captions: list[str], negative: bool) -> dict[str, Tensor]:
+def encode(pipeline: Any, captions: list[str], negative: bool) -> dict[str, Tensor]:
+    """The last states of the one CLIP tower, [B, L, W]."""
     return {"states": pipeline.encode_prompt(captions, pipeline.text_encoder.device, 1, False)[0]}
 
 
@@ -42,7 +43,7 @@ FAMILY = Family(
     models={"vae": (AutoencoderKL,), "text_encoder": (CLIPTextModel,), "unet": (UNet2DConditionModel,)},
     tokenizers={"tokenizer": CLIPTokenizer},
     conditions=("states",),
-    encode=_encode,
+    encode=encode,
     predict=_predict,
     caption_lengths=lambda pipeline: (clip_length(pipeline.tokenizer, pipeline.text_encoder),),
     guidance=7.5,
