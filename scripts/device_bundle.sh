@@ -37,7 +37,7 @@ collect() {
 }
 
 install() {
-  python="${PYTHON:-python3}" site="${SITE:-/tmp/mmalign-site}"
+  python="${PYTHON:-python3}" site="${SITE:-$PWD/$wheels/site}"
   ls "$wheels"/*.whl > /dev/null
   "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "$wheels"/*.whl
   export PYTHONPATH="$site:$PWD" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1

@@ -7,6 +7,7 @@ Weights that train are in float32 under autocast, what is frozen is in bfloat16,
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ class Shared:
     optimizer: Any
 
 
-class Peer:
+class Peer(ABC):
     """What the scripts share. `exact_vae`: the autoencoder stays in float32."""
 
     exact_vae, with_reference = False, True
@@ -184,9 +185,9 @@ class Peer:
             self.model.disable_gradient_checkpointing()
         self.model.train()
 
+    @abstractmethod
     def loss(self) -> Tensor:
         """The loss [] of the pairs; fills `logs`."""
-        raise NotImplementedError
 
     def backward(self, pair: int = 0) -> float:
         """Loss of the step's pairs, its gradients added to what trains."""
