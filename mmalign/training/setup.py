@@ -310,7 +310,10 @@ def starting_checks(
     largest, mean = float(found.max()), float(found.mean())
     # a live reference repeats the policy's very computation; a cached one was scored in other batches
     equal = largest <= 1e-6 if name in DERIVED else (mean <= 2e-2 if half else largest <= 1e-4)
-    same = name in DERIVED or (name == "cached" and config.reference.path is None)
+    ahead = name == "lora_off" and _starts_adapted(
+        config
+    )  # the base, and a policy that starts from an adapter
+    same = (name in DERIVED and not ahead) or (name == "cached" and config.reference.path is None)
     if same and not equal and not speak_already(policy):
         raise RuntimeError(
             f"reference {name}: log-ratios must be 0 before the first step, the largest is {largest:.3g}"

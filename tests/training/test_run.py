@@ -179,6 +179,15 @@ def test_training_goes_on_from_a_saved_adapter(bench: Bench) -> None:
     assert largest_gap(weights(second, 4), weights(first, 4)) > 0
 
 
+def test_a_saved_adapter_may_be_compared_with_its_base(bench: Bench) -> None:
+    first = run(bench.config("text", "ahead-one", lora=LORA))
+    lora, reference = {**LORA, "path": str(first / "final")}, {"name": "lora_off"}
+    second = run(bench.config("text", "ahead-two", lora=lora, reference=reference))
+    assert losses(second)[0] != pytest.approx(math.log(2), abs=1e-6)
+    notes = json.loads((second / "run.json").read_text())["notes"]
+    assert any(note.startswith("reference lora_off: largest log-ratio") for note in notes)
+
+
 def test_one_forward_serves_a_weighted_sum(bench: Bench) -> None:
     objective = [{"name": "dpo"}, {"name": "sft", "weight": 0.5}]
     lines = metrics(run(bench.config("text", "sum", objective=objective)))
