@@ -310,9 +310,8 @@ def starting_checks(
     largest, mean = float(found.max()), float(found.mean())
     # a live reference repeats the policy's very computation; a cached one was scored in other batches
     equal = largest <= 1e-6 if name in DERIVED else (mean <= 2e-2 if half else largest <= 1e-4)
-    ahead = name == "lora_off" and _starts_adapted(
-        config
-    )  # the base, and a policy that starts from an adapter
+    # the base, and a policy that starts from an adapter
+    ahead = name == "lora_off" and _starts_adapted(config)
     same = (name in DERIVED and not ahead) or (name == "cached" and config.reference.path is None)
     if same and not equal and not speak_already(policy):
         raise RuntimeError(
