@@ -26,6 +26,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
+from mmalign.data._deaths import awaited, deferred
 from mmalign.types import UserError
 
 T = TypeVar("T")
@@ -102,24 +103,26 @@ def run_jobs(
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
     )
     before = {child.pid for child in multiprocessing.active_children()}
-    results = _forked(loader)
-    try:
-        for number in pending:
-            try:
-                answer = next(results)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                exits = [process.exitcode for process in results._workers]
-                raise _failure(error, describe(number), timeout_s, exits, jobs.notes) from None
-            yield _open(answer, describe(number))
-    finally:
-        # Explicit, since an exception on its way holds a reference that would put it off. A worker that is
-        # still busy afterwards ignores the polite signal too (see _start_worker) and is ended by force.
-        results._shutdown_workers()
-        for child in multiprocessing.active_children():
-            if child.pid not in before:
-                child.kill()
+    with deferred():
+        results = _forked(loader)
+        try:
+            for number in pending:
+                try:
+                    with awaited(results._workers):
+                        answer = next(results)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    exits = [process.exitcode for process in results._workers]
+                    raise _failure(error, describe(number), timeout_s, exits, jobs.notes) from None
+                yield _open(answer, describe(number))
+        finally:
+            # Explicit, since an exception on its way holds a reference that would put it off. A worker still
+            # busy afterwards ignores the polite signal too (see _start_worker) and is ended by force.
+            results._shutdown_workers()
+            for child in multiprocessing.active_children():
+                if child.pid not in before:
+                    child.kill()
 
 
 def _forked(loader: DataLoader[Any]) -> _MultiProcessingDataLoaderIter:

@@ -15,6 +15,8 @@ import pytest
 import torch
 from clips import KINDS, video
 from samples import pair
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from mmalign.clips import Clip, Frames
 from mmalign.data import _media, _video
@@ -23,7 +25,7 @@ from mmalign.data._loader import Loader, Recipe
 from mmalign.data._order import Order
 from mmalign.data._prompts import decode_prompts
 from mmalign.data._sources import Skipped
-from mmalign.data._workers import LoaderError, run_jobs
+from mmalign.data._workers import LoaderError, LostWorker, guarded, run_jobs
 from mmalign.types import Item, Part, PreferenceSample, Prepared, Row, UserError
 
 pytestmark = [
@@ -164,6 +166,53 @@ def test_a_late_hang_or_crash_gets_weight_zero_or_stops(workers: int) -> None:
         with pytest.raises(UserError) as caught:
             list(_steps(rows, "stop", workers))
         assert str(caught.value) == reason
+
+
+def _crash_second(number: int) -> int:
+    with guarded(str(number), f"job {number}", 10):
+        if number == 1:
+            _crash()
+    return number
+
+
+def test_a_worker_that_crashes_ahead_leaves_the_main_process_at_its_step() -> None:
+    """The next job is begun while this process is busy with an answer: it hears of a crash when it asks."""
+    answers = run_jobs(_crash_second, range(3), 1, 60, str)
+    assert next(answers) == 0
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    with pytest.raises(LostWorker, match="^job 1: crashed the decoder"):
+        next(answers)
+
+
+def test_a_worker_that_crashes_before_all_have_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = _MultiProcessingDataLoaderIter._reset
+
+    def slow(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        time.sleep(1.0)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_reset", slow)
+    with pytest.raises(LostWorker, match="^job 1: crashed the decoder"):
+        list(run_jobs(_crash_second, range(1, 5), 2, 60, str))
+
+
+def test_a_loader_of_the_users_own_still_learns_of_its_workers() -> None:
+    assert list(run_jobs(_collect, range(2), 1, 5, str)) == [0, 1]
+
+    class Crashes(Dataset[int]):
+        def __getitem__(self, number: int) -> int:
+            _crash()
+            return number
+
+        def __len__(self) -> int:
+            return 1
+
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="Segmentation fault|exited unexpectedly"):
+        list(DataLoader(Crashes(), num_workers=1, timeout=60, multiprocessing_context="fork"))
+    assert time.monotonic() - start < 30
 
 
 # ---------------------------------------------------------------- prompts, and work that takes its time
