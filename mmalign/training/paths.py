@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,16 +19,32 @@ if TYPE_CHECKING:
 
 _KEPT = ("path_start", "path_led", "path_level", "path_guidance")
 
+AdmitPaths = Callable[[Sequence[Prepared]], None]
+
+
+def keeps_paths(how: Inversion, reference: str) -> bool:
+    """True if whole paths are led by a source that never changes."""
+    return how.whole and how.source != "policy" and reference != "ema"
+
 
 class PathCache:
     """Whole paths of a reference that never changes, one entry per row and inversion."""
 
-    def __init__(self, folder: str | None, fingerprint: str) -> None:
-        """Without a folder paths are kept in memory, as many as encoded rows may take there."""
+    def __init__(self, folder: str | None, fingerprint: str, admit: AdmitPaths | None = None) -> None:
+        """Without a folder paths are kept in memory, as many as encoded rows may take there. With one,
+        `admit(encoded)` sees the first samples whose paths are missing, before these are found, and may raise
+        UserError."""
         self._cache = None if folder is None else TensorCache(Path(folder))
         self._memory: dict[str, dict[str, Tensor]] = {}
         self._held = 0
         self._fingerprint = fingerprint
+        self._admit = None if folder is None else admit
+
+    def ask(self, encoded: Sequence[Prepared]) -> None:
+        """Once, before the first path is found."""
+        if self._admit is not None:
+            self._admit(encoded)
+        self._admit = None
 
     def _key(self, row: Row, inversion: Inversion) -> str:
         return f"{self._fingerprint}-{inversion.steps}-{inversion.guidance:g}-{row_digest(row)}"
@@ -79,6 +95,7 @@ def _kept(paths: PathCache, engine: Engine, micro: Micro, batch: Batch, how: Inv
     missing = {s for s, entry in zip(batch.row_sample.tolist(), entries, strict=True) if entry is None}
     if missing:
         some = [micro.encoded[index] for index in sorted(missing)]
+        paths.ask(some)
         small = engine.adapter.collate(some, batch.roles)
         seeds = [0] * len(some)
         found = _lead(engine, small, engine.adapter.draw(small, seeds), how, seeds)

@@ -22,13 +22,13 @@ from mmalign.rewards._scoring import ready
 from mmalign.training import checkpoint, lora, what_trains
 from mmalign.training._agree import on_main
 from mmalign.training._files import sha256
-from mmalign.training.cache_size import check_space
+from mmalign.training.cache_size import Paths, check_paths, check_space
 from mmalign.training.checks import choose, uses_chunks
 from mmalign.training.console import Console
 from mmalign.training.encoding import Encoder
 from mmalign.training.heldout import PURPOSE
 from mmalign.training.optim import evaluating, make_optimizer, prepare_policy, set_training_mode
-from mmalign.training.paths import PathCache
+from mmalign.training.paths import AdmitPaths, PathCache, keeps_paths
 from mmalign.training.record import RunRecord
 from mmalign.training.reference import DERIVED, MovingReference, ReferenceCache, make_switch, weights_hash
 from mmalign.training.rows import RunData
@@ -105,10 +105,12 @@ def build_engine(
     reference that derives from the policy is taken from it here."""
     for line in what_trains.lines(adapter.policy, adapter.parts):
         console.note(line)
-    admit = partial(check_space, data, config.train, console.say)
+    name, say = choose(config), console.say
+    kept = Paths.of(config, adapter, name)
+    admit = partial(check_space, data, config.train, say, paths=kept)
     encoder = Encoder(adapter, config.cache and str(Path(config.cache) / "rows"), admit)
+    admit_paths = None if kept is None else partial(check_paths, data, config.train, say, kept)
     scorer = Scorer(adapter, config.train.precision)
-    name = choose(config)
     moving = None
     if name == "ema":
         chosen = config.reference
@@ -131,7 +133,7 @@ def build_engine(
         seed=config.seed,
         num_draws=config.train.num_draws,
         reward=config.reward,
-        paths=_path_cache(config, adapter, name),
+        paths=_path_cache(config, adapter, name, admit_paths),
         chunked=uses_chunks(config, world.size),
         deferred=config.train.backward == "deferred",
         step_chunk=config.train.step_chunk or (1 if config.train.backward == "deferred" else None),
@@ -158,12 +160,15 @@ def _reference_cache(config: RunConfig, adapter: Adapter) -> ReferenceCache:
     )
 
 
-def _path_cache(config: RunConfig, adapter: Adapter, reference: str) -> PathCache | None:
+def _path_cache(
+    config: RunConfig, adapter: Adapter, reference: str, admit: AdmitPaths | None
+) -> PathCache | None:
     """Where whole paths of the reference are kept; None where they change, or there are none."""
     how = config.objective.inversion
-    if how is None or not how.whole or how.source == "policy" or reference == "ema":
+    if how is None or not keeps_paths(how, reference):
         return None
-    return PathCache(config.cache and str(Path(config.cache) / "paths"), _reference_name(config, adapter))
+    folder = config.cache and str(Path(config.cache) / "paths")
+    return PathCache(folder, _reference_name(config, adapter), admit)
 
 
 def _reference_name(config: RunConfig, adapter: Adapter) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from mmalign.config import Train
 from mmalign.data._cache import TensorCache
-from mmalign.training.cache_size import Estimate, Planned, check_space
+from mmalign.training.cache_size import Estimate, Paths, Planned, check_paths, check_space
 from mmalign.training.encoding import Encoder
 from mmalign.training.rows import Pool, RunData
 from mmalign.training.world import World
@@ -114,6 +114,48 @@ def test_an_encoder_asks_once_and_before_anything_is_written(tmp_path: Path, sma
     encoder([pair(7, "c7")])
     encoder([pair(8, "c8")])
     assert asked == [2, 1]
+
+
+def paths_in(folder: Path) -> Paths:
+    """Of 40 steps over the latents of a picture of 512 x 512."""
+    return Paths(TensorCache(folder / "paths"), 40, lambda sample: (4, 64, 64))
+
+
+def test_a_path_holds_latents_and_a_prediction_of_every_step(tmp_path: Path) -> None:
+    assert -(-(41 * 65_536 + 40 * 8 + 4 + 400) // 4096) == 657  # by hand: 2,687,700 bytes
+    found = paths_in(tmp_path).estimate([pair(1), pair(2)], Planned(1000, 250))
+    assert found == Estimate(2000 * 657 * 4096, 2000)
+    one = Prepared("s", pair(1).rows[:1])  # samples of a list may have other numbers of rows
+    assert paths_in(tmp_path).estimate([pair(1), one], Planned(10, 10)).rows == 15
+
+
+def test_rows_and_paths_must_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    cache, paths, one = TensorCache(tmp_path / "rows"), paths_in(tmp_path), pair(1)
+    train = Train(steps=5, batch=1)  # 2.54 MB of rows, 10 paths of 2.691 MB
+    monkeypatch.setattr(TensorCache, "free", lambda cache: 29_460_000)
+    check_space(data(5, 5), train, told.append, cache, [one], paths)
+    assert told == [
+        f"cache: about 2.54 MB for 10 rows in {tmp_path}/rows, 29 MB free",
+        f"cache: about 27 MB for 10 inverted paths in {tmp_path}/paths, 29 MB free",
+    ]
+    check_paths(data(5, 5), train, told.append, paths, [one])
+    assert len(told) == 2  # told with the rows
+    monkeypatch.setattr(TensorCache, "free", lambda cache: 29_440_000)
+    with pytest.raises(UserError, match="10 rows take about 2.54 MB and 10 inverted paths 27 MB, and only"):
+        check_space(data(5, 5), train, told.append, cache, [one], paths_in(tmp_path))
+    paths.cache.put("left", {"value": torch.zeros(10_000)})  # of an earlier part of the run
+    check_space(data(5, 5), train, told.append, cache, [one], paths_in(tmp_path))
+
+
+def test_paths_alone_are_checked_where_all_rows_are_there(tmp_path: Path, small_disk: None) -> None:
+    told: list[str] = []
+    few = Train(steps=1, batch=1)
+    with pytest.raises(UserError, match="2 inverted paths take about 5.38 MB, and only 3.00 MB are free"):
+        check_paths(data(5, 5), few, told.append, paths_in(tmp_path), [pair(1)])
+    assert told == [f"cache: about 5.38 MB for 2 inverted paths in {tmp_path}/paths, 3.00 MB free"]
+    one = Prepared("s", pair(1).rows[:1])
+    check_paths(data(5, 5), few, told.append, paths_in(tmp_path), [one])
 
 
 def test_without_a_folder_nothing_is_asked() -> None:

@@ -1,6 +1,8 @@
 """Runs on inverted latents: exact resuming, kept paths, gradients taken step by step, refusals."""
 
+import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,11 @@ import torch
 from tiny_runs import Bench, losses, same_files
 
 from mmalign.config import RunConfig
+from mmalign.data._cache import TensorCache
 from mmalign.training import paths
 from mmalign.training.checks import check_config
 from mmalign.training.console import Console
+from mmalign.training.inspection.check import inspect
 from mmalign.training.rows import load_data
 from mmalign.training.run import run
 from mmalign.training.setup import build_engine, build_policy, micro_batches, start
@@ -98,6 +102,36 @@ def test_kept_paths_give_the_very_scores(bench: Bench, tmp_path: Path) -> None:
     assert first is not None and again is not None and without is not None
     assert torch.equal(first, again) and torch.equal(first, without)
     assert first.shape == (4, 6) and bool((first > 0).all())
+
+
+def test_the_size_of_kept_paths_is_told_as_it_turns_out(bench: Bench, tmp_path: Path) -> None:
+    """Steps 1 and 2 of batch 4: all of 8 samples, a path of either side of each."""
+    objective = {**PATHS, "steps": 40}
+    config = bench.config("image", "told", objective=objective, lora=LORA, train={"steps": 2})
+    config = replace(config, cache=str(tmp_path), output=str(tmp_path / "run"))
+    trial = inspect(config).trial
+    assert trial is not None and not (tmp_path / "paths").exists()
+    run(config)
+    notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
+    cache = TensorCache(tmp_path / "paths")
+    assert len(list(cache.folder.rglob("*.safetensors"))) == 16
+    assert not any("inverted paths" in note for note in notes)  # said, not kept
+    line = next(note for note in trial.notes if "inverted paths" in note)
+    told = re.match(rf"cache: about ([\d.]+) MB for 16 inverted paths in {cache.folder}, ", line)
+    assert told is not None and float(told[1]) == pytest.approx(cache.used() / 1e6, rel=0.05)
+
+
+def test_paths_are_refused_before_one_is_found(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run has encoded the rows, so that only paths are missing."""
+    config = replace(bench.config("image", "none", objective=PATHS, lora=LORA), cache=str(tmp_path))
+    engine_of(config)
+    engine, (micro, *_) = engine_of(config)
+    monkeypatch.setattr(TensorCache, "free", lambda cache: 100)
+    with pytest.raises(UserError, match=r"20 inverted paths take about .* by which paths are found again"):
+        score_all(engine, micro)
+    assert not (tmp_path / "paths").exists()
 
 
 def test_paths_that_memory_cannot_hold_are_found_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from mmalign.config import RunConfig
 from mmalign.data._cache import TensorCache
 from mmalign.training._joining import join_scores
-from mmalign.training.cache_size import check_space
+from mmalign.training.cache_size import Paths, check_space
 from mmalign.training.checks import choose
 from mmalign.training.console import Console
 from mmalign.training.metrics import Means
@@ -66,6 +66,7 @@ def without_cache(config: RunConfig) -> RunConfig:
 def try_step(config: RunConfig, accelerator: Accelerator, adapter: Adapter, data: RunData) -> Trial:
     """The starting checks, then the gradient of step 0. Raises RuntimeError if a check fails, UserError if
     the disk cannot take the rows that the run will keep."""
+    paths = Paths.of(config, adapter, choose(config))
     folder, config = config.cache, without_cache(config)
     console = Console(data.world, progress=False, quiet=True)
     engine, encoder, _ = build_engine(config, accelerator, data.world, adapter, data, console)
@@ -78,7 +79,8 @@ def try_step(config: RunConfig, accelerator: Accelerator, adapter: Adapter, data
     loaded = time.perf_counter()
     encoded = [one for micro in micros for one in micro.encoded]
     if folder is not None and any(row.key is not None for one in encoded for row in one.rows):
-        check_space(data, config.train, console.note, TensorCache(Path(folder) / "rows"), encoded)
+        rows = TensorCache(Path(folder) / "rows")
+        check_space(data, config.train, console.note, rows, encoded, paths)
     result = compute_gradients(engine, micros, dict(state), 0)
     trainable = [p for p in adapter.policy.parameters() if p.requires_grad]
     gradients = [p.grad for p in trainable if p.grad is not None]
