@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmalign.config import Lora
 from mmalign.training import lora
@@ -84,6 +85,45 @@ def test_autocast_to_half_precision() -> None:
         torch.testing.assert_close(own, other, rtol=2e-2, atol=2e-2)
         found = gradients(ours, x)
     assert found.dtype == torch.float32 and bool(found.isfinite().all()) and float(found.norm()) > 0
+
+
+def fused(value: Tensor) -> bool:
+    return value.grad_fn is not None and "_Product" in value.grad_fn.name()
+
+
+def test_half_precision_weights_under_autocast_train_float32_adapters() -> None:
+    ours, theirs = models()
+    for model in (ours, theirs):
+        for name, weight in model.named_parameters():
+            if "lora_" not in name:
+                weight.data = weight.data.bfloat16()
+    x = torch.randn(4, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert fused(ours(x)) and not fused(theirs(x))
+        torch.testing.assert_close(ours(x), theirs(x), rtol=2e-2, atol=2e-2)
+        own, other = gradients(ours, x), gradients(theirs, x)
+    assert own.dtype == torch.float32
+    assert float(torch.cosine_similarity(own, other, dim=0)) > 0.999
+    assert float(own.norm() / other.norm()) == pytest.approx(1.0, abs=0.02)
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    ours, _ = models()
+    x = torch.randn(3, 6)
+    plain = gradients(ours, x)
+    ours.zero_grad()
+    checkpoint(ours, x, use_reentrant=False).pow(2).sum().backward()
+    again = torch.cat([p.grad.flatten() for p in ours.parameters() if p.grad is not None])
+    assert fused(ours(x)) and torch.equal(plain, again)
+
+
+def test_a_base_that_trains_gets_its_gradient() -> None:
+    ours, theirs = models()
+    x = torch.randn(3, 6)
+    for model in (ours, theirs):
+        model.requires_grad_(True)
+    assert not fused(ours(x))
+    torch.testing.assert_close(gradients(ours, x), gradients(theirs, x))
 
 
 def test_half_precision_weights_without_autocast_go_the_way_of_peft() -> None:
