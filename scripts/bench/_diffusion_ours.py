@@ -90,6 +90,12 @@ class Ours:
         self.items = [by_row[row] for row in sorted(by_row)]  # in the file's order, as the peers have them
         self.result: StepResult | None = None
 
+    def fill(self) -> None:
+        """What a first epoch finds and keeps: inverted paths are made where a pair is first scored."""
+        for pair in range(len(self.items)):
+            self.backward(pair)
+            self.model.zero_grad()
+
     def draws_of(self, pair: int) -> Draws:
         """What this side draws for a pair, for a peer to be given the same."""
         (micro,) = micro_batches(self.engine, self.encoder, [self.items[pair]], self.config.train)
