@@ -222,8 +222,8 @@ def record_results(name: str, record: dict[str, Any]) -> None:
         "# Diffusion steps against the published scripts\n\n"
         "Written by `scripts/bench/diffusion.py`: Stable Diffusion 1.5 at a fifth of its width with random "
         "weights, 128-pixel pictures, float32, one CPU thread, one pair a step. Ours has latents and text "
-        "states cached, and inverted paths kept: the steady state; a first epoch pays for them once. The scripts run the autoencoder "
-        "and the text encoder every step.\n"
+        "states cached and inverted paths kept, the steady state; a first epoch pays for them once. The "
+        "scripts run the autoencoder and the text encoder every step.\n"
     )
     (RESULTS / "diffusion.md").write_text("\n".join([head, *parts]))
 
