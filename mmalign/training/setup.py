@@ -16,21 +16,20 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGr
 from torch.optim import AdamW
 
 from mmalign.adapters._users import freeze_for, speak_already
-from mmalign.config import RunConfig, Train, to_tree
-from mmalign.data._digest import digest
+from mmalign.config import RunConfig, Train
 from mmalign.rewards._scoring import ready
 from mmalign.training import checkpoint, lora, what_trains
 from mmalign.training._agree import on_main
-from mmalign.training._files import sha256
+from mmalign.training._reference_name import reference_name, starts_adapted
 from mmalign.training.cache_size import Paths, check_paths, check_space
 from mmalign.training.checks import choose, uses_chunks
 from mmalign.training.console import Console
 from mmalign.training.encoding import Encoder
 from mmalign.training.heldout import PURPOSE
 from mmalign.training.optim import evaluating, make_optimizer, prepare_policy, set_training_mode
-from mmalign.training.paths import AdmitPaths, PathCache, keeps_paths
+from mmalign.training.paths import PathCache, keeps_paths
 from mmalign.training.record import RunRecord
-from mmalign.training.reference import DERIVED, MovingReference, ReferenceCache, make_switch, weights_hash
+from mmalign.training.reference import DERIVED, MovingReference, ReferenceCache, make_switch
 from mmalign.training.rows import RunData
 from mmalign.training.scorer import Scorer
 from mmalign.training.step import Engine, Micro, collate_labels, draw_seeds, score, score_all
@@ -105,11 +104,10 @@ def build_engine(
     reference that derives from the policy is taken from it here."""
     for line in what_trains.lines(adapter.policy, adapter.parts):
         console.note(line)
-    name, say = choose(config), console.say
+    name = choose(config)
     kept = Paths.of(config, adapter, name)
-    admit = partial(check_space, data, config.train, say, paths=kept)
+    admit = partial(check_space, data, config.train, console.say, paths=kept)
     encoder = Encoder(adapter, config.cache and str(Path(config.cache) / "rows"), admit)
-    admit_paths = None if kept is None else partial(check_paths, data, config.train, say, kept)
     scorer = Scorer(adapter, config.train.precision)
     moving = None
     if name == "ema":
@@ -133,14 +131,14 @@ def build_engine(
         seed=config.seed,
         num_draws=config.train.num_draws,
         reward=config.reward,
-        paths=_path_cache(config, adapter, name, admit_paths),
+        paths=_path_cache(config, adapter, data, console, kept),
         chunked=uses_chunks(config, world.size),
         deferred=config.train.backward == "deferred",
         step_chunk=config.train.step_chunk or (1 if config.train.backward == "deferred" else None),
         dropout=config.train.dropout or bool(config.lora and config.lora.dropout),
     )
     if name == "cached":
-        cache = _reference_cache(config, adapter)
+        cache = _reference_cache(config, adapter, console)
         engine = replace(engine, cached=cache)
         _fill(cache, engine, encoder, data, config, console)
     return engine, encoder, optimizer
@@ -153,38 +151,23 @@ def _frozen_dtype(config: RunConfig) -> torch.dtype:
 # ---------------------------------------------------------------- the cached reference
 
 
-def _reference_cache(config: RunConfig, adapter: Adapter) -> ReferenceCache:
-    """Entries are named by everything a score depends on besides the row and its draw."""
-    return ReferenceCache(
-        config.cache and str(Path(config.cache) / "reference"), _reference_name(config, adapter)
-    )
+def _reference_cache(config: RunConfig, adapter: Adapter, console: Console) -> ReferenceCache:
+    folder = config.cache and str(Path(config.cache) / "reference")
+    return ReferenceCache(folder, reference_name(config, adapter, console.note))
 
 
 def _path_cache(
-    config: RunConfig, adapter: Adapter, reference: str, admit: AdmitPaths | None
+    config: RunConfig, adapter: Adapter, data: RunData, console: Console, kept: Paths | None
 ) -> PathCache | None:
     """Where whole paths of the reference are kept; None where they change, or there are none."""
     how = config.objective.inversion
-    if how is None or not keeps_paths(how, reference):
+    if how is None or not keeps_paths(how, choose(config)):
         return None
-    folder = config.cache and str(Path(config.cache) / "paths")
-    return PathCache(folder, _reference_name(config, adapter), admit)
-
-
-def _reference_name(config: RunConfig, adapter: Adapter) -> str:
-    model = to_tree(config)["model"]
-    model.pop("generation", None)
-    source = config.reference.path or weights_hash(adapter.policy, without_lora=not _starts_adapted(config))
-    if config.reference.path and (folder := Path(config.reference.path).expanduser()).is_dir():
-        files = sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json"))
-        source = digest([(p.name, p.stat().st_size, sha256(p)) for p in files])
-    section = to_tree(config)["lora"] if _starts_adapted(config) else None
-    named = [source, adapter.fingerprint(), config.train.precision, str(model), str(section)]
-    return digest([*named, "segments"] if "segments" in config.objective.needs else named)
-
-
-def _starts_adapted(config: RunConfig) -> bool:
-    return config.lora is not None and config.lora.path is not None
+    name = reference_name(config, adapter, console.note)
+    if kept is None:
+        return PathCache(None, name)
+    admit = partial(check_paths, data, config.train, console.say, kept)
+    return PathCache(str(kept.cache.folder), name, admit)
 
 
 def _fill(
@@ -227,7 +210,7 @@ def _live_reference(engine: Engine, config: RunConfig) -> Engine:
     """The engine with a model in place of the cache; this process scores alone, so nothing is wrapped."""
     scorer = Scorer(engine.adapter, config.train.precision)
     name = "path" if config.reference.path else "lora_off"
-    if _starts_adapted(config) and name != "path":
+    if starts_adapted(config) and name != "path":
         name = "initial_adapter"
     if config.lora is None and name != "path":
         name = "copy"
@@ -316,7 +299,7 @@ def starting_checks(
     # a live reference repeats the policy's very computation; a cached one was scored in other batches
     equal = largest <= 1e-6 if name in DERIVED else (mean <= 2e-2 if half else largest <= 1e-4)
     # the base, and a policy that starts from an adapter
-    ahead = name == "lora_off" and _starts_adapted(config)
+    ahead = name == "lora_off" and starts_adapted(config)
     same = (name in DERIVED and not ahead) or (name == "cached" and config.reference.path is None)
     if same and not equal and not speak_already(policy):
         raise RuntimeError(
