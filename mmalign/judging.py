@@ -32,6 +32,17 @@ class ManyJudge(Judge, Protocol):
 
 
 @runtime_checkable
+class StepJudge(Judge, Protocol):
+    """A judge that also compares unfinished pictures, and is told how noisy what they were made from was."""
+
+    def score_steps(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part], timesteps: Sequence[int]
+    ) -> list[Mapping[str, float]]:
+        """Named scores, in order, of responses that a denoiser predicts in one step from these noise levels,
+        as it counts them: 0 is clean. Other judges are given such responses by `score`."""
+
+
+@runtime_checkable
 class PixelReward(Protocol):
     """A score of pictures that gradients flow through, for objectives that train on a reward itself."""
 

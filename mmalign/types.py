@@ -27,6 +27,7 @@ from mmalign.clips import Frames as Frames
 from mmalign.judging import Judge as Judge
 from mmalign.judging import ManyJudge as ManyJudge
 from mmalign.judging import PixelReward as PixelReward
+from mmalign.judging import StepJudge as StepJudge
 from mmalign.likelihoods import Distribution as Distribution
 from mmalign.likelihoods import Kind as Kind
 from mmalign.likelihoods import LogProbs as LogProbs
@@ -36,6 +37,7 @@ from mmalign.messages import Message as Message
 from mmalign.messages import Part as Part
 from mmalign.walks import BranchedPath as BranchedPath
 from mmalign.walks import Inversion as Inversion
+from mmalign.walks import MediaCopier as MediaCopier
 from mmalign.walks import PathSampler as PathSampler
 from mmalign.walks import Rollout as Rollout
 from mmalign.walks import SampledPath as SampledPath

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -70,8 +70,9 @@ class BranchedPath:
     response: Part
 
 
-Judged = Callable[[Sequence[Part], Sequence[int]], list[float]]
-"""Scores of responses, given with the places of their prompts in the list that is being sampled."""
+Judged = Callable[[Sequence[Part], Sequence[int], int], list[float]]
+"""Scores of responses, given with the places of their prompts in the list that is being sampled, and the noise
+level, 0 for clean, of the latents that the responses were predicted from."""
 
 
 class PathSampler(Protocol):
@@ -92,3 +93,24 @@ class PathSampler(Protocol):
     ) -> list[BranchedPath]:
         """One branching path per prompt: `branches` are their number at each step and how many steps come
         before the first of them. `judged` sees the clean picture that each branch already predicts."""
+
+
+@runtime_checkable
+class MediaCopier(Protocol):
+    """An adapter that makes copies of media: part of the way to noise and back."""
+
+    def copies(
+        self,
+        model: nn.Module,
+        prompts: Sequence[tuple[Message, ...]],
+        media: Sequence[Part],
+        seeds: Sequence[int],
+        strength: float,
+    ) -> list[Part]:
+        """One copy of every decoded picture or clip under its prompt, noised to the share `strength` of the
+        noise levels, 1 being pure noise, and denoised; equal seeds give equal copies. Raises UserError for
+        media that it does not read and for a strength below the sampler's least level."""
+
+    def cuts(self, count: int) -> tuple[tuple[int, int], ...]:
+        """First and one past the last frame of each of `count` segments of a clip, as denoising errors are
+        told by segment. Raises UserError for pictures and for more segments than can be told apart."""

@@ -80,10 +80,10 @@ class PathSampling(DenoiserRows):
                 )
             asked = [place for place in places for _ in range(count)]
 
-            def scores(latents: Tensor, asked: list[int] = asked) -> Tensor:
+            def scores(latents: Tensor, level: int, asked: list[int] = asked) -> Tensor:
                 size = self._config.generation.batch
                 media = [part for some in latents.split(size) for part in self._responses(some)]
-                return torch.tensor(judged(media, asked), dtype=torch.float64).reshape(-1, count)
+                return torch.tensor(judged(media, asked, level), dtype=torch.float64).reshape(-1, count)
 
             streams = [torch.Generator().manual_seed(derive_seed(seeds[i], 0, "", "branch")) for i in places]
             drawn = [torch.randint(count, (len(walk.level),), generator=stream) for stream in streams]

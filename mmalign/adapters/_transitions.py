@@ -110,13 +110,13 @@ class Walk:
         return x, [self._row(path, slice(0, self.kept), place) for place, path in enumerate(stored)]
 
     def branches(
-        self, noise: Noise, count: int, first: int, judged: Callable[[Tensor], Tensor], choices: Tensor
+        self, noise: Noise, count: int, first: int, judged: Callable[[Tensor, int], Tensor], choices: Tensor
     ) -> tuple[Tensor, list[tuple[dict[str, Tensor], dict[str, Tensor], list[float]]]]:
         """Clean latents [B, C, ...], and for every path the rows of its best and worst branches, from step
         `first` on, with the margins between the two.
 
-        `judged` scores predicted clean latents [B * count, C, ...] -> [B, count]; branch `choices` [B, K] is
-        the one that the path goes on from.
+        `judged` scores clean latents [B * count, C, ...] that are predicted from a level -> [B, count];
+        branch `choices` [B, K] is the one that the path goes on from.
         """
         x = noise()
         before, best, worst, margins = [], [], [], []
@@ -127,7 +127,7 @@ class Walk:
                 x = mean + _wide(spread, mean) * noise()
                 continue
             made = torch.stack([mean + _wide(spread, mean) * noise() for _ in range(count)], 1)
-            scores = judged(self._foreseen(made, step)).to(x.device)
+            scores = judged(self._foreseen(made, step), int(self.below[step])).to(x.device)
             before.append(x)
             best.append(made[size, scores.argmax(1)])
             worst.append(made[size, scores.argmin(1)])

@@ -49,17 +49,24 @@ class PictureJudge(BatchJudge):
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
     ) -> list[Mapping[str, float]]:
         """The score of every picture under its prompt's text. Raises UserError for other responses."""
-        captions = [caption_of(prompt) for prompt in prompts]
-        pictures = [
-            picture_of(part, f"{self.label}: response {place}") for place, part in enumerate(responses, 1)
-        ]
-        assert len(captions) == len(pictures), "one response per prompt"
+        pictures, captions = self.read(prompts, responses)
         found: list[Mapping[str, float]] = []
         size = self.per_batch()
         for begin in range(0, len(pictures), size):
             part = slice(begin, begin + size)
             found += [{"score": value} for value in self.scores(pictures[part], captions[part]).tolist()]
         return found
+
+    def read(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> tuple[list[Image.Image], list[str]]:
+        """RGB pictures and their captions. Raises UserError for other responses."""
+        captions = [caption_of(prompt) for prompt in prompts]
+        pictures = [
+            picture_of(part, f"{self.label}: response {place}") for place, part in enumerate(responses, 1)
+        ]
+        assert len(captions) == len(pictures), "one response per prompt"
+        return pictures, captions
 
 
 def caption_of(prompt: tuple[Message, ...]) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mmalign.rewards._batch import BatchJudge
-from mmalign.types import Judge, ManyJudge, Message, Part, UserError
+from mmalign.types import Judge, ManyJudge, Message, Part, StepJudge, UserError
 
 TOTAL = "score"
 """The name of the score that responses are compared by; every judge gives it."""
@@ -26,11 +26,13 @@ def score_all(
     prompts: Sequence[tuple[Message, ...]],
     responses: Sequence[Part],
     names: Sequence[str] | None = None,
+    timesteps: Sequence[int] | None = None,
 ) -> list[dict[str, float]]:
     """Named finite scores of every response to its prompt, "score" among them, in order.
 
-    `names` are what messages call the prompts; without them they are counted from 1. Raises ValueError for
-    lists of different length, UserError for what the judge refuses, for a missing "score" and for a score
+    `names` are what messages call the prompts; without them they are counted from 1. `timesteps` are the
+    noise levels that unfinished responses were predicted from, for judges that take them. Raises ValueError
+    for lists of different length, UserError for what the judge refuses, for a missing "score" and for a score
     that is no finite number.
     """
     if len(prompts) != len(responses):
@@ -38,12 +40,16 @@ def score_all(
     called = [str(i + 1) for i in range(len(prompts))] if names is None else [repr(name) for name in names]
     if len(called) != len(prompts):
         raise ValueError(f"one name per prompt: got {len(called)} for {len(prompts)}")
-    if isinstance(judge, ManyJudge):
+    if timesteps is not None and len(timesteps) != len(responses):
+        raise ValueError(f"one timestep per response: got {len(timesteps)} for {len(responses)}")
+    if timesteps is not None and isinstance(judge, StepJudge):
+        given = judge.score_steps(prompts, responses, timesteps)
+    elif isinstance(judge, ManyJudge):
         given = judge.score_many(prompts, responses)
-        if len(given) != len(responses):
-            raise UserError(f"the judge gives {len(given)} scores for {len(responses)} responses")
     else:
         given = [_one(judge, *row) for row in zip(prompts, responses, called, strict=True)]
+    if len(given) != len(responses):
+        raise UserError(f"the judge gives {len(given)} scores for {len(responses)} responses")
     return [_checked(scores, name) for scores, name in zip(given, called, strict=True)]
 
 

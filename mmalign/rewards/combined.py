@@ -115,8 +115,23 @@ class Combined(BatchJudge):
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
     ) -> list[Mapping[str, float]]:
         """The total of every response, and every part's own score by the part's name."""
+        return self._scored(prompts, responses, None)
+
+    def score_steps(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part], timesteps: Sequence[int]
+    ) -> list[Mapping[str, float]]:
+        """The same of responses predicted from these noise levels, of which the parts that take them are
+        told."""
+        return self._scored(prompts, responses, timesteps)
+
+    def _scored(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        responses: Sequence[Part],
+        timesteps: Sequence[int] | None,
+    ) -> list[Mapping[str, float]]:
         own = [
-            [scores[TOTAL] for scores in score_all(member.judge, prompts, responses)]
+            [one[TOTAL] for one in score_all(member.judge, prompts, responses, timesteps=timesteps)]
             for member in self.members
         ]
         totals = self._total(torch.tensor(own, dtype=torch.float64).reshape(len(own), -1))

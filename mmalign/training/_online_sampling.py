@@ -180,9 +180,10 @@ class Sampling:
         section = self._section
         first = UNBRANCHED if section.unbranched is None else section.unbranched
 
-        def judged(media: Sequence[Part], places: Sequence[int]) -> list[float]:
+        def judged(media: Sequence[Part], places: Sequence[int], level: int) -> list[float]:
             turns, names = [asked[i].turns for i in places], [asked[i].id for i in places]
-            scores = [one[TOTAL] for one in score_all(section.judge, turns, media, names)]
+            levels = [level] * len(media)
+            scores = [one[TOTAL] for one in score_all(section.judge, turns, media, names, levels)]
             found.scores.extend(scores)
             return scores
 

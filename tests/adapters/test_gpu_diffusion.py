@@ -126,7 +126,7 @@ def test_a_stored_path_is_scored_as_it_was_sampled(folder: Path) -> None:
 def test_branches_on_the_device(folder: Path) -> None:
     adapter = built(folder)
 
-    def judged(media: Sequence[Part], places: Sequence[int]) -> list[float]:
+    def judged(media: Sequence[Part], places: Sequence[int], level: int) -> list[float]:
         return [float(sum(part.data.resize((1, 1)).getpixel((0, 0)))) for part in media]
 
     (found,) = adapter.branch_paths(adapter.policy, [prompt("a cat")], [1], (2, 2), judged)

@@ -151,7 +151,7 @@ def test_branches_start_from_one_picture_and_are_judged_by_what_they_predict(fol
     adapter = adapter_of(folder, steps=6, batch=2)
     seen: list[int] = []
 
-    def judged(media: Sequence[Part], places: Sequence[int]) -> list[float]:
+    def judged(media: Sequence[Part], places: Sequence[int], level: int) -> list[float]:
         seen.extend(places)
         assert all(part.kind == "image" for part in media)
         return [float(sum(part.data.resize((1, 1)).getpixel((0, 0)))) for part in media]
@@ -183,7 +183,7 @@ def test_what_has_no_density_is_refused(folder: Path) -> None:
         refuse_flow(False, True, "CogVideoXPipeline")
     adapter = adapter_of(folder)
     with pytest.raises(UserError, match=r"online.unbranched: 9 steps before .* only 6"):
-        adapter.branch_paths(adapter.policy, PROMPTS[:1], [1], (2, 9), lambda media, places: [0.0, 0.0])
+        adapter.branch_paths(adapter.policy, PROMPTS[:1], [1], (2, 9), lambda media, places, level: [0.0, 0.0])
     adapter._parts.pipeline.scheduler.register_to_config(clip_sample=True)
     with pytest.raises(UserError, match="clip_sample cuts predictions"):
         adapter.sample_paths(adapter.policy, PROMPTS[:1], [1])
