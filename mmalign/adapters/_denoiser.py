@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from mmalign.adapters._denoiser_paths import Told, implied_noise, score_path, whole_paths
 from mmalign.adapters._families import Condition, base_type
 from mmalign.adapters._latent_sampling import Generation, Sampler
+from mmalign.adapters._media_copies import MediaCopies
 from mmalign.adapters._noise import FLOW_WEIGHTINGS, Schedule, draw_one, mean_error
-from mmalign.adapters._path_sampling import PathSampling
 from mmalign.adapters._pictures import to_picture
 from mmalign.adapters._pipeline import Parts
 from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
@@ -33,7 +33,7 @@ from mmalign.adapters.diffusion import Diffusion
 from mmalign.types import Batch, Clip, Draw, Inversion, Kind, LogProbs, Message, Part, Rollout, UserError
 
 
-class Denoiser(PathSampling):
+class Denoiser(MediaCopies):
     """Scores and samples with a text-conditioned denoiser over a frozen autoencoder's latents."""
 
     kind: Kind = Diffusion.kind

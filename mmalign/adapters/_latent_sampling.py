@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmalign.adapters._families import Condition
+from mmalign.types import UserError
 
 Denoise = Callable[[Tensor, Tensor, Condition], Tensor]  # (x_t [B, C, ...], time [], condition) -> prediction
 
@@ -87,8 +88,63 @@ class Sampler:
         """Clean latents [B, *shape] in float32 under a condition, guided away from `empty`, both of B."""
         noise = self.start(shape, seeds, device)
         latents = noise() * (1.0 if self.flow else self.scheduler.init_noise_sigma)
-        for time in self.scheduler.timesteps:
-            prediction = self.predict(denoise, latents, time, condition, empty)
+        return self._walked(denoise, latents, (condition, empty), noise, 0)
+
+    def sample_from(
+        self,
+        denoise: Denoise,
+        conditions: tuple[Condition, Condition],
+        clean: Tensor,
+        seeds: Sequence[int],
+        strength: float,
+    ) -> Tensor:
+        """New clean latents from those of media, [B, C, ...] in float32, noised to the noisiest level of the
+        grid that is not above `strength` and denoised from there (arXiv 2108.01073). `conditions`: the
+        media's own, and what guidance moves away from. Raises UserError if every level is above it."""
+        noise = self.start(clean.shape[1:], seeds, clean.device)
+        shares = self._shares()
+        first = next((place for place, share in enumerate(shares) if share <= strength), None)
+        if first is None:
+            raise UserError(
+                f"strength: {strength:g} is below the sampler's least noise, {shares[-1]:.3g} with "
+                f"generation.steps={self.steps}; raise one of them"
+            )
+        return self._walked(denoise, self._noised(clean, noise(), first), conditions, noise, first)
+
+    def _shares(self) -> list[float]:
+        """The grid's levels, noisiest first: 1 is pure noise; a flow's is the share of noise itself."""
+        levels = (
+            self.scheduler.sigmas[:-1] if self.flow else self.scheduler.timesteps.double() / self._trained
+        )
+        return [float(level) for level in levels]
+
+    @property
+    def _trained(self) -> int:
+        return int(self.scheduler.config.num_train_timesteps)
+
+    def _noised(self, clean: Tensor, eps: Tensor, place: int) -> Tensor:
+        """Clean latents with noise of the grid's level at `place`."""
+        if self.flow:
+            share = self.scheduler.sigmas[place].to(clean)
+            return (1 - share) * clean + share * eps
+        noised: Tensor = self.scheduler.add_noise(
+            clean, eps, self.scheduler.timesteps[place].expand(len(clean))
+        )
+        return noised
+
+    def _walked(
+        self,
+        denoise: Denoise,
+        latents: Tensor,
+        conditions: tuple[Condition, Condition],
+        noise: Noise,
+        first: int,
+    ) -> Tensor:
+        """Latents denoised from the grid's level at place `first` on."""
+        if self.flow:
+            self.scheduler.set_begin_index(first)
+        for time in self.scheduler.timesteps[first:]:
+            prediction = self.predict(denoise, latents, time, *conditions)
             latents = self.step(prediction, time, latents, noise)
         return latents
 
