@@ -91,8 +91,9 @@ def _of_the_curves(metrics: Metrics) -> list[Alarm]:
 
 
 def _of_the_gaps(metrics: Metrics) -> list[Alarm]:
-    """The winner's and the loser's error against the reference, by the rules of `training/collapse.py` where
-    the run measured fixed noise levels, and else by thirds of its curves."""
+    """The winner's and the loser's error against the reference, or against the start where that moves, by the
+    rules of `training/collapse.py` where the run measured fixed noise levels, and else by thirds of its
+    curves."""
     gaps = _gaps(metrics)
     if len(gaps) < 2:
         return _of_the_thirds(metrics)
@@ -101,10 +102,10 @@ def _of_the_gaps(metrics: Metrics) -> list[Alarm]:
     found = []
     if BOTH in shown:
         large = last.winner > (RISING - 1) * last.reference
-        words = f"both errors rise against the reference since step {since[BOTH]:g}, at fixed noise levels: "
+        words = f"{last.both} since step {since[BOTH]:g}, at fixed noise levels: "
         found.append(Alarm("alarm" if large else "caution", words + f"{last.words}; {_CURE}"))
     elif WINNER in shown:
-        words = f"the winner's error has stayed above the reference's since step {since[WINNER]:g}: "
+        words = f"the winner's error has stayed above {last.base} since step {since[WINNER]:g}: "
         found.append(Alarm("caution", words + f"{last.words}; {_CURE}"))
     return found
 

@@ -112,8 +112,14 @@ def _over_steps(metrics: Metrics) -> list[tuple[tuple[str, str, list[Line]], boo
     for title, words, names, share in (
         (
             "Rise of the error over training",
-            "error minus the reference's, mean over levels; both above 0 and rising is a collapse",
-            {"Dw": "winner, Dw", "Dl": "loser, Dl"},
+            "error minus the reference's, mean over levels; both above 0 and rising is a collapse, which a "
+            "reference that follows the policy hides: then look at the rise since the start",
+            {
+                "Dw": "winner, Dw",
+                "Dl": "loser, Dl",
+                "rise_w": "winner, since the start",
+                "rise_l": "loser, since the start",
+            },
             False,
         ),
         (

@@ -57,6 +57,13 @@ class Checkups:
     def begin(self, position: Position) -> None:
         """Take up where the run stands: what lies after that step is of a part that is done again."""
         output = Path(self.config.output)
+        if self.levels is not None and self.levels.start is not None and position.step:
+            self.levels = self.levels.resumed(position.start_errors)
+            if self.levels.start is None:
+                self.console.note(
+                    "held-out noise levels: the errors at the start of the run are not known at these "
+                    "levels; errors are compared with the reference only, which follows the policy"
+                )
         if self.engine.world.is_main:
             over_training.forget(output, position.step if position.step else -1)
             if position.step:
@@ -70,6 +77,7 @@ class Checkups:
                 values |= evaluate(self.engine, self.micros, position.objective)
             if self.levels is not None:
                 values |= {f"heldout/{name}": value for name, value in self._levels().items()}
+                position.start_errors = self.levels.saved()
             if self.prompts:
                 self._answer(position.step)
         if values:

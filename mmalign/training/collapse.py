@@ -1,7 +1,8 @@
 """The early sign of a collapsing denoiser: errors that rise against the reference, the winner's too.
 
 A preference loss only asks that the winner's error rise less than the loser's. Where both rise the model gets
-worse at every picture while its accuracy grows (arXiv 2511.03317).
+worse at every picture while its accuracy grows (arXiv 2511.03317). A reference that follows the policy rises
+with it, and the gap to it stays small: then the errors are compared with those at the start of the run.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ BOTH, WINNER = "both", "winner"
 
 @dataclass(frozen=True)
 class Gap:
-    """Mean rise of the winner's and the loser's error against the reference at one evaluation, with their
-    standard errors over pairs, and the reference's own error of winners."""
+    """Mean rise of the winner's and the loser's error at one evaluation, with their standard errors over
+    pairs, and the error of winners that it is a rise of: the reference's, or `since_start` the policy's own
+    at the start of the run."""
 
     step: int
     winner: float
@@ -29,21 +31,27 @@ class Gap:
     winner_se: float
     loser_se: float
     reference: float
+    since_start: bool = False
 
     @staticmethod
     def of(step: int, values: Mapping[str, float]) -> Gap | None:
         """From one evaluation at fixed noise levels, its names without "heldout/"; None if it has no gap."""
-        names = ("level/Dw", "level/Dl", "level/Dw/std", "level/Dl/std", "level/ref_err_w", "level/pairs")
-        found = [values.get(name) for name in names]
+        moving = "level/rise_w" in values
+        winner, loser, base = ("rise_w", "rise_l", "start_err_w") if moving else ("Dw", "Dl", "ref_err_w")
+        plain = (winner, loser, f"{winner}/std", f"{loser}/std", base, "pairs")
+        return Gap._of(step, [values.get(f"level/{name}") for name in plain], moving)
+
+    @staticmethod
+    def _of(step: int, found: Sequence[float | None], since_start: bool) -> Gap | None:
         if any(value is None or not math.isfinite(value) for value in found):
             return None
         winner, loser, winner_std, loser_std, reference, pairs = (float(value or 0.0) for value in found)
         root = math.sqrt(max(1.0, pairs))
-        return Gap(step, winner, loser, winner_std / root, loser_std / root, reference)
+        return Gap(step, winner, loser, winner_std / root, loser_std / root, reference, since_start)
 
     @property
     def winner_up(self) -> bool:
-        """The winner's error lies above the reference's, more than by chance."""
+        """The winner's error lies above what it is compared with, more than by chance."""
         return self.winner > SURE * self.winner_se
 
     @property
@@ -52,8 +60,18 @@ class Gap:
         return self.loser > SURE * self.loser_se
 
     @property
+    def both(self) -> str:
+        """The sign BOTH in words."""
+        return "both errors rise against " + ("the start" if self.since_start else "the reference")
+
+    @property
+    def base(self) -> str:
+        """What the winner's error is compared with, in words."""
+        return "its own at the start" if self.since_start else "the reference's"
+
+    @property
     def words(self) -> str:
-        """Both rises, the winner's also as a share of the reference's error."""
+        """Both rises, the winner's also as a share of the error that it is a rise of."""
         share = f" ({self.winner / self.reference:+.2%})" if self.reference > 0 else ""
         return f"winner's error {self.winner:+.3g}{share}, loser's {self.loser:+.3g}"
 
@@ -69,12 +87,6 @@ def signs(gaps: Sequence[Gap]) -> frozenset[str]:
         if last.winner_up and before.winner_up:
             found.add(WINNER)
     return frozenset(found)
-
-
-_SAID = {
-    BOTH: "both errors rise against the reference",
-    WINNER: "the winner's error stays above the reference's",
-}
 
 
 @dataclass
@@ -93,7 +105,8 @@ class Watch:
         self.gaps.append(gap)
         fresh = sorted(signs(self.gaps) - self.known)
         self.known |= set(fresh)
-        return [f"held-out noise levels, step {step}: {_SAID[sign]}: {gap.words}" for sign in fresh]
+        said = {BOTH: gap.both, WINNER: f"the winner's error stays above {gap.base}"}
+        return [f"held-out noise levels, step {step}: {said[sign]}: {gap.words}" for sign in fresh]
 
     def replay(self, path: Path, step: int) -> None:
         """See the evaluations up to `step` of an earlier part of the run again, from its metrics.jsonl."""

@@ -6,9 +6,10 @@ levels and noise that never changes, what moves from one evaluation to the next 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +21,9 @@ from mmalign.types import LogProbs, derive_seed
 
 PURPOSE = "heldout/level"  # the draws' own seed stream
 PAIR = ("chosen", "rejected")
+
+Errors = dict[str, list[float]]
+"""Errors of the winner and the loser, means over the levels, by the id of the pair."""
 
 
 @runtime_checkable
@@ -43,6 +47,7 @@ class NoiseLevels:
     levels: tuple[float, ...]
     indices: tuple[int, ...]  # the same as integers
     with_reference: bool
+    start: Errors | None = None  # filled by the first measurement; None where the reference stays as it is
 
     @property
     def pairs(self) -> int:
@@ -55,6 +60,15 @@ class NoiseLevels:
         scored = self.pairs * len(self.levels) * (4 if self.with_reference else 2)
         return f"{len(self.levels)} noise levels of {self.pairs} held-out pairs, {scored} responses scored"
 
+    def saved(self) -> dict[str, Any]:
+        """The errors at the start, and the levels that they are of, as plain values; nothing without them."""
+        return {"levels": list(self.indices), "errors": dict(self.start)} if self.start else {}
+
+    def resumed(self, saved: Mapping[str, Any]) -> NoiseLevels:
+        """With the errors that an earlier part of the run saved; without where it had other levels."""
+        known = saved.get("levels") == list(self.indices)
+        return replace(self, start=dict(saved["errors"]) if known else None)
+
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Means over pairs, on every process: at every level u "level/u/err_w" and "err_l" of the policy, and
@@ -63,17 +77,33 @@ class NoiseLevels:
         mean errors.
 
         Dw is the winner's error minus the reference's, Dl the loser's. A pair is right where Dw < Dl, and a
-        tie counts one half.
+        tie counts one half. With `start` also "rise_w" and "rise_l", how far the errors lie above those of
+        the first measurement, their deviations, and "start_err_w" of that.
         """
         means, world = Means(), self.engine.world
+        errors: list[dict[str, Tensor]] = []
+        mine = self.micros[world.rank :: world.size]
         with evaluating(self.engine.adapter.policy):
-            for micro in self.micros[world.rank :: world.size]:
+            for micro in mine:
                 found = [self._at(micro, number) for number in range(len(self.levels))]
                 for level, values in zip(self.levels, found, strict=True):
                     means.add({f"level/{level:.3f}/{name}": value for name, value in values.items()})
-                means.add(_over_levels(found))
+                errors.append(_means(found))
+                means.add(_over_levels(errors[-1]))
+        if self.start is not None:
+            if not self.start:
+                self._begin([_by_pair(m, mean) for m, mean in zip(mine, errors, strict=True)])
+            for micro, mean in zip(mine, errors, strict=True):
+                means.add(_rises(micro, mean, self.start))
         named = means.read(world)
         return named | {"level/pairs": float(self.pairs)} if named else {}
+
+    def _begin(self, parts: Sequence[Errors]) -> None:
+        """The errors of every pair, on every process: another number of processes may resume the run."""
+        assert self.start is not None
+        for gathered in self.engine.world.gather(list(parts)):
+            for part in gathered:
+                self.start.update(part)
 
     def _at(self, micro: Micro, number: int) -> dict[str, Tensor]:
         """Every error of every pair [n] at one level."""
@@ -103,9 +133,29 @@ def _right(errors: dict[str, Tensor]) -> Tensor:
     return 0.5 * (1.0 - torch.sign(gap))
 
 
-def _over_levels(found: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Means of every pair over the levels, [n] each, with what is only told of a mean."""
-    mean = {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]}
+def _means(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Means of every pair over the levels, [n] each."""
+    return {name: torch.stack([one[name] for one in found]).mean(0) for name in found[0]}
+
+
+def _by_pair(micro: Micro, mean: Mapping[str, Tensor]) -> Errors:
+    both = torch.stack([mean["err_w"], mean["err_l"]], 1).tolist()
+    return dict(zip((item.id for item in micro.items), both, strict=True))
+
+
+def _rises(micro: Micro, mean: Mapping[str, Tensor], start: Errors) -> dict[str, Tensor]:
+    """How far the errors of the pairs lie above their start, [n] each; NaN for a pair that has none."""
+    unknown = [math.nan, math.nan]
+    before = torch.tensor([start.get(item.id, unknown) for item in micro.items], device=mean["err_w"].device)
+    found = {"level/start_err_w": before[:, 0]}
+    for place, side in enumerate("wl"):
+        rise = mean[f"err_{side}"] - before[:, place]
+        found |= {f"level/rise_{side}": rise, f"level/rise_{side}{SQUARE}": rise.double() ** 2}
+    return found
+
+
+def _over_levels(mean: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The means over the levels, with what is only told of them."""
     if "ref_err_w" in mean:
         mean["pair_acc"] = _right(mean)
         for side in "wl":
@@ -120,6 +170,7 @@ def noise_levels(engine: Engine, micros: Sequence[Micro], levels: int, most: int
     rows or objective.
 
     A reference whose scores come from a cache was not scored at these levels: then the policy's errors only.
+    One that follows the policy hides what both do alike: then the errors are compared with their start, too.
     """
     policy = engine.objective.roles.get("policy", ())
     if not levels or not isinstance(engine.adapter, Levelled) or not set(PAIR) <= set(policy):
@@ -144,7 +195,8 @@ def noise_levels(engine: Engine, micros: Sequence[Micro], levels: int, most: int
     indices, shares = tuple(sorted(named)), tuple(named[index] for index in sorted(named))
     frozen = engine.objective.roles.get("reference", ())
     live = engine.cached is None and set(PAIR) <= set(frozen)
-    return NoiseLevels(engine, tuple(kept), shares, indices, live)
+    start: Errors | None = {} if live and engine.moving is not None else None
+    return NoiseLevels(engine, tuple(kept), shares, indices, live, start)
 
 
 def _is_pair(micro: Micro, place: int) -> bool:

@@ -41,6 +41,7 @@ class Position:
     objective: State = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
     means: Means = field(default_factory=Means)
+    start_errors: Mapping[str, Any] = field(default_factory=dict)  # of held-out pairs at fixed noise levels
     run_record: record.RunRecord | None = None
     folder: Path = Path()
     metrics_log: record.MetricsLog | None = None
@@ -158,6 +159,8 @@ def snapshot(
 ) -> CheckpointState:
     """Everything a resume needs; called on every process."""
     extra = {"means": position.means.totals(position.world), "bad_in_row": position.bad_in_row}
+    if position.start_errors:
+        extra["start_errors"] = position.start_errors
     progress = Progress(
         step=position.step,
         samples_seen=position.samples_seen,
@@ -198,6 +201,7 @@ def restore(
     position.samples_seen = state.progress.samples_seen
     position.skipped = Counter(state.progress.skipped)
     position.bad_in_row = state.progress.extra["bad_in_row"]
+    position.start_errors = state.progress.extra.get("start_errors", {})
     position.objective = {name: value.to(device) for name, value in state.objective.items()}
     if position.world.is_main:
         totals = {name: (pair[0], pair[1]) for name, pair in state.progress.extra["means"].items()}

@@ -46,6 +46,15 @@ def test_a_rise_is_told_in_percent_of_the_reference() -> None:
     assert rise.count("<polyline") == 4 + 2 and ">10<" in rise and ">20<" in rise  # lines, and legend
 
 
+def test_a_rise_since_the_start_is_drawn_where_it_was_measured() -> None:
+    plain = measured((0, 10, 20))
+    assert "winner, since the start" not in str(noise_levels(plain))
+    rises = {f"level/rise_{side}": Series([0, 10, 20], [0.0, 0.1, 0.2]) for side in "wl"}
+    html = str(noise_levels(Metrics(plain.train, {**plain.heldout, **rises})))
+    assert "winner, since the start" in html and "loser, since the start" in html
+    assert html.count("<figure") == 5
+
+
 def test_without_a_reference_start_and_end_are_compared() -> None:
     html = str(noise_levels(measured((0, 10), reference=False)))
     assert html.count("<figure") == 1 and "winner at the start" in html

@@ -180,6 +180,34 @@ def test_a_cached_reference_was_not_scored_at_the_levels(bench: Bench) -> None:
     assert any("at fixed noise levels only the policy's errors" in note for note in notes)
 
 
+MOVING = {"name": "ema", "decay": 0.0, "every": 1}  # right behind the policy: it hides every rise
+
+
+def test_against_a_reference_that_moves_errors_are_compared_with_their_start(bench: Bench) -> None:
+    whole = held(run(config(bench, "moving", reference=MOVING)))
+    first, _, last = whole
+    assert first["heldout/level/rise_w"] == first["heldout/level/rise_w/std"] == 0
+    for line in whole:
+        for side in "wl":
+            rise = line[f"heldout/level/err_{side}"] - first[f"heldout/level/err_{side}"]
+            assert line[f"heldout/level/rise_{side}"] == pytest.approx(rise, abs=1e-6)
+        assert line["heldout/level/start_err_w"] == pytest.approx(first["heldout/level/err_w"], rel=1e-6)
+        assert line["heldout/level/Dw"] == 0, "the reference is the policy"
+    assert abs(last["heldout/level/rise_w"]) > 1e-5 and last["heldout/level/rise_w/std"] > 0
+
+
+def test_a_resumed_run_knows_the_errors_at_its_start(bench: Bench) -> None:
+    whole = held(run(config(bench, "moving", reference=MOVING)))
+    run(config(bench, "moving-resumed", reference=MOVING, train={"steps": 3}))
+    resumed = run(config(bench, "moving-resumed", reference=MOVING))
+    assert [line for line in held(resumed) if line["step"] != 3] == whole
+    run(config(bench, "moving-other", reference=MOVING, train={"steps": 3}))
+    other = run(config(bench, "moving-other", reference=MOVING, evaluation=SECTION | {"levels": 2}))
+    assert "heldout/level/rise_w" not in held(other)[-1] and "heldout/level/Dw" in held(other)[-1]
+    notes = json.loads((other / "run.json").read_text())["notes"]
+    assert any("the errors at the start of the run are not known at these levels" in note for note in notes)
+
+
 def test_the_split_into_micro_batches_changes_no_level(bench: Bench, done: Path) -> None:
     train = {"micro_batch": 1}
     small = run(config(bench, "small", train=train, evaluation={**SECTION, "grid": 0}))

@@ -47,6 +47,40 @@ def test_an_evaluation_without_a_reference_says_nothing() -> None:
     assert Gap.of(0, values(float("nan"), 0.1)) is None
 
 
+def moving(winner: float, loser: float, rise_w: float, rise_l: float) -> dict[str, float]:
+    """Against a reference that follows the policy; the error of winners was 0.1 at the start."""
+    rises = {
+        "level/rise_w": rise_w,
+        "level/rise_l": rise_l,
+        "level/rise_w/std": 0.04,
+        "level/rise_l/std": 0.04,
+        "level/start_err_w": 0.1,
+    }
+    return values(winner, loser) | rises
+
+
+def test_a_moving_reference_hides_nothing() -> None:
+    """Both errors climb by 0.01 and more with every evaluation, and the reference stays 0.005 behind."""
+    run = [(0, 0.0, 0.0), (10, 0.03, 0.03), (20, 0.04, 0.05)]
+    told = [Gap.of(step, moving(0.005, 0.005, up, also)) for step, up, also in run]
+    assert [one is not None and one.since_start for one in told] == [True] * 3
+    watch = Watch()
+    said = [watch.see(step, moving(0.005, 0.005, up, also)) for step, up, also in run]
+    assert said == [
+        [],
+        [
+            "held-out noise levels, step 10: both errors rise against the start: "
+            "winner's error +0.03 (+30.00%), loser's +0.03"
+        ],
+        [
+            "held-out noise levels, step 20: the winner's error stays above its own at the start: "
+            "winner's error +0.04 (+40.00%), loser's +0.05"
+        ],
+    ]
+    blind = Watch()
+    assert not any(blind.see(step, values(0.005, 0.005)) for step, _, _ in run)
+
+
 def test_a_watch_says_when_a_sign_begins_and_only_then(tmp_path: Path) -> None:
     run = [(0, values(0, 0, 0)), (10, values(0.03, 0.05)), (20, values(0.04, 0.06)), (30, values(0.05, 0.07))]
     watch = Watch()
