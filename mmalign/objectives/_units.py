@@ -18,13 +18,32 @@ def unit_ratios(scores: Scores, role: str) -> Tensor:
     return ours.unit_ratio(scores["reference"][role]).masked_fill(~ours.mask, 0.0)
 
 
-def step_ratios(scores: Scores, role: str, clip: float) -> tuple[Tensor, Tensor]:
+def steps_above(scores: Scores, role: str, above: float) -> Tensor:
+    """Steps of sampling paths that begin above a share of the noise schedule, [S, K] bool.
+
+    Raises UserError where a path has none.
+    """
+    ours = scores["policy"][role]
+    if above == 0:
+        return ours.mask
+    assert ours.timestep is not None, "steps of a path have a noise level"
+    kept = ours.mask & (ours.timestep > above)
+    if not bool(kept.any(-1).all()):
+        raise UserError(
+            f"objective.above: no step of a path begins above {above:g} of the noise schedule; lower it"
+        )
+    return kept
+
+
+def step_ratios(scores: Scores, role: str, clip: float, steps: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Log-ratios of every denoising step held to [log(1 - clip), log(1 + clip)], [S, K], and the share of the
-    steps that the bounds hold, [S] detached. A held step has no gradient."""
+    steps (of those in `steps` [S, K], or of all) that the bounds hold, [S] detached. A held step has no
+    gradient."""
+    kept = scores["policy"][role].mask if steps is None else steps
     plain = unit_ratios(scores, role)
     held = plain.clamp(math.log1p(-clip), math.log1p(clip))
-    outside = (held != plain).to(plain.dtype).sum(-1)
-    return held, (outside / scores["policy"][role].mask.sum(-1)).detach()
+    outside = ((held != plain) & kept).to(plain.dtype).sum(-1)
+    return held, (outside / kept.sum(-1)).detach()
 
 
 def unit_labels(

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mmalign.objectives._pairs import PAIR_WITH_REFERENCE, require
-from mmalign.objectives._units import mean_where, share_where, step_ratios
+from mmalign.objectives._units import mean_where, share_where, step_ratios, steps_above
 from mmalign.types import AllMean, Objective, Outcome, Scores, State
 
 
@@ -23,11 +23,13 @@ class D3PO(Objective):
     step inherits the judgement of the finished picture. Densities are means over latent elements, not sums,
     and beta and clip are meant for means. With the defaults the loss cannot leave [0.683, 0.703]: watch
     `reward/margin` and `clip_fraction`. Ties are left out beforehand. The authors take an optimizer step per
-    denoising step; here all steps of a pair make one loss.
+    denoising step; here all steps of a pair make one loss. Steps that begin at or below the share `above` of
+    the noise schedule do not train (0: all do): the last ones have sharp densities, which chance moves most.
     """
 
     beta: float = 0.1
     clip: float = 0.1
+    above: float = 0.0
 
     roles = PAIR_WITH_REFERENCE
     needs = frozenset({"ratio", "transition"})
@@ -35,12 +37,13 @@ class D3PO(Objective):
     def __post_init__(self) -> None:
         require(self.beta > 0, f"beta: must be above 0, got {self.beta}")
         require(0 < self.clip < 1, f"clip: must lie in (0, 1), got {self.clip}")
+        require(0 <= self.above < 1, f"above: must lie in [0, 1), got {self.above}")
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]; ln 2 where policy and reference agree."""
-        chosen, chosen_held = step_ratios(scores, "chosen", self.clip)
-        rejected, rejected_held = step_ratios(scores, "rejected", self.clip)
-        steps = scores["policy"]["chosen"].mask & scores["policy"]["rejected"].mask
+        steps = steps_above(scores, "chosen", self.above) & steps_above(scores, "rejected", self.above)
+        chosen, chosen_held = step_ratios(scores, "chosen", self.clip, steps)
+        rejected, rejected_held = step_ratios(scores, "rejected", self.clip, steps)
         z = self.beta * (chosen - rejected)
         still = z.detach()
         metrics = {

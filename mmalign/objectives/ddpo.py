@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmalign.objectives._pairs import require
-from mmalign.objectives._units import mean_where, share_where, unit_ratios
+from mmalign.objectives._units import mean_where, share_where, steps_above, unit_ratios
 from mmalign.types import AllMean, Objective, Outcome, Scores, State
 
 _LARGEST = 20.0  # of a log-ratio: e^20 stands for any ratio beyond, and float32 does not overflow
@@ -26,10 +26,15 @@ class DDPO(Objective):
     folder (`path`). At the first step all ratios are 1 and the loss is the plain policy gradient. Densities
     are means over latent elements, for which the tiny `clip` is meant. Nothing holds the policy near the
     first model: stop early. It is not the dense DPO of that name on segments of text.
+
+    Steps that begin at or below the share `above` of the noise schedule do not train (0, as published: all
+    do). The last steps have sharp densities: of ten, the one from level 101 to 1 has 95 % of the mean squared
+    gradient of a path, nearly all of it chance, and a few hundred pictures then teach nothing.
     """
 
     clip: float = 1e-4
     advantage_clip: float = 5.0
+    above: float = 0.0
 
     roles = {"policy": ("completion",), "reference": ("completion",)}
     needs = frozenset({"ratio", "transition"})
@@ -38,10 +43,11 @@ class DDPO(Objective):
     def __post_init__(self) -> None:
         require(0 < self.clip < 1, f"clip: must lie in (0, 1), got {self.clip}")
         require(self.advantage_clip > 0, f"advantage_clip: must be above 0, got {self.advantage_clip}")
+        require(0 <= self.above < 1, f"above: must lie in [0, 1), got {self.above}")
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]; minus the advantage where the policy is still the one that sampled."""
-        steps = scores["policy"]["completion"].mask
+        steps = steps_above(scores, "completion", self.above)
         change = unit_ratios(scores, "completion")
         ratio = torch.exp(change.clamp(max=_LARGEST))
         advantage = labels["advantage"].clamp(-self.advantage_clip, self.advantage_clip)

@@ -114,6 +114,15 @@ def steps_with(
     return scores, leaves
 
 
+def at_levels(scores: Scores, shares: Sequence[float]) -> dict[str, dict[str, LogProbs]]:
+    """The same paths, their steps beginning at these shares of the noise schedule."""
+
+    def placed(side: LogProbs) -> LogProbs:
+        return replace(side, timestep=torch.tensor(shares).expand(len(side.values), -1))
+
+    return changed_scores(scores, placed)
+
+
 def reward(scores: Tensor) -> LogProbs:
     """Scores [S] of a reward model, as it gives them: one aspect."""
     values = scores[:, None]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fixtures import LN2, agreeing, near, run, steps_with, units
+from fixtures import LN2, agreeing, at_levels, near, run, steps_with, units
 
 from mmalign.objectives.d3po import D3PO
 
@@ -37,6 +37,16 @@ def test_the_loss_hardly_moves() -> None:
     assert not leaves["chosen"].grad.any()  # held steps have no gradient
 
 
+def test_steps_near_the_picture_are_left_out() -> None:
+    """The worked steps, and behind them some that would be held and would change the loss."""
+    scores, leaves = steps_with(chosen=[[0.05, 0.20, 9.0]], rejected=[[-0.02, 0.0, -9.0]])
+    outcome = run(D3PO(above=0.3), at_levels(scores, [0.9, 0.6, 0.3]))
+    outcome.loss.sum().backward()
+    assert near(outcome.loss, [0.6890232])
+    assert outcome.metrics["clip_fraction"].tolist() == [0.25]
+    assert leaves["rejected"].grad[0, 1] > 0 and not leaves["rejected"].grad[0, 2]
+
+
 def test_gradient_raises_chosen_steps_and_lowers_rejected_ones() -> None:
     scores, leaves = steps_with(chosen=[[0.0, 0.0]], rejected=[[0.0, 0.0]])
     run(D3PO(), scores).loss.sum().backward()
@@ -54,7 +64,7 @@ def test_the_mean_over_steps_leaves_out_padding() -> None:
     assert near(outcome.loss, [0.6890232]) and outcome.metrics["clip_fraction"].tolist() == [0.25]
 
 
-@pytest.mark.parametrize(("field", "value"), [("beta", 0.0), ("clip", 0.0), ("clip", 1.0)])
+@pytest.mark.parametrize(("field", "value"), [("beta", 0.0), ("clip", 0.0), ("clip", 1.0), ("above", 1.0)])
 def test_ranges(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{field}: .*got {value}"):
         D3PO(**{field: value})

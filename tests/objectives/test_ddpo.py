@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from fixtures import near, run, steps_with, units
+from fixtures import at_levels, near, run, steps_with, units
 
 from mmalign.objectives.ddpo import DDPO
+from mmalign.types import UserError
 
 
 def test_worked_losses() -> None:
@@ -56,6 +57,19 @@ def test_padded_steps_do_not_count() -> None:
     assert near(outcome.metrics["approx_kl"], [0.5 * math.log(0.9998) ** 2], 1e-12)
 
 
+def test_steps_near_the_picture_are_left_out() -> None:
+    """Of levels 0.9, 0.5 and 0.1 the first alone is above 0.5; the others count in nothing."""
+    scores, leaves = steps_with(completion=[[0.0, 3.0, -2.0], [0.0, 4.0, 0.5]])
+    scores = at_levels(scores, [0.9, 0.5, 0.1])
+    outcome = run(DDPO(above=0.5), scores, {"advantage": torch.tensor([1.5, -0.5])})
+    outcome.loss.sum().backward()
+    assert near(outcome.loss, [-1.5, 0.5], 1e-12)
+    assert near(leaves["completion"].grad, [[-1.5, 0.0, 0.0], [0.5, 0.0, 0.0]], 1e-12)
+    assert not any(outcome.metrics[name].any() for name in ("approx_kl", "clip_fraction"))
+    with pytest.raises(UserError, match=r"^objective.above: no step .* above 0.9 of the noise schedule"):
+        run(DDPO(above=0.9), scores, {"advantage": torch.tensor([1.5, -0.5])})
+
+
 def test_a_policy_that_ran_away_stays_finite() -> None:
     scores, leaves = steps_with(completion=[[1e4], [-1e4], [1e4], [-1e4]])
     loss = run(DDPO(), scores, {"advantage": torch.tensor([1.0, 1.0, -1.0, -1.0])}).loss
@@ -64,7 +78,10 @@ def test_a_policy_that_ran_away_stays_finite() -> None:
     assert near(loss[[0, 1, 3]], [-1.0001, 0.0, 0.9999], 1e-9) and loss[2] > 1e8
 
 
-@pytest.mark.parametrize(("field", "value"), [("clip", 0.0), ("clip", 1.0), ("advantage_clip", 0.0)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("clip", 0.0), ("clip", 1.0), ("advantage_clip", 0.0), ("above", -0.1), ("above", 1.0)],
+)
 def test_ranges(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{field}: .*got {value}"):
         DDPO(**{field: value})
