@@ -195,7 +195,7 @@ class Denoiser(MediaCopies):
         if INDEX not in batch.inputs:
             return {}
         index = batch.inputs[INDEX]
-        dropped = draw["no_user"][batch.row_sample.to(index.device)]
+        dropped = _of_rows(draw["no_user"], batch)
         return {INDEX: torch.where(dropped, torch.full_like(index, -1), index)}
 
     def _denoise(self, model: Any, noised: Tensor, time: Tensor, condition: Condition) -> Tensor:

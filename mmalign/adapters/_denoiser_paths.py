@@ -42,11 +42,15 @@ class Told:
 def whole_paths(told: Told, x0: Tensor, inversion: Inversion) -> dict[str, Tensor]:
     """The walk from clean latents x0 [N, C, ...]: its start, the predictions `path_led` [N, K, C, ...] that
     led it, and `path_level` [N, K] long. The latents between follow from these."""
-    levels = grid(told.schedule.num_timesteps, inversion.steps).to(x0.device).expand(len(x0), -1)
+    levels = grid(told.schedule.num_timesteps, inversion.steps).expand(len(x0), -1)
     _, led = walk(
         lambda x, level, rows: told.predict(x, level, rows, inversion.guidance), told.schedule, x0, levels
     )
-    return {"path_start": x0, "path_led": led, "path_level": levels.contiguous()}
+    return {
+        "path_start": x0,
+        "path_led": led,
+        "path_level": levels.contiguous().to(x0.device, non_blocking=True),
+    }
 
 
 def implied_noise(
@@ -56,12 +60,13 @@ def implied_noise(
     the levels `timestep` [N, D]. `seeds` are the samples', for the noise that `jitter` adds."""
     schedule, draws = told.schedule, timestep.shape[1]
     clean, ends = x0.repeat_interleave(draws, 0), timestep.flatten()
-    levels = levels_below(grid(schedule.num_timesteps, inversion.steps).to(ends.device), ends)
+    levels = levels_below(grid(schedule.num_timesteps, inversion.steps), ends.cpu())  # the one wait of a walk
     jitter = None
     if inversion.jitter:
         shape = (draws, levels.shape[1], *x0.shape[1:])
         streams = [torch.Generator().manual_seed(derive_seed(seed, 0, "", "jitter")) for seed in seeds]
-        noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams]).to(x0.device)
+        noise = torch.stack([torch.randn(shape, generator=stream) for stream in streams])
+        noise = noise.to(x0.device, non_blocking=True)
         jitter = inversion.jitter * noise[sample.to(noise.device, non_blocking=True)].flatten(0, 1)
     path, _ = walk(
         lambda x, level, places: told.predict(x, level, places // draws, inversion.guidance),

@@ -29,6 +29,7 @@ from mmalign.types import Batch, Clip, Example, Frames, PreferenceSample, Prepar
 
 _OF_MEDIA = ("time_ids", "scale")  # of a Condition: what is a picture's or clip's own, not its caption's
 _OWN = (*_OF_MEDIA, "segments", INDEX)  # all that `prepare` gives of a medium and `encode` passes on
+_READ_HERE = ("segments", "path_guidance")  # their numbers shape the work of the host
 PROMPT = "prompt"  # the role of a caption whose medium is yet to be
 _PREPARATION = "square-lanczos-1"  # change it when prepare or encode give other tensors for the same row
 
@@ -252,7 +253,8 @@ class DenoiserRows:
         return tuple(first.shape)
 
     def collate(self, encoded: Sequence[Prepared], roles: Sequence[str]) -> Batch:
-        """Encoded rows of `roles`, sample by sample, as one batch on the device."""
+        """Encoded rows of `roles`, sample by sample, as one batch on the device; `segments` and
+        `path_guidance` [N] stay on the CPU, where reading a number waits for nothing."""
         picked = [
             (index, row)
             for index, sample in enumerate(encoded)
@@ -262,14 +264,12 @@ class DenoiserRows:
         ]
         if not picked:
             raise ValueError(f"no rows of the roles {', '.join(roles)} in these samples")
-        inputs = {
-            name: torch.stack([row.data[name] for _, row in picked]).to(self.device, non_blocking=True)
-            for name in (*self._moments, *self._family.conditions, *PATH)
-            if name in picked[0][1].data
-        }
-        for name in ("segments", INDEX):
-            if all(name in row.data for _, row in picked):
-                inputs[name] = torch.stack([row.data[name] for _, row in picked]).to(self.device)
+        names = [n for n in (*self._moments, *self._family.conditions, *PATH) if n in picked[0][1].data]
+        names += [name for name in ("segments", INDEX) if all(name in row.data for _, row in picked)]
+        inputs = {}
+        for name in names:
+            values = torch.stack([row.data[name] for _, row in picked])
+            inputs[name] = values if name in _READ_HERE else values.to(self.device, non_blocking=True)
         inputs |= self._empty
         return Batch(
             inputs=inputs,

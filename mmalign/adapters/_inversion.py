@@ -34,26 +34,30 @@ def walk(
     C, ...], both on the device.
 
     Before a step to level t the latents are at the level before; the prediction is made there, as of level t.
-    A step to the same level changes nothing and costs nothing. `jitter` [B, K, C, ...] is noise to be added,
-    already scaled by its share.
+    A step to the same level changes nothing and costs nothing. `levels` [B, K] are on the CPU: how many
+    latents move with a step must be known there. `jitter` [B, K, C, ...] is noise to be added, already scaled
+    by its share.
     """
     path, led = [x0], []
     current = torch.full_like(levels[:, 0], -1)
     for step in range(levels.shape[1]):
-        target = levels[:, step]
-        moving = torch.nonzero(target > current).flatten()
         x, prediction = path[-1].clone(), torch.zeros_like(x0)
-        if len(moving):
-            found = predict(x[moving], target[moving], moving)
+        places = torch.nonzero(levels[:, step] > current).flatten()
+        if len(places):
+            moving, before, target = (
+                values.to(x0.device, non_blocking=True)
+                for values in (places, current[places], levels[places, step])
+            )
+            found = predict(x[moving], target, moving)
             prediction[moving] = found
-            moved = move(schedule, found, x[moving], current[moving], target[moving])
+            moved = move(schedule, found, x[moving], before, target)
             if jitter is not None:
-                wide = _wide(deviation(schedule, current[moving], target[moving]), moved)
+                wide = _wide(deviation(schedule, before, target), moved)
                 moved = moved + wide * jitter[moving, step]
             x[moving] = moved
         path.append(x)
         led.append(prediction)
-        current = torch.maximum(current, target)
+        current = torch.maximum(current, levels[:, step])
     return torch.stack(path, 1), torch.stack(led, 1)
 
 

@@ -57,10 +57,10 @@ def by_segment(
     """The scores of N rows with one unit per segment, mean over the draws of `scored` [N, D].
 
     `prediction` and `target` are [N * D, C, F, h, w]; `factors` [2, N, D] turn squared errors into
-    surrogates and into the errors that are told; `counts` [N] are the rows' numbers of segments.
+    surrogates and into the errors that are told; `counts` [N], on the CPU, are the rows' numbers of segments.
     """
     squares = (prediction.float() - target.float()).square().mean((1, 3, 4)).unflatten(0, scored.mask.shape)
-    weights = shares(squares.shape[-1], counts.cpu()).to(squares.device, non_blocking=True)
+    weights = shares(squares.shape[-1], counts).to(squares.device, non_blocking=True)
     # sums, no matrix product: autocast would take that in half precision
     held = (squares.unsqueeze(2) * weights.unsqueeze(1)).sum(-1)  # [N, D, S]
     values, error = ((factor.unsqueeze(-1) * held).sum(1) for factor in factors)

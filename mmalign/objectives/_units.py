@@ -64,7 +64,7 @@ def unit_labels(
             rule = ", ".join(f"{number:g}" for number in allowed)
             raise UserError(f"{where} must hold only {rule}, got {numbers}")
         spread[index, here[index]] = torch.tensor([float(number) for number in numbers])
-    return spread.to(mask.device)
+    return spread.to(mask.device, non_blocking=True)
 
 
 def mean_where(values: Tensor, kept: Tensor) -> Tensor:

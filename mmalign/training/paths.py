@@ -78,7 +78,7 @@ def inverted(engine: Engine, micro: Micro, batch: Batch, draw: Draw, seeds: Sequ
         found = _lead(engine, batch, draw, how, seeds)
     else:
         found = _kept(engine.paths, engine, micro, batch, how)
-    pick = _pick(how, seeds)[batch.row_sample].to(found["path_led"].device)
+    pick = _pick(how, seeds)[batch.row_sample].to(found["path_led"].device, non_blocking=True)
     return {**draw, **found, "path_pick": pick}
 
 
@@ -107,7 +107,10 @@ def _kept(paths: PathCache, engine: Engine, micro: Micro, batch: Batch, how: Inv
     known = [entry for entry in entries if entry is not None]
     device = engine.world.device
     found = {name: torch.stack([entry[name] for entry in known]) for name in _KEPT}
-    return {name: value if name == "path_guidance" else value.to(device) for name, value in found.items()}
+    return {
+        name: value if name == "path_guidance" else value.to(device, non_blocking=True)
+        for name, value in found.items()
+    }
 
 
 def _rows(encoded: Sequence[Prepared], batch: Batch) -> list[Row]:

@@ -108,7 +108,8 @@ def collate_labels(items: Sequence[Item], device: torch.device) -> dict[str, Any
 
 def _column(values: list[Any], device: torch.device) -> Any:
     if all(isinstance(v, int | float) or v is None for v in values):
-        return torch.tensor([torch.nan if v is None else float(v) for v in values], device=device)
+        column = torch.tensor([torch.nan if v is None else float(v) for v in values])
+        return column.to(device, non_blocking=True)  # built there, the host would wait for the device
     return values
 
 

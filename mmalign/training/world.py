@@ -53,8 +53,10 @@ class World:
 
     def mean(self, values: Tensor, where: Tensor | None = None) -> Tensor:
         """Mean of [S] values over all processes, or of those marked; detached, NaN-free (0 if none are)."""
-        kept = values.detach() if where is None else values.detach()[where]
-        sums = self.sum(torch.stack([kept.sum().double(), kept.new_tensor(len(kept)).double()]))
+        kept = torch.ones_like(values, dtype=torch.bool) if where is None else where
+        # not values[where]: the device would have to say how many there are
+        picked = torch.where(kept, values.detach(), torch.zeros_like(values))
+        sums = self.sum(torch.stack([picked.sum().double(), kept.sum().double()]))
         return (sums[0] / sums[1].clamp(min=1)).to(values.dtype)
 
 
