@@ -71,8 +71,8 @@ class BranchedPath:
 
 
 Judged = Callable[[Sequence[Part], Sequence[int], int], list[float]]
-"""Scores of responses, given with the places of their prompts in the list that is being sampled, and the noise
-level, 0 for clean, of the latents that the responses were predicted from."""
+"""Scores of responses, given with the places of their prompts in the list that is being sampled, and the
+noise level, 0 for clean, of the latents that the responses were predicted from."""
 
 
 class PathSampler(Protocol):
@@ -110,6 +110,9 @@ class MediaCopier(Protocol):
         """One copy of every decoded picture or clip under its prompt, noised to the share `strength` of the
         noise levels, 1 being pure noise, and denoised; equal seeds give equal copies. Raises UserError for
         media that it does not read and for a strength below the sampler's least level."""
+
+    def check_strength(self, strength: float) -> None:
+        """Raise UserError for a strength below the sampler's least level."""
 
     def cuts(self, count: int) -> tuple[tuple[int, int], ...]:
         """First and one past the last frame of each of `count` segments of a clip, as denoising errors are

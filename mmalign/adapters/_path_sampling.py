@@ -49,6 +49,27 @@ class PathSampling(DenoiserRows):
     def _responses(self, latents: Tensor) -> list[Part]:
         """Clean latents decoded."""
 
+    @abstractmethod
+    def _told(self, model: nn.Module, batch: Batch, draw: Draw) -> Told:
+        """The model with what it is told of every row."""
+
+    @abstractmethod
+    def _clean_latents(self, batch: Batch, draw: Draw) -> Tensor:
+        """Clean latents [N, C, ...] of every row."""
+
+    @torch.no_grad()
+    def foreseen(self, model: nn.Module, batch: Batch, draw: Draw, guidance: float) -> tuple[Tensor, Tensor]:
+        """Pictures [N, 3, H, W] in 0..1 that the model predicts in one step from every row noised by the
+        first draw of its sample, and the noise levels [N] of these."""
+        told, clean = self._told(model, batch, draw), self._clean_latents(batch, draw)
+        sample = batch.row_sample.to(self.device, non_blocking=True)
+        level, noise = draw["timestep"][sample, 0], draw["noise"][sample, 0]
+        x = self._schedule.noised(clean, noise, level)
+        prediction = told.predict(x, level, torch.arange(len(x), device=self.device), guidance)
+        found = self._schedule.parts(prediction, x, level)[0]
+        pixels = [self._latents.decode(some) for some in found.split(self._config.generation.batch)]
+        return (torch.cat(pixels) / 2 + 0.5).clamp(0, 1).float(), level
+
     @torch.no_grad()
     def sample_paths(
         self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]

@@ -99,11 +99,11 @@ class RewardHead:
 
 
 @contextmanager
-def naming_the_backbone(part: Any) -> Iterator[None]:
-    """Refusals of the backbone's adapter name its fields as the section has them, one level down."""
+def naming_the_backbone(part: Any, section: str = "backbone") -> Iterator[None]:
+    """Refusals of an inner adapter name its fields as `section` has them, one level down."""
     try:
         yield
     except UserError as error:
         names = "|".join(one.name for one in dataclasses.fields(part))
-        line = re.sub(rf"(?<!/)\bmodel\.(?=({names})\b)", "model.backbone.", str(error))
+        line = re.sub(rf"(?<!/)\bmodel\.(?=({names})\b)", f"model.{section}.", str(error))
         raise UserError(line) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,23 @@ class TimedClip(nn.Module):
         features: Tensor = self.clip.visual_projection(pooled * (1 + scale) + shift)
         return features
 
+    def by_upstream(self, inputs: Tensor, timesteps: Tensor) -> Tensor:
+        """What `pictures` gives, by upstream's own forward with the conditioning hooked onto its modules."""
+        tower = self.clip.vision_model
+        blocks, (shift, scale) = self.time(timesteps)
+        hooks = [tower.post_layernorm.register_forward_hook(_Change(1 + scale, shift))]
+        for layer, told in zip(tower.encoder.layers, blocks, strict=True):
+            parts = ((layer.layer_norm1, layer.self_attn), (layer.layer_norm2, layer.mlp))
+            for (norm, branch), (shift, scale, gate) in zip(parts, (told[:3], told[3:]), strict=True):
+                hooks.append(norm.register_forward_hook(_Change(1 + scale, shift)))
+                hooks.append(branch.register_forward_hook(_Change(gate)))
+        try:
+            found: Tensor = self.clip.get_image_features(pixel_values=inputs).pooler_output
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found
+
     def texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Projected features [B, E] of tokens `ids` [B, L], of which `mask` [B, L] says which are there."""
         features: Tensor = self.clip.get_text_features(input_ids=ids, attention_mask=mask).pooler_output
@@ -97,6 +115,14 @@ class TimedClip(nn.Module):
         seen = F.normalize(self.pictures(inputs, timesteps).float(), dim=-1)
         said = F.normalize(self.texts(ids, mask).float(), dim=-1)
         return self.logit_scale.float().exp() * (seen * said[rows]).sum(-1)
+
+    def parts(self) -> dict[str, list[str]]:
+        """Names of the weights by part."""
+        found: dict[str, list[str]] = {"pictures": [], "text": [], "timesteps": []}
+        for name, _ in self.named_parameters():
+            part = "timesteps" if name.startswith("time.") else "text" if ".text_" in name else "pictures"
+            found[part].append(name)
+        return found
 
     def save(self, folder: Path) -> None:
         """Upstream's files of the CLIP model, and those of the conditioning beside them."""
@@ -122,6 +148,19 @@ class TimedClip(nn.Module):
         time = {own: state.pop(theirs) for theirs, own in names.items() if theirs in state}
         _fill(self.time, time, named)
         _fill(self.clip, state, named)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A hook that scales and shifts what a module gives; of several things the first."""
+
+    scale: Tensor
+    shift: Tensor | float = 0.0
+
+    def __call__(self, module: nn.Module, given: Any, found: Any) -> Any:
+        if isinstance(found, tuple):
+            return (found[0] * self.scale + self.shift, *found[1:])
+        return found * self.scale + self.shift
 
 
 def waves(timesteps: Tensor) -> Tensor:

@@ -5,10 +5,12 @@ Letters: B pictures, E width of an embedding, h and w the sides of the model's i
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,11 +30,13 @@ class TimedEncoder(TransformersEncoder):
     `timed` is the model itself, for training."""
 
     timed: TimedClip
+    _unused: Any  # the tokenizer as it came: calls leave their padding and cutting in what it would save
 
     @classmethod
     def of(cls, plain: TransformersEncoder, timed: TimedClip) -> TimedEncoder:
         """The encoder of a plain CLIP model, which `timed` holds, with its conditioning."""
         made = cls(timed.clip, plain._processor, plain._tokenizer, plain.recipe, plain.device)
+        made._unused = copy.deepcopy(plain._tokenizer)
         made.timed = timed.to(plain.device).eval().requires_grad_(False)
         return made
 
@@ -64,7 +68,7 @@ class TimedEncoder(TransformersEncoder):
         """The files of `model`, with tokenizer and preprocessor beside them."""
         folder.mkdir(parents=True, exist_ok=True)
         model.save(folder)
-        self._tokenizer.save_pretrained(folder)
+        self._unused.save_pretrained(folder)
         self._processor.save_pretrained(folder)
 
 

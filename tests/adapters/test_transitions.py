@@ -183,7 +183,9 @@ def test_what_has_no_density_is_refused(folder: Path) -> None:
         refuse_flow(False, True, "CogVideoXPipeline")
     adapter = adapter_of(folder)
     with pytest.raises(UserError, match=r"online.unbranched: 9 steps before .* only 6"):
-        adapter.branch_paths(adapter.policy, PROMPTS[:1], [1], (2, 9), lambda media, places, level: [0.0, 0.0])
+        adapter.branch_paths(
+            adapter.policy, PROMPTS[:1], [1], (2, 9), lambda media, places, level: [0.0, 0.0]
+        )
     adapter._parts.pipeline.scheduler.register_to_config(clip_sample=True)
     with pytest.raises(UserError, match="clip_sample cuts predictions"):
         adapter.sample_paths(adapter.policy, PROMPTS[:1], [1])
