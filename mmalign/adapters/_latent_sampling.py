@@ -102,6 +102,12 @@ class Sampler:
         grid that is not above `strength` and denoised from there (arXiv 2108.01073). `conditions`: the
         media's own, and what guidance moves away from. Raises UserError if every level is above it."""
         noise = self.start(clean.shape[1:], seeds, clean.device)
+        first = self.place_of(strength)
+        return self._walked(denoise, self._noised(clean, noise(), first), conditions, noise, first)
+
+    def place_of(self, strength: float) -> int:
+        """Place of the noisiest level that is not above `strength` in the grid, which is set. Raises
+        UserError if every level is above it."""
         shares = self._shares()
         first = next((place for place, share in enumerate(shares) if share <= strength), None)
         if first is None:
@@ -109,7 +115,7 @@ class Sampler:
                 f"strength: {strength:g} is below the sampler's least noise, {shares[-1]:.3g} with "
                 f"generation.steps={self.steps}; raise one of them"
             )
-        return self._walked(denoise, self._noised(clean, noise(), first), conditions, noise, first)
+        return first
 
     def _shares(self) -> list[float]:
         """The grid's levels, noisiest first: 1 is pure noise; a flow's is the share of noise itself."""

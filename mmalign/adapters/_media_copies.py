@@ -87,6 +87,12 @@ class MediaCopies(PathSampling):
             own["time_ids"] = told.expand(len(rows), -1)
         return own
 
+    def check_strength(self, strength: float) -> None:
+        """Raise UserError for a strength below the sampler's least level."""
+        sampler = self.sampler()
+        sampler.start(self._latents.shape(self.resolution, self.resolution, self.num_frames), [], self.device)
+        sampler.place_of(strength)
+
     def cuts(self, count: int) -> tuple[tuple[int, int], ...]:
         """First and one past the last frame of each segment: the frames of its latent frames. Raises
         UserError for pictures, and for more segments than latent frames."""

@@ -6,9 +6,12 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from torch import nn
 
 from mmalign.data._digest import digest
-from mmalign.types import Judge, Message, Part
+from mmalign.types import Adapter, Judge, Message, Part
 
 EMPTY = "answers without any text"
 EQUAL = "answers equal to another one to the same prompt"
@@ -16,25 +19,42 @@ TOO_FEW = "prompts with fewer than two different answers"
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What answers are sampled to: a prompt and, for a builder that copies media, the answer that its row
+    has. `origin` names the row in messages."""
+
+    id: str
+    turns: tuple[Message, ...]
+    original: tuple[Part, ...] = ()
+    origin: str = ""
+
+
+@dataclass(frozen=True)
 class Group:
-    """The different answers to one prompt, each with the seed it was sampled from; media are decoded."""
+    """The different answers to one prompt, each with the seed it was sampled from; media are decoded.
+
+    `cuts`: first and one past the last frame of each segment of the answers, where they are clips that are
+    judged by segment.
+    """
 
     id: str
     prompt: tuple[Message, ...]
     answers: tuple[Part, ...]
     seeds: tuple[int, ...]
+    cuts: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class Made:
     """A pair by the places of its sides in the group. `gap`: how much better the chosen side scores, 0 in a
-    tie."""
+    tie. `segments`: for each segment 1 where the chosen clip is better, -1 where the other one is, else 0."""
 
     chosen: int
     rejected: int
     gap: float
     weight: float = 1.0
     tie: bool = False
+    segments: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,23 @@ class Builder(ABC):
 
     n: int
     """Answers that are sampled per prompt."""
+
+    copies: ClassVar[bool] = False
+    """True if answers are made of the picture or clip that a row's answer is, and not of a prompt alone."""
+
+    def ready_for(self, adapter: Adapter) -> None:
+        """Raise UserError if such a model does not give what the builder asks for."""
+        _ = self.cuts(adapter)
+
+    def cuts(self, adapter: Any) -> tuple[tuple[int, int], ...]:
+        """First and one past the last frame of each segment of a clip; () where answers are judged whole."""
+        return ()
+
+    def sample(
+        self, adapter: Any, model: nn.Module, asked: Sequence[Asked], seeds: Sequence[int]
+    ) -> list[Part]:
+        """One answer for every prompt and seed; media are decoded."""
+        return list(adapter.generate(model, [one.turns for one in asked], seeds))
 
     @abstractmethod
     def ready(self, judge: Judge) -> None:

@@ -1,43 +1,54 @@
-"""The prompts that a build samples answers to."""
+"""The prompts that a build samples answers to, and the media that it makes copies of."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from mmalign.builders import _media, _rows
+from mmalign.builders._candidates import Asked
 from mmalign.builders._config import BuildConfig, is_source
 from mmalign.data._digest import digest
-from mmalign.data._prompts import Prompt
 from mmalign.data._sources import load
 from mmalign.types import Message, Part, UserError
 
 
-def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple[list[Prompt], list[str]]:
+def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple[list[Asked], list[str]]:
     """Every different prompt with its id, media not yet decoded, and what reading them had to tell.
 
-    Of a data source's rows the prompt counts that their first role has; rows that its `heldout` keeps back
-    are left out. A line of a prompt file is a caption to a model of surrogate `kind`, else a user's turn.
-    `reads`: kinds of media that the model takes in prompts. Raises UserError for prompts that it does not
-    take or that no row can hold.
+    Of a data source's rows the prompt counts that their first role has, and for a builder that copies media
+    its answer too; rows that its `heldout` keeps back are left out. A line of a prompt file is a caption to a
+    model of surrogate `kind`, else a user's turn. `reads`: kinds of media that the model takes in prompts.
+    Raises UserError for prompts that it does not take or that no row can hold.
     """
     told: list[str] = []
-    found: dict[str, Prompt] = {}
+    found: dict[str, Asked] = {}
+    copies, what = (
+        config.builder.copies,
+        "pictures or clips with prompts" if config.builder.copies else "ones",
+    )
     if is_source(config.prompts):
         data = load(config.prompts)
         told = data.report.lines()
         for sample in data.samples:
-            turns = next(iter(sample.examples.values()))[0].prompt
-            found.setdefault(digest(turns), (sample.id, turns))
+            example = next(iter(sample.examples.values()))[0]
+            original = example.response if copies else ()
+            key = digest(example.prompt, original)
+            found.setdefault(key, Asked(sample.id, example.prompt, original, sample.origin))
     else:
         speaker: Literal["text", "user"] = "text" if kind == "surrogate" else "user"
         for asked in config.prompts.read():
             turns = (Message(speaker, (Part("text", asked.text),)),)
-            found.setdefault(digest(turns), (asked.id, turns))
+            found.setdefault(digest(turns), Asked(asked.id, turns))
     prompts = list(found.values())[: config.num_prompts]
-    told.append(f"prompts: {len(prompts)} different ones")
-    for name, turns in prompts:
-        _check(name, turns, reads)
+    told.append(f"prompts: {len(prompts)} different {what}")
+    for one in prompts:
+        _check(one.id, one.turns, reads)
     return prompts, told
+
+
+def hash_of(prompts: list[Asked]) -> str:
+    """What makes the prompts of two parts of a build the same."""
+    return digest([(one.id, one.turns, *([one.original] if one.original else [])) for one in prompts])
 
 
 def _check(name: str, turns: tuple[Message, ...], reads: frozenset[str]) -> None:

@@ -104,6 +104,8 @@ def rows_of(
             row["weight"] = made.weight
         if made.tie:
             row["tie"] = True
+        if made.segments is not None:
+            row["segments"] = list(made.segments)
         row[COLUMN] = {"prompt_id": group.id, **places, "seeds": seeds, "scores": scores, **origin}
         rows.append(row)
     return rows

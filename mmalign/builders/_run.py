@@ -13,11 +13,11 @@ from mmalign._names import KINDS
 from mmalign.builders import _config, _rows
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._model import Answering, open_model, section_of
+from mmalign.builders._originals import refuse_broken, refuse_unfit
 from mmalign.builders._output import check_output
-from mmalign.builders._prompts import load_prompts
+from mmalign.builders._prompts import hash_of, load_prompts
 from mmalign.builders._store import PAIRS, Store
 from mmalign.builders._work import Work
-from mmalign.data._digest import digest
 from mmalign.training import record as records
 from mmalign.training._agree import on_main, together
 from mmalign.training.console import Console, Progress
@@ -37,8 +37,9 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     check_output(config)
     console = Console(world, config.log.progress)
     section = section_of(config, allow_code)
+    refuse_unfit(config, section)
     prompts, told = load_prompts(config, section.kind, section.media)
-    facts = {"count": len(prompts), "hash": digest(prompts)}
+    facts = {"count": len(prompts), "hash": hash_of(prompts)}
     store = Store(Path(config.output))
     before = on_main(world, store.read)
     if before is not None and before["prompts"] != facts:
@@ -53,6 +54,9 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     if missing:  # loaded before anything is written: a model or judge that cannot be had leaves no trace
         config.builder.ready(config.judge)
         model = open_model(config, world.device, allow_code)
+        config.builder.ready_for(model.adapter)
+        mine = [prompts[number] for number in missing[world.rank :: world.size]]
+        together(world, partial(refuse_broken, config, mine, model.adapter))
         begun = on_main(world, partial(_of_model, begun, model, before is not None))
         if before is not None:
             console.say(f"going on in {store.folder}: {len(missing)} of {len(prompts)} prompts to do")
@@ -133,4 +137,7 @@ def _summary(record: dict[str, Any]) -> list[str]:
     lines = [
         f"{kept['pairs']} pairs from {kept['prompts with pairs']} of {record['prompts']['count']} prompts"
     ]
-    return lines + [f"left out: {count} {reason}" for reason, count in sorted(record["left_out"].items())]
+    lines += [f"left out: {count} {reason}" for reason, count in sorted(record["left_out"].items())]
+    if record["skipped"]:
+        lines.append(f"the first row that cannot be used: {record['skipped'][0]}")
+    return lines

@@ -54,11 +54,14 @@ class Store:
         """Numbers of the prompts without a part, of `count` in all."""
         return [number for number in range(count) if not self._part(number).exists()]
 
-    def add(self, number: int, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int]) -> None:
-        """Write the part of one prompt; its media must be there."""
+    def add(
+        self, number: int, rows: Sequence[Mapping[str, Any]], counts: Mapping[str, int], broken: str | None
+    ) -> None:
+        """Write the part of one prompt; its media must be there. `broken` says why its row cannot be used."""
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
         _files.sync(self.folder / _media.FOLDER)
-        _files.replace_bytes(self._part(number), _files.json_bytes({"rows": lines, "counts": dict(counts)}))
+        part = {"rows": lines, "counts": dict(counts)} | ({} if broken is None else {"broken": broken})
+        _files.replace_bytes(self._part(number), _files.json_bytes(part))
 
     def finish(self, count: int, record: Mapping[str, Any]) -> dict[str, Any]:
         """Join the parts in the order of the prompts; returns the finished record. A crash on the way leaves
@@ -66,11 +69,13 @@ class Store:
         kept: Counter[str] = Counter({"pairs": 0, "prompts with pairs": 0})
         dropped: Counter[str] = Counter()
         used: set[str] = set()
+        skipped: list[str] = []
         fresh, target = self.folder / f".{PAIRS}.tmp", self.folder / PAIRS
         with fresh.open("wb") as stream:
             for number in range(count):
                 part = _files.read_json(self._part(number))
                 dropped.update(part["counts"])
+                skipped += [part["broken"]] if "broken" in part else []
                 kept["pairs"] += len(part["rows"])
                 kept["prompts with pairs"] += bool(part["rows"])
                 for line in part["rows"]:
@@ -80,7 +85,8 @@ class Store:
             os.fsync(stream.fileno())
         _files.rename(fresh, target)
         _media.sweep(self.folder, used)
-        done = {**record, "kept": dict(kept), "left_out": dict(dropped), "status": "finished"}
+        done = {**record, "kept": dict(kept), "left_out": dict(dropped)}
+        done |= {"skipped": skipped, "status": "finished"}
         self._record(done)
         self.clear()
         return done

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from mmalign.builders import _media
-from mmalign.builders._candidates import TOO_FEW, Builder, Group, Paired, distinct
+from mmalign.builders._candidates import TOO_FEW, Asked, Builder, Group, Paired, distinct
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._model import Answering
+from mmalign.builders._originals import BROKEN, decode_originals
 from mmalign.builders._rows import prompt_fields, rows_of
 from mmalign.builders._store import Store
-from mmalign.data._prompts import Prompt, decode_prompts
+from mmalign.data._prompts import decode_prompts
 from mmalign.types import Message, derive_seed
 
 
@@ -25,7 +26,7 @@ class Work:
     missing, so that no answer depends on where an earlier process was killed."""
 
     config: BuildConfig
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Asked]
     store: Store
     model: Answering
     missing: frozenset[int]
@@ -40,35 +41,50 @@ class Work:
         size = self.config.batch
         numbers = range(block * size, min((block + 1) * size, len(self.prompts)))
         given = [self.prompts[number] for number in numbers]
-        ready = decode_prompts(given, self.model.adapter.frames)
+        ready, broken = self._decoded(given)
         groups, counts = self._sampled(ready)
         fit = [group for group in groups if len(group.answers) > 1]
         builder: Builder = self.config.builder
         judged = builder.pair(fit, self.config.judge, self.config.seed)
         found = {group.id: paired for group, paired in zip(fit, judged, strict=True)}
         none = Paired((), counts=Counter({TOO_FEW: 1}))
-        for number, (name, turns), group in zip(numbers, given, groups, strict=True):
-            if number in self.missing:
-                paired = found.get(name, none)
-                rows = self._rows(number, turns, group, paired) if paired.pairs else []
-                self.store.add(number, rows, paired.counts + counts[name])
+        by_name = {group.id: group for group in groups}
+        for number, asked in zip(numbers, given, strict=True):
+            if number not in self.missing:
+                continue
+            if asked.id in broken:
+                self.store.add(number, [], Counter({BROKEN: 1}), broken[asked.id])
+                continue
+            paired = found.get(asked.id, none)
+            rows = self._rows(number, asked.turns, by_name[asked.id], paired) if paired.pairs else []
+            self.store.add(number, rows, paired.counts + counts[asked.id], None)
 
-    def _sampled(self, ready: Sequence[Prompt]) -> tuple[list[Group], dict[str, Counter[str]]]:
+    def _decoded(self, given: Sequence[Asked]) -> tuple[list[Asked], dict[str, str]]:
+        """What can be sampled from, media decoded, and why the others cannot, by the prompt's id."""
+        adapter = self.model.adapter
+        if self.config.builder.copies:
+            return decode_originals(self.config, given, adapter)
+        ready = decode_prompts([(one.id, one.turns) for one in given], adapter.frames)
+        return [Asked(*one) for one in ready], {}
+
+    def _sampled(self, ready: Sequence[Asked]) -> tuple[list[Group], dict[str, Counter[str]]]:
         """The different answers to every prompt, and counts of what was left out, by the prompt's id."""
-        n = self.config.builder.n
+        builder: Builder = self.config.builder
+        n, cuts = builder.n, builder.cuts(self.model.adapter)
         seeds = [
-            (derive_seed(self.config.seed, 0, name, "build") >> 1) + place  # below 2^63 whatever n is
-            for name, _ in ready
+            (derive_seed(self.config.seed, 0, one.id, "build") >> 1) + place  # below 2^63 whatever n is
+            for one in ready
             for place in range(n)
         ]
-        asked = [turns for _, turns in ready for _ in range(n)]
+        asked = [one for one in ready for _ in range(n)]
         with self.model.switch() as module, torch.no_grad():
-            answers = self.model.adapter.generate(module, asked, seeds)
+            answers = builder.sample(self.model.adapter, module, asked, seeds)
         groups: list[Group] = []
         counts: dict[str, Counter[str]] = {}
-        for place, (name, turns) in enumerate(ready):
+        for place, one in enumerate(ready):
             part = slice(place * n, (place + 1) * n)
-            group, counts[name] = distinct(Group(name, turns, tuple(answers[part]), tuple(seeds[part])))
+            whole = Group(one.id, one.turns, tuple(answers[part]), tuple(seeds[part]), cuts)
+            group, counts[one.id] = distinct(whole)
             groups.append(group)
         return groups, counts
 

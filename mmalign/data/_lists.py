@@ -71,6 +71,8 @@ def _pair(sample: PreferenceSample, answers: tuple[Example, ...], pair: Pair) ->
     labels = {**sample.labels, "margin": pair.gap, "tie": float(pair.gap == 0)}
     if pair.chosen > pair.rejected:  # character ranges were those of the other side
         labels.pop("spans", None)
+        if "segments" in labels:  # they say of every segment which side is better
+            labels["segments"] = [-one for one in labels["segments"]]
     examples = {"chosen": (answers[pair.chosen],), "rejected": (answers[pair.rejected],)}
     return replace(sample, id=name, examples=examples, labels=labels)
 

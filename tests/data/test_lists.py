@@ -126,3 +126,9 @@ def test_a_rule_in_a_config_is_checked_and_written_back(tmp_path: Path) -> None:
         built(policy="veto", by=["hps"])
     with pytest.raises(UserError, match="data.pairs.strategy: .*'best_worst', 'adjacent' or 'all'.* 'worst'"):
         built(strategy="worst")
+
+
+def test_a_pair_that_is_turned_turns_its_labels_of_segments(tmp_path: Path) -> None:
+    row = {"prompt": "P", "chosen": "a", "rejected": "b", "chosen_score": 1, "rejected_score": 2}
+    (sample,) = read_rows(tmp_path, {**row, "segments": [1, -1, 0]}, pairs=PairRule("all")).samples
+    assert answer_of(sample, "chosen") == "b" and sample.labels["segments"] == [-1, 1, 0]
