@@ -166,7 +166,7 @@ def test_stored_pictures_of_the_comparison() -> None:
 
 
 def test_align_a_diffusion_model(folder: Path) -> None:
-    small = {"STEPS": 16, "HELDOUT": 16, "PROMPTS": 6, "SAMPLING_STEPS": 5, "OUTPUT": str(folder)}
+    small = {"STEPS": 12, "HELDOUT": 10, "PROMPTS": 6, "SAMPLING_STEPS": 4, "OUTPUT": str(folder)}
     found = run_cells(ALIGN, small)
     held = found["log"].heldout
     assert held["loss"].first == pytest.approx(math.log(2), abs=1e-5)
@@ -181,7 +181,7 @@ def test_align_a_diffusion_model(folder: Path) -> None:
 
 
 def test_your_own_objective(folder: Path) -> None:
-    small = {"TEXT_STEPS": 8, "IMAGE_STEPS": 12, "HELDOUT": 24, "OUTPUT": str(folder)}
+    small = {"TEXT_STEPS": 6, "IMAGE_STEPS": 8, "HELDOUT": 6, "OUTPUT": str(folder)}
     found = run_cells(OWN, small)
     kinds = {name: {scores.kind for scores in roles.values()} for name, roles in found["seen"].items()}
     assert kinds == {"text": {"exact"}, "image": {"surrogate"}}
@@ -202,23 +202,23 @@ def test_your_own_objective(folder: Path) -> None:
 
 
 def test_compare_objectives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"STEPS": 6, "PARTS": 2, "PAIRS": 8, "LEVELS": 3, "PROMPTS": 6, "SAMPLING_STEPS": 4}
+    small = {"STEPS": 4, "PARTS": 2, "PAIRS": 4, "LEVELS": 3, "PROMPTS": 6, "SAMPLING_STEPS": 3}
     found = run_cells(COMPARE, small | {"OUTPUT": str(folder)})
     rows = compared(capsys.readouterr().out)
     assert list(rows) == list(found["ARMS"]) == ARMS
     assert all(row["seen"][1] == 6 for row in rows.values())
     measured, finished = found["measured"], found["finished"]
-    assert set(measured) == {"base", *((arm, step) for arm in ARMS for step in (3, 6))}
-    assert all(one.shape == (3, 2, 8) and bool((one > 0).all()) for one in measured.values())
+    assert set(measured) == {"base", *((arm, step) for arm in ARMS for step in (2, 4))}
+    assert all(one.shape == (3, 2, 4) and bool((one > 0).all()) for one in measured.values())
     for arm in ARMS:  # every checkpoint was read, the last is what the judge saw, and the base is the base
-        assert not torch.equal(measured[arm, 3], measured[arm, 6])
+        assert not torch.equal(measured[arm, 2], measured[arm, 4])
         with finished[arm].tuned() as model:
-            assert torch.equal(found["errors"](finished[arm], model), measured[arm, 6])
+            assert torch.equal(found["errors"](finished[arm], model), measured[arm, 4])
         with finished[arm].base() as model:
             assert torch.equal(found["errors"](finished[arm], model), measured["base"])
-        assert rows[arm]["rise"] == pytest.approx([found["rise"](arm, 6, side) for side in (0, 1)], abs=0.006)
-    by_hand = measured["dpo", 6][:, 1].mean() / measured["base"][:, 1].mean() - 1
-    assert found["rise"]("dpo", 6, 1) == pytest.approx(100 * float(by_hand))
-    assert found["rise"]("dpo", 6, 1) > found["rise"]("dpo", 6, 0)  # the margin grows
+        assert rows[arm]["rise"] == pytest.approx([found["rise"](arm, 4, side) for side in (0, 1)], abs=0.006)
+    by_hand = measured["dpo", 4][:, 1].mean() / measured["base"][:, 1].mean() - 1
+    assert found["rise"]("dpo", 4, 1) == pytest.approx(100 * float(by_hand))
+    assert found["rise"]("dpo", 4, 1) > found["rise"]("dpo", 4, 0)  # the margin grows
     kept = found["rises"]("dpo", 0)
     assert [level for level, _ in kept] == pytest.approx([1 / 6, 1 / 2, 5 / 6])
