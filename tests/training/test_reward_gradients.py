@@ -35,7 +35,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 def config_of(bench: Bench, objective: Any, output: str = "none", **sections: Any) -> RunConfig:
-    settings = {"lora": LORA, "reward": {"name": "brightness"}, **sections}
+    settings = {"lora": LORA, "reward": {"name": "brightness"}, "model": {"resolution": 16}, **sections}
     return bench.config("image", output, objective=objective, **settings)
 
 
@@ -65,7 +65,8 @@ def loss_and_gradient(engine: Engine, micros: list[Micro]) -> tuple[float, torch
 def test_the_reward_rises_and_the_run_resumes_bit_for_bit(bench: Bench, name: str) -> None:
     def part(steps: int, output: str) -> RunConfig:
         train = {"steps": steps, "lr": 0.02, "batch": 4, "micro_batch": 2}
-        return config_of(bench, OBJECTIVES[name], f"{name}-{output}", train=train, data={"heldout": 2})
+        sections = {"data": {"heldout": 2}, "evaluation": {"grid": 0}}
+        return config_of(bench, OBJECTIVES[name], f"{name}-{output}", train=train, **sections)
 
     straight = run(part(6, "straight"))
     run(part(4, "resumed"))
@@ -110,7 +111,7 @@ def test_a_batch_samples_like_its_samples_alone(bench: Bench) -> None:
     assert rollout is not None
     batch = adapter.collate(micro.encoded, ["prompt"])
     together = adapter.roll_out(adapter.policy, batch, rollout, [1, 2, 3, 4])
-    assert together.shape == (4, 3, 32, 32) and together.requires_grad
+    assert together.shape == (4, 3, 16, 16) and together.requires_grad
     for place in range(4):
         alone = adapter.collate(micro.encoded[place : place + 1], ["prompt"])
         single = adapter.roll_out(adapter.policy, alone, rollout, [place + 1])
@@ -150,7 +151,7 @@ def test_what_is_held_grows_little_with_the_steps(bench: Bench) -> None:
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             engine.adapter.roll_out(engine.adapter.policy, batch, rollout, [1])
         held[last] = sum(kept)
-    assert held[4] - held[1] < 3 * 20 * 4 * 16 * 16  # a few latents a step, no activations of the denoiser
+    assert held[4] - held[1] < 3 * 20 * 4 * 8 * 8  # a few latents a step, no activations of the denoiser
 
 
 def test_where_gradients_begin_is_drawn_per_sample() -> None:

@@ -25,6 +25,7 @@ from mmalign.training.run import run
 from mmalign.types import UserError
 
 PAIRS = 10  # pictures of one light and one dark side
+SMALL = {"resolution": 16}  # where nothing needs to be learned
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +73,7 @@ def config(folder: Path, output: str, rows: str = "both", **sections: Any) -> Ru
         "lora": {"rank": 4},
         "train": {"steps": 40, "batch": 8, "lr": 1e-2},
         "log": {"every": 1, "progress": False},
+        "evaluation": {"levels": 0, "grid": 0},
         "cache": str(folder / "cache"),
         "output": str(folder / output),
     }
@@ -118,7 +120,7 @@ def pictures(output: Path, *users: str | dict[str, float]) -> list[np.ndarray]:
 
 def test_all_weights_train_from_the_same_start(folder: Path) -> None:
     """The reference is a copy that knows no users."""
-    found = losses(run(config(folder, "whole", lora=None, train={"steps": 3, "lr": 1e-3})))
+    found = losses(run(config(folder, "whole", lora=None, model=SMALL, train={"steps": 3, "lr": 1e-3})))
     assert found[0] == pytest.approx(math.log(2), abs=1e-6) and found[2] != found[0]
 
 
@@ -154,20 +156,24 @@ def test_a_new_user_is_learned_from_four_pairs(folder: Path, both: Path) -> None
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
 def test_recomputed_activations_know_the_user(folder: Path, lora: Any) -> None:
     train = {"steps": 4, "lr": 1e-3, "checkpointing": True}
-    plain = run(config(folder, f"kept-{lora}", lora=lora, train={**train, "checkpointing": False}))
-    again = run(config(folder, f"recomputed-{lora}", lora=lora, train=train))
+    plain = run(
+        config(folder, f"kept-{lora}", lora=lora, model=SMALL, train={**train, "checkpointing": False})
+    )
+    again = run(config(folder, f"recomputed-{lora}", lora=lora, model=SMALL, train=train))
     assert losses(again) == pytest.approx(losses(plain), abs=1e-4) and losses(plain)[3] != losses(plain)[0]
 
 
 def test_half_precision_starts_at_ln_2_too(folder: Path) -> None:
-    found = losses(run(config(folder, "half", train={"steps": 2, "precision": "bf16", "lr": 1e-3})))
+    found = losses(
+        run(config(folder, "half", model=SMALL, train={"steps": 2, "precision": "bf16", "lr": 1e-3}))
+    )
     assert found[0] == pytest.approx(math.log(2), abs=1e-6) and math.isfinite(found[1])
 
 
 def test_a_stopped_run_goes_on_with_equal_bits(folder: Path) -> None:
-    whole = run(config(folder, "straight", train={"steps": 4}))
-    run(config(folder, "stopped", train={"steps": 2}))
-    parts = run(config(folder, "stopped", train={"steps": 4}))
+    whole = run(config(folder, "straight", model=SMALL, train={"steps": 4}))
+    run(config(folder, "stopped", model=SMALL, train={"steps": 2}))
+    parts = run(config(folder, "stopped", model=SMALL, train={"steps": 4}))
     assert largest_gap(weights(whole, 4), weights(parts, 4)) == 0.0
     assert any("user_out" in name for name in weights(whole, 4))
 
@@ -195,7 +201,7 @@ def test_whom_pictures_are_for_on_the_command_line(
 
 
 def test_a_model_without_users_cannot_speak_for_one(folder: Path) -> None:
-    plain = run(config(folder, "plain", model={"user": None}, train={"steps": 1}))
+    plain = run(config(folder, "plain", model={"user": None, **SMALL}, train={"steps": 1}))
     with pytest.raises(UserError, match="knows no users"), api.for_user(api.open_run(plain), "day"):
         pass
 
