@@ -136,8 +136,8 @@ class Schedule:
         return len(self.signal)
 
     def time(self, timestep: Tensor) -> Tensor:
-        """What a denoiser is told of integer levels [B]: the level; of a flow 1000 s, float32."""
-        return self.noise[timestep] * 1000 if self.flow else timestep
+        """What a denoiser is told of integer levels [B]: the level; of a flow T s, float32."""
+        return self.noise[timestep] * self.num_timesteps if self.flow else timestep
 
     def share(self, timestep: Tensor) -> Tensor:
         """Integer levels [...] as shares of the schedule, 0 clean and 1 pure noise; a flow's is s."""

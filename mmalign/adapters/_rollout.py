@@ -78,6 +78,6 @@ class Gradients:
     def _clean(self, prediction: Tensor, time: Tensor, x: Tensor) -> Tensor:
         """The clean latents that a prediction at x implies."""
         if self.sampler.flow:
-            return x - time / 1000 * prediction
+            return x - time / self.sampler.scheduler.config.num_train_timesteps * prediction
         clean: Tensor = self.sampler.scheduler.step(prediction, time, x).pred_original_sample
         return clean
