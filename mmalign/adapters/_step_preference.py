@@ -148,7 +148,7 @@ class StepPreferenceAdapter:
         hooked onto, in cosines: what scores are multiplied by differs between models."""
         inputs, level = self._seen(batch, draw)
         text, place = batch.inputs[TEXT], batch.inputs[_PLACE][:1]
-        score = model(inputs[:1], level[:1], text[:, 0], text[:, 1], place)
+        score = self.logprobs(model, batch, draw, frozenset()).values[:1, 0]
         seen = model.by_upstream(inputs[:1], level[:1]).float()
         said = model.texts(text[:, 0], text[:, 1]).float()[place]
         ours = score / model.logit_scale.float().exp()

@@ -109,6 +109,7 @@ def test_the_level_that_the_pair_was_noised_to_is_told(root: Path) -> None:
         for one in (level, 0 * level)
     ]
     assert bool((told[0] - told[1]).abs().min() > 1e-3)
+    assert torch.equal(adapter.logprobs(adapter.policy, batch, draw, frozenset()).values[:, 0], told[0])
 
 
 def test_captions_of_a_batch_run_once(root: Path) -> None:
