@@ -27,7 +27,7 @@ def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple
         "pictures or clips with prompts" if config.builder.copies else "ones",
     )
     if is_source(config.prompts):
-        data = load(config.prompts)
+        data = load(config.prompts, prompts=not copies)
         told = data.report.lines()
         for sample in data.samples:
             example = next(iter(sample.examples.values()))[0]

@@ -226,5 +226,6 @@ def only_prompts(samples: Sequence[PreferenceSample], notes: list[str]) -> list[
             text = " ".join(p.data for turn in prompt for p in turn.parts if p.kind == "text")
             examples = {"prompt": (Example(prompt, ()),)}
             found[key] = replace(sample, examples=examples, labels={"caption": text}, weight=1.0)
-    notes.append(f"data: {len(found)} different prompts of {len(samples)} rows; answers are not read")
+    answered = "; answers are not read" if any("prompt" not in one.examples for one in samples) else ""
+    notes.append(f"data: {len(found)} different prompts of {len(samples)} rows{answered}")
     return list(found.values())

@@ -12,31 +12,38 @@ from mmalign.data._lists import Lists
 from mmalign.data._load_report import LoadReport, Skipped
 from mmalign.data._options import Row, SourceOptions
 from mmalign.data._paths import File
+from mmalign.data._records import PROMPT
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
 
 def ready_samples(
-    samples: Iterable[PreferenceSample], options: SourceOptions, report: LoadReport
+    samples: Iterable[PreferenceSample], options: SourceOptions, report: LoadReport, prompts: bool
 ) -> Iterator[PreferenceSample]:
-    """Samples that a source made itself, their media bound to its folder."""
+    """Samples that a source made itself, their media bound to its folder. `prompts` as in `read_rows`."""
     _refuse_missing_root(options)
     if options.format != "auto":
         raise UserError(f"data.format {options.format!r}: this source yields ready samples, not rows")
     for sample in samples:
         report.rows += 1
-        yield _bind(_ready(sample), options.folder)
+        ready = _bind(_ready(sample), options.folder)
+        if not prompts:
+            _refuse_alone(ready, ())
+        yield ready
 
 
 def read_rows(
-    rows: Iterable[Row], options: SourceOptions, report: LoadReport, lists: Lists
+    rows: Iterable[Row], options: SourceOptions, report: LoadReport, lists: Lists, prompts: bool
 ) -> Iterator[PreferenceSample]:
-    """Checked samples of rows; broken rows raise or are noted. Rows of groups come last, as lists."""
+    """Checked samples of rows; broken rows raise or are noted. Rows of groups come last, as lists. Unless
+    `prompts` says that no answers are needed, a row with a prompt alone is a broken one."""
     _refuse_missing_root(options)
     formats = known_formats(options.format)
     for number, (origin, row) in enumerate(rows):
         report.rows += 1
         try:
             found = _sample(row, origin, number, formats, lists)
+            if found is not None and not prompts and isinstance(row, Mapping):
+                _refuse_alone(found, tuple(map(str, row)))
         except UserError as error:
             if options.on_error == "stop":
                 raise
@@ -45,6 +52,16 @@ def read_rows(
         if found is not None:
             yield found
     yield from lists.grouped()
+
+
+def _refuse_alone(sample: PreferenceSample, columns: tuple[str, ...]) -> None:
+    """Raise UserError for a sample that has nothing but a prompt."""
+    if set(sample.examples) == {PROMPT}:
+        told = f"; its columns are {', '.join(sorted(columns))}" if columns else ""
+        raise UserError(
+            f"{sample.origin}: no chosen and rejected, completion or responses{told}; a prompt alone serves "
+            "where the model's own answers are trained on: section online, and objectives with a reward"
+        )
 
 
 def _refuse_missing_root(options: SourceOptions) -> None:

@@ -1,7 +1,8 @@
 """The canonical record: one mapping of a file -> one PreferenceSample, every field checked.
 
-Three shapes of rows: a pair (`chosen`, `rejected`), one response (`completion`, with a `label` or without),
-a list (`responses` with `scores` or `ranks`). A score is a number, or numbers by name if there are several.
+Four shapes of rows: a pair (`chosen`, `rejected`), one response (`completion`, with a `label` or without),
+a list (`responses` with `scores` or `ranks`), and a prompt alone, to be answered in training. A score is a
+number, or numbers by name if there are several.
 `images` and `videos` belong to the prompt; `chosen_images`, `rejected_images`, `chosen_videos` and
 `rejected_videos` stand in their place for one side of a pair, while `chosen_image` and `rejected_image` are
 answers. `mask` says where pictures count, `segments` which clip is better when. Fields that belong to none
@@ -20,7 +21,7 @@ from mmalign.data._record_labels import flag, labels_of
 from mmalign.data._turns import Answer, MediaKind, Reader, common_turns, insert_media
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
-Shape = Literal["pair", "single", "list"]
+Shape = Literal["pair", "single", "list", "prompt"]
 
 _COMMON = frozenset(
     {"id", "prompt", "system", "images", "videos", "weight", "margin", "tie", "group", "user", "split"}
@@ -34,6 +35,7 @@ _FIELDS: dict[Shape, frozenset[str]] = {
     ),
     "single": frozenset({"completion", "completion_image", "label", "score"}),
     "list": frozenset({"responses", "response_images", "scores", "ranks"}),
+    "prompt": frozenset(),
 }
 _MARKS: dict[Shape, tuple[str, ...]] = {
     "pair": ("chosen", "rejected", "chosen_image", "rejected_image"),
@@ -42,6 +44,8 @@ _MARKS: dict[Shape, tuple[str, ...]] = {
 }
 CANONICAL = _COMMON.union(*_FIELDS.values())
 MARKS = frozenset(mark for marks in _MARKS.values() for mark in marks)
+PROMPT = "prompt"
+"""The role of a row that has nothing but a prompt."""
 LABELS = frozenset({"id", "weight", "margin", "tie", "group", "user", "split", "spans", "mask"})
 
 
@@ -96,6 +100,8 @@ def _shape(row: Mapping[str, Any], origin: str) -> Shape:
     ]
     if not found:  # a null answer still tells what the row was meant to be
         found = [shape for shape, marks in _MARKS.items() if any(mark in row for mark in marks)][:1]
+    if not found and row.get("prompt") is not None:
+        return "prompt"
     if not found:
         columns = ", ".join(sorted(str(key) for key in row)) or "none"
         raise UserError(
@@ -242,6 +248,10 @@ def _list(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ..
     return {"responses": tuple(examples)}
 
 
+def _alone(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ...]]:
+    return {PROMPT: (Example(_finish(reader.prompt(row["prompt"], "prompt"), row, reader), ()),)}
+
+
 def _scores(value: Any, field: str, reader: Reader, required: bool = False) -> dict[str, float]:
     """Labels of one response: a number is its score, a mapping gives several scores by name."""
     if value is None and not required:
@@ -254,4 +264,4 @@ def _scores(value: Any, field: str, reader: Reader, required: bool = False) -> d
     return {name: reader.number(score, f"{field}.{name}") for name, score in given.items()}
 
 
-_EXAMPLES = {"pair": _pair, "single": _single, "list": _list}
+_EXAMPLES = {"pair": _pair, "single": _single, "list": _list, "prompt": _alone}

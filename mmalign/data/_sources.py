@@ -57,19 +57,21 @@ def load(
     source: RecordSource | SampleSource,
     which: Literal["train", "heldout"] = "train",
     every_fault: bool = False,
+    prompts: bool = False,
 ) -> LoadedData:
     """Read a whole source and check every row.
 
     Raises UserError for a broken row (on_error "stop"), an id that occurs twice, a split that does not exist,
     a held-out part that is empty or leaves nothing, and a source without rows. With `every_fault` all broken
-    rows and repeated ids are listed in the report, whatever `on_error` says, even if no row is left.
+    rows and repeated ids are listed in the report, whatever `on_error` says, even if no row is left. Rows
+    with nothing but a prompt are broken ones unless `prompts` says that answers are not needed.
     """
     options = replace(options_of(source), on_error="skip") if every_fault else options_of(source)
     report = LoadReport(options.title)
     samples: list[PreferenceSample] = []
     origins: dict[str, str] = {}
     lists = Lists(options, report)
-    for sample in _checked(source, options, report, lists):
+    for sample in _checked(source, lists, prompts):
         if sample.id in origins:
             reason = f"{sample.origin}: id {sample.id!r} is also that of {origins[sample.id]}"
             if not every_fault:
@@ -112,13 +114,11 @@ def _finished(
     return LoadedData(samples, report)
 
 
-def _checked(
-    source: RecordSource | SampleSource, options: SourceOptions, report: LoadReport, lists: Lists
-) -> Iterator[PreferenceSample]:
+def _checked(source: RecordSource | SampleSource, lists: Lists, prompts: bool) -> Iterator[PreferenceSample]:
     """Samples of either kind of source; broken rows raise or are noted."""
     if isinstance(source, SampleSource):
-        return ready_samples(source.samples(), options, report)
-    return read_rows(source.records(), options, report, lists)
+        return ready_samples(source.samples(), lists.options, lists.report, prompts)
+    return read_rows(source.records(), lists.options, lists.report, lists, prompts)
 
 
 def _is_wanted(sample: PreferenceSample, options: SourceOptions, report: LoadReport) -> bool:

@@ -101,13 +101,18 @@ def _check_section(section: Online, mode: Mode, batch: int) -> None:
             raise UserError(f"online.{name}: not read by this objective; remove it")
     if mode != "rewards" and section.n < 2:
         raise UserError(f"online.n: two or more are compared, got {section.n}")
-    every = {"adjacent": section.n - 1, "all": section.n * (section.n - 1) // 2}
-    each = section.n if mode == "rewards" else every.get(section.strategy or "", 1)
+    each = most_samples(section, mode)
     if section.prompts * each < batch:
         raise UserError(
             f"online.prompts: {section.prompts} give at most {section.prompts * each} samples, and one step "
             f"takes train.batch={batch}"
         )
+
+
+def most_samples(section: Online, mode: Mode) -> int:
+    """Samples that the answers to one prompt give at most."""
+    every = {"adjacent": section.n - 1, "all": section.n * (section.n - 1) // 2}
+    return section.n if mode == "rewards" else every.get(section.strategy or "", 1)
 
 
 def _check_paths(config: RunConfig) -> None:

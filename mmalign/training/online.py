@@ -68,13 +68,7 @@ class OnlineData(RunData):
         """Refuse prompts with media that the model does not read; load the judge."""
         for pool in [*self.pools, *self.heldout]:
             for sample in pool.samples:
-                kinds = {part.kind for turn in turns_of(sample) for part in turn.parts} - {"text"}
-                if strange := sorted(kinds - adapter.media):
-                    raise UserError(
-                        f"{sample.origin}: its prompt holds {strange[0]}s, and the model reads none there"
-                    )
-                if "sampler" in adapter.offers:  # such an adapter knows the role
-                    adapter.check(sample, ("prompt",))
+                check_prompt(adapter, sample)
         ready(_section(config).judge)
 
     def loader(
@@ -95,6 +89,12 @@ class OnlineData(RunData):
         """Scores of the round that has just been made, told once and by one process."""
         told, self.fresh = self.fresh, []
         return {"round/score": torch.tensor(told, dtype=torch.float64)} if told and self.world.is_main else {}
+
+    def round_samples(self, config: RunConfig) -> list[PreferenceSample]:
+        """The samples of the round that trains now, answers as files, in the roles that were sampled."""
+        assert self.current is not None, "a step of the round was asked for"
+        store = RoundStore(Path(config.output))
+        return _samples(self.samples_by_id(), store, self.current["round"], self.current["samples"])
 
     def samples_by_id(self) -> dict[str, PreferenceSample]:
         """The prompts."""
@@ -180,6 +180,16 @@ class _Rounds:
 
         redraw = self.config.views.redraw
         return Recipe(prepare, scored_roles(objective), objective.views, redraw, "stop", adapter.frames)
+
+
+def check_prompt(adapter: Adapter, sample: PreferenceSample) -> Sequence[str]:
+    """What has to be shortened in a prompt, as `Adapter.check` says. Raises UserError for one with media that
+    the model does not read, and for what else it cannot answer."""
+    kinds = {part.kind for turn in turns_of(sample) for part in turn.parts} - {"text"}
+    if strange := sorted(kinds - adapter.media):
+        raise UserError(f"{sample.origin}: its prompt holds {strange[0]}s, and the model reads none there")
+    # such an adapter knows the role
+    return adapter.check(sample, ("prompt",)) if "sampler" in adapter.offers else ()
 
 
 def _samples(

@@ -42,6 +42,11 @@ def scored_roles(objective: Objective) -> tuple[str, ...]:
     return tuple(dict.fromkeys(role for roles in objective.roles.values() for role in roles))
 
 
+def wanted_roles(config: RunConfig) -> tuple[str, ...]:
+    """The roles that the run's rows are read for: of rounds the prompt alone."""
+    return ("prompt",) if config.online is not None else scored_roles(config.objective)
+
+
 WITHOUT_IMAGE = {"chosen": "chosen/no_image", "rejected": "rejected/no_image"}
 """Roles of a pair, and of the same pair with the prompt's pictures and clips taken away."""
 
@@ -228,17 +233,18 @@ def _check(
 
 def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     """Read every source, check each row's form, and fit pairs to objectives that take single responses."""
-    loaded = [load(source) for _, source in config.data]
-    kept_back = [(source, load(source, which)) for source, which in heldout_sources(config)]
+    wanted = wanted_roles(config)
+    prompts = "prompt" in wanted
+    loaded = [load(source, prompts=prompts) for _, source in config.data]
+    kept_back = [(source, load(source, which, prompts=prompts)) for source, which in heldout_sources(config)]
     notes = [line for part in loaded for line in part.report.lines()]
     notes += [f"held-out {line}" for _, part in kept_back for line in part.report.lines()]
     pools = [Pool(p.samples, source, w) for p, (w, source) in zip(loaded, config.data, strict=True)]
     heldout = [Pool(part.samples, source) for source, part in kept_back]
-    wanted = ("prompt",) if config.online is not None else scored_roles(config.objective)
     if "completion" in wanted:
         for pool in [*pools, *heldout]:
             pool.samples = _single(pool.samples, notes)
-    if "prompt" in wanted:
+    if prompts:
         for pool in [*pools, *heldout]:
             pool.samples = only_prompts(pool.samples, notes)
     pools = balanced_pools(pools, notes)

@@ -1,4 +1,4 @@
-"""The project's own rows: chosen and rejected, a completion, or responses with scores."""
+"""The project's own rows: chosen and rejected, a completion, responses with scores, or a prompt alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Canonical(Format):
     columns = CANONICAL
 
     def signs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """The answers that the row gives."""
-        return tuple(sorted(MARKS & row.keys()))
+        """The answers that the row gives, or its prompt if there are none."""
+        return tuple(sorted(MARKS & row.keys())) or (("prompt",) if row.get("prompt") is not None else ())
 
     def convert(self, row: Mapping[str, Any], reader: Reader) -> Converted:
         """The row itself."""

@@ -226,7 +226,10 @@ def leaks(seen: Sequence[Seen]) -> tuple[Leak, ...]:
     whole: dict[str, str] = {}
     shared: dict[str, str] = {}
     for one in (one for one in seen if one.part == "held-out"):
-        if (other := contents.get(content_of(one))) is not None:
+        alone = set(one.facts.examples) == {
+            "prompt"
+        }  # a sample is its prompt, which the other count tells of
+        if not alone and (other := contents.get(content_of(one))) is not None:
             whole.setdefault(one.name, other)
             continue
         others = [prompts[prompt] for prompt in sorted(prompts_of(one)) if prompt in prompts]

@@ -17,6 +17,7 @@ from mmalign.data._views import check_views
 from mmalign.training.checks import fields_of
 from mmalign.training.inspection._reading import Part, Reading
 from mmalign.training.masks import check_mask
+from mmalign.training.online import check_prompt
 from mmalign.training.rows import Pool, scored_roles
 from mmalign.types import Adapter, Example, Objective, PreferenceSample, Prepared, Row, View
 from mmalign.types import Part as MediaPart
@@ -134,14 +135,32 @@ def parts_of(example: Example) -> list[MediaPart]:
 # ---------------------------------------------------------------- over all rows
 
 
+@dataclass(frozen=True)
+class _LookAtPrompt:
+    """The check of one decoded prompt that the policy is to answer, and its facts; tokens only where the
+    adapter prepares a prompt by itself."""
+
+    adapter: Adapter
+
+    def __call__(self, sample: PreferenceSample) -> tuple[Facts]:
+        shortened = tuple(check_prompt(self.adapter, sample))
+        rows: tuple[RowFacts, ...] = ()
+        if "sampler" in self.adapter.offers:
+            rows = tuple(_facts(row) for row in _Measure(self.adapter)(sample, ("prompt",)).rows)
+        examples = {"prompt": tuple((digest(one.prompt), "") for one in sample.examples["prompt"])}
+        return (Facts(shortened, rows, examples, tuple(_media(sample))),)
+
+
 def look(reading: Reading, adapter: Adapter, config: RunConfig) -> list[Seen]:
     """Decode and check every row and prepare it in every role; rows that cannot be used leave their pools."""
     objective: Objective = config.objective
-    scored = scored_roles(objective)
+    scored = () if config.online is not None else scored_roles(objective)
     roles = tuple(role for role in scored if role not in objective.views)
+    own: _Look | _LookAtPrompt = _Look(adapter, roles, fields_of(config), objective.views)
+    if config.online is not None:
+        own = _LookAtPrompt(adapter)
     found: list[Seen] = []
     for part, pool in reading.parts():
-        own = _Look(adapter, roles, fields_of(config), objective.views)
         train = config.train
         results = outcomes(pool.samples, own, "skip", train.workers, train.timeout_s, adapter.frames)
         broken, sound = [], []

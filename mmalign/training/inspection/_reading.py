@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from mmalign.config import RunConfig
 from mmalign.data._digest import digest
-from mmalign.data._first_pass import clashes, unpair
+from mmalign.data._first_pass import clashes, only_prompts, unpair
 from mmalign.data._sources import LoadedData, Skipped, load
-from mmalign.training.rows import Pool, balanced_pools, heldout_sources, scored_roles
+from mmalign.training.rows import Pool, balanced_pools, heldout_sources, wanted_roles
 from mmalign.types import PreferenceSample, UserError
 
 Part = Literal["training", "held-out"]
@@ -44,6 +44,7 @@ class Reading:
     hash: str
     faults: list[Fault] = field(default_factory=list)
     ties: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def parts(self) -> list[tuple[Part, Pool]]:
         """Every pool with the part of the data it is."""
@@ -62,25 +63,31 @@ def read(config: RunConfig) -> Reading:
     is not there."""
     reading = Reading([], [], [], "")
     sources, pools, heldout = reading.sources, reading.pools, reading.heldout
-    hashes = []
+    wanted, hashes = wanted_roles(config), []
+    prompts = "prompt" in wanted
     for weight, source in config.data:
-        found = load(source, every_fault=True)
+        found = load(source, every_fault=True, prompts=prompts)
         hashes.append(found.report.data_hash)
         sources.append(_described(source, "training", found))
         pools.append(Pool(found.samples, source, weight))
         reading.faults += [Fault("training", row) for row in found.report.skipped]
         reading.ties += found.report.ties
     for source, which in heldout_sources(config):
-        found = load(source, which, every_fault=True)
+        found = load(source, which, every_fault=True, prompts=prompts)
         heldout.append(Pool(found.samples, source))
         if which == "train":  # a file of its own; else its rows were counted above
             sources.append(_described(source, "held-out", found))
             reading.faults += [Fault("held-out", row) for row in found.report.skipped]
             reading.ties += found.report.ties
     reading.hash = digest(hashes)
-    if "completion" in scored_roles(config.objective):
+    if "completion" in wanted:
         for part, pool in reading.parts():
             _split_pairs(reading, part, pool)
+    if prompts:
+        for part, pool in reading.parts():
+            told: list[str] = []
+            pool.samples = only_prompts(pool.samples, told)
+            reading.notes += [f"{part}: {line.removeprefix('data: ')}" for line in told]
     balanced_pools(reading.pools, [])  # refuses a positive_ratio that the rows cannot give
     _leave_out_clashes(reading, config)
     return reading

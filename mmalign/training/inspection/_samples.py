@@ -11,10 +11,15 @@ from PIL import Image
 
 from mmalign.clips import Clip
 from mmalign.config import RunConfig
+from mmalign.data._first_pass import unpair
 from mmalign.data._loader import Loader, Recipe
+from mmalign.data._media import decode
+from mmalign.data._order import Order
+from mmalign.training._online_modes import mode_of
 from mmalign.training.inspection._look import parts_of
+from mmalign.training.online import OnlineData
 from mmalign.training.rows import RunData, scored_roles
-from mmalign.types import Adapter, PreferenceSample, Prepared
+from mmalign.types import Adapter, Example, PreferenceSample, Prepared
 
 NUM_SAMPLES = 3
 
@@ -64,8 +69,11 @@ class _Witness:
 
 
 def first_samples(data: RunData, adapter: Adapter, config: RunConfig) -> tuple[SampleView, ...]:
-    """The samples that the run's first step begins with, as its loader makes them."""
+    """The samples that the run's first step begins with, as its loader makes them; of rounds, some of the
+    round that was made."""
     objective, train = config.objective, config.train
+    if isinstance(data, OnlineData) and mode_of(objective) != "answers":
+        return tuple(map(_walked, data.round_samples(config)[:NUM_SAMPLES]))
     recipe = Recipe(
         _Witness(adapter.prepare),
         scored_roles(objective),
@@ -74,8 +82,13 @@ def first_samples(data: RunData, adapter: Adapter, config: RunConfig) -> tuple[S
         "stop",
         adapter.frames,
     )
-    order = replace(data.order(config), batch=min(NUM_SAMPLES, data.rows))
-    pools = [pool.samples for pool in data.pools]
+    if isinstance(data, OnlineData):
+        made = data.round_samples(config)
+        pools = [unpair(made).samples if "completion" in scored_roles(objective) else made]
+        order = Order(config.seed, (len(pools[0]),), min(NUM_SAMPLES, len(pools[0])))
+    else:
+        pools = [pool.samples for pool in data.pools]
+        order = replace(data.order(config), batch=min(NUM_SAMPLES, data.rows))
     (items,) = Loader(pools, order, recipe, train.workers, train.timeout_s).steps(0, 1)
     return tuple(
         SampleView(item.id, item.origin, item.weight, item.labels, tuple(_responses(adapter, item.prepared)))
@@ -87,20 +100,36 @@ def _responses(adapter: Adapter, prepared: Prepared) -> Iterator[ResponseView]:
     assert isinstance(prepared, _Witnessed)
     for row in prepared.rows:
         seen = adapter.describe(row)
-        words: list[str] = []
-        pictures: dict[str, Image.Image] = {}
-        example = prepared.sample.examples[row.role][row.slot]
-        for place, part in enumerate(part for part in parts_of(example) if part.kind != "text"):
-            name = f"{part.kind}-{place + 1}"
-            if isinstance(part.data, Clip):
-                words.append(f"{part.kind} {place + 1} of the row: {_clip_in_words(part.data)}")
-                pictures |= {f"{name}-frame-{i}": _picture(f) for i, f in enumerate(part.data.frames)}
-            else:
-                words.append(f"{part.kind} {place + 1} of the row: {part.data.width}x{part.data.height}")
-                pictures[name] = part.data
+        words, pictures = _media(prepared.sample.examples[row.role][row.slot])
         words += [f"the model reads {one}" for one in seen.media]
         pictures |= {f"model-{i + 1}": _picture(pixels) for i, pixels in enumerate(seen.pictures)}
         yield ResponseView(row.role, row.slot, seen.text, seen.scored, tuple(words), seen.counts, pictures)
+
+
+def _walked(sample: PreferenceSample) -> SampleView:
+    """A sample of stored paths: the prompt and what each path ends in."""
+    done = decode(sample)
+    responses = []
+    for role, (example,) in done.examples.items():
+        text = " ".join(p.data for turn in example.prompt for p in turn.parts if p.kind == "text")
+        words, pictures = _media(example)
+        responses.append(ResponseView(role, 0, text, "", tuple(words), {}, pictures))
+    return SampleView(sample.id, sample.origin, sample.weight, sample.labels, tuple(responses))
+
+
+def _media(example: Example) -> tuple[list[str], dict[str, Image.Image]]:
+    """Pictures and clips of a decoded response and its prompt, in words and by name."""
+    words: list[str] = []
+    pictures: dict[str, Image.Image] = {}
+    for place, part in enumerate(part for part in parts_of(example) if part.kind != "text"):
+        name = f"{part.kind}-{place + 1}"
+        if isinstance(part.data, Clip):
+            words.append(f"{part.kind} {place + 1} of the row: {_clip_in_words(part.data)}")
+            pictures |= {f"{name}-frame-{i}": _picture(f) for i, f in enumerate(part.data.frames)}
+        else:
+            words.append(f"{part.kind} {place + 1} of the row: {part.data.width}x{part.data.height}")
+            pictures[name] = part.data
+    return words, pictures
 
 
 def _clip_in_words(clip: Clip) -> str:

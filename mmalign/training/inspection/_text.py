@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmalign.training.inspection._counts import Leak, Reason, Repeats, Sides, Spread
 from mmalign.training.inspection._reading import SourceRead
+from mmalign.training.inspection._round import Round
 from mmalign.training.inspection._samples import ResponseView, SampleView
 
 if TYPE_CHECKING:
@@ -159,6 +160,18 @@ def printable(text: str) -> str:
 # ---------------------------------------------------------------- the step, and the end
 
 
+def round_lines(one: Round | None) -> list[str]:
+    """What a small round gave."""
+    if one is None:
+        return []
+    judged = f"{_number(one.answers, 'answer')} to {_number(one.prompts, 'prompt')} sampled and judged"
+    lines = ["", f"A small round: {judged}, which make {_number(one.samples, 'sample')}"]
+    lines.append(f"  scores from {one.lowest:.4g} to {one.highest:.4g}, mean {one.mean:.4g}")
+    lines += [f"  left out: {count} {reason}" for reason, count in sorted(one.left_out.items())]
+    whole = f"a round of {_number(one.whole_prompts, 'prompt')}, for {_number(one.steps, 'step')}"
+    return [*lines, f"  {one.seconds:.2f} s; {whole}, takes about {one.round_seconds:.1f} s"]
+
+
 def trial_lines(found: Inspection) -> list[str]:
     """What one step gave."""
     one = found.trial
@@ -177,7 +190,11 @@ def trial_lines(found: Inspection) -> list[str]:
     memory = f"{one.peak_bytes / _MB:,.0f} MB"
     lines.append(f"  peak memory {memory}; the optimizer adds {one.optimizer_bytes / _MB:,.0f} MB")
     speed = f"{one.step_seconds:.2f} s forward and backward, {one.load_seconds:.2f} s to load and encode"
-    return [*lines, f"  {speed}", *(f"  {note}" for note in one.notes)]
+    lines.append(f"  {speed}")
+    if found.round is not None and found.round.batch > one.samples:
+        seconds = one.step_seconds * found.round.batch / one.samples
+        lines.append(f"  a whole step, of {found.round.batch} samples, takes about {seconds:.1f} s")
+    return [*lines, *(f"  {note}" for note in one.notes)]
 
 
 def _in_ln_2(value: float) -> str:
