@@ -105,8 +105,10 @@ def test_one_segment_of_every_clip_is_dpo(folder: Path) -> None:
     whole = folder / "whole.jsonl"
     whole.write_text("\n".join(json.dumps({**row, "segments": [1]}) for row in rows) + "\n")
     data = {"path": str(whole)}
-    dense = run(config(folder, "clips", "one-dense", data=data))
-    plain = run(config(folder, "clips", "one-plain", data=data, objective={"name": "dpo"}))
+    train = {"eps": 1e-3}  # below it Adam makes whole steps of the rounding in gradients that are nearly zero
+    dense = run(config(folder, "clips", "one-dense", data=data, train=train))
+    plain = run(config(folder, "clips", "one-plain", data=data, train=train, objective={"name": "dpo"}))
+    assert abs(losses(dense)[1] - losses(dense)[0]) > 5e-3
     assert losses(dense) == pytest.approx(losses(plain), abs=2e-5)
 
 
