@@ -25,6 +25,7 @@ from mmalign.adapters._pipeline import Parts
 from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
 from mmalign.adapters._rollout import Gradients, first_steps
 from mmalign.adapters._segments import by_segment
+from mmalign.adapters._transfer import sent
 from mmalign.adapters._transitions import score_steps
 from mmalign.adapters._user_branches import taken_out
 from mmalign.adapters._user_files import save_users
@@ -93,7 +94,7 @@ class Denoiser(MediaCopies):
         found = {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
         if config.user is not None:
             found["no_user"] = drop_users(seeds, config.user.dropout)
-        return {name: values.to(self.device, non_blocking=True) for name, values in found.items()}
+        return {name: sent(values, self.device) for name, values in found.items()}
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
         """Surrogates -w(t) * e / 2, [N, D], with `error` e and `timestep`; one forward for all rows.

@@ -21,6 +21,7 @@ from mmalign.adapters._pictures import fitted, picture_of
 from mmalign.adapters._pipeline import Parts, fitting_resolution
 from mmalign.adapters._pipeline_saving import fingerprint_of
 from mmalign.adapters._segments import num_segments
+from mmalign.adapters._transfer import sent
 from mmalign.adapters._transitions import PATH
 from mmalign.adapters._user_files import add_users
 from mmalign.adapters._users import INDEX, users_of
@@ -269,7 +270,7 @@ class DenoiserRows:
         inputs = {}
         for name in names:
             values = torch.stack([row.data[name] for _, row in picked])
-            inputs[name] = values if name in _READ_HERE else values.to(self.device, non_blocking=True)
+            inputs[name] = values if name in _READ_HERE else sent(values, self.device)
         inputs |= self._empty
         return Batch(
             inputs=inputs,

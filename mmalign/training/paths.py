@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mmalign.adapters._transfer import sent
 from mmalign.data._cache import TensorCache
 from mmalign.data._row_cache import MEMORY_BYTES
 from mmalign.training.encoding import row_digest
@@ -107,10 +108,7 @@ def _kept(paths: PathCache, engine: Engine, micro: Micro, batch: Batch, how: Inv
     known = [entry for entry in entries if entry is not None]
     device = engine.world.device
     found = {name: torch.stack([entry[name] for entry in known]) for name in _KEPT}
-    return {
-        name: value if name == "path_guidance" else value.to(device, non_blocking=True)
-        for name, value in found.items()
-    }
+    return {name: value if name == "path_guidance" else sent(value, device) for name, value in found.items()}
 
 
 def _rows(encoded: Sequence[Prepared], batch: Batch) -> list[Row]:
