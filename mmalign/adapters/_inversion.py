@@ -96,9 +96,12 @@ def _factors(schedule: Schedule, level: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def deviation(schedule: Schedule, current: Tensor, target: Tensor) -> Tensor:
-    """DDPM's standard deviation between two levels of a noise schedule (arXiv 2010.02502, eq. 16), [n]."""
+    """Standard deviation [n] of latents of level `current` given those of level `target` and clean ones, as
+    DDPM's steps have it: s / s_t sqrt(s_t^2 - (a_t / a)^2 s^2). With a^2 + s^2 = 1 that is arXiv 2010.02502,
+    eq. 16; a flow's levels need the general form."""
     a, s = _factors(schedule, current)
-    return s / schedule.noise[target] * (1 - (schedule.signal[target] / a) ** 2).clamp(min=0).sqrt()
+    a_t, s_t = schedule.signal[target], schedule.noise[target]
+    return s / s_t * (s_t**2 - (a_t / a * s) ** 2).clamp(min=0).sqrt()
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

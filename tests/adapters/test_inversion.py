@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDPMScheduler
 
-from mmalign.adapters._inversion import grid, levels_below, move, noise_scale, retrace, walk
+from mmalign.adapters._inversion import deviation, grid, levels_below, move, noise_scale, retrace, walk
 from mmalign.adapters._noise import Schedule
 
 CPU = torch.device("cpu")
@@ -98,6 +98,48 @@ def test_added_noise_has_ddpms_deviation() -> None:
     path, _ = walk(lambda x, level, rows: torch.zeros_like(x), schedule, x0, torch.tensor([[400, 500]]), ones)
     start = path[:, 1] * schedule.signal[500] / schedule.signal[400]
     assert float(path[:, 2] - start) == pytest.approx(float(wanted), abs=1e-6)
+
+
+def test_the_deviation_in_numbers() -> None:
+    both = torch.tensor([0]), torch.tensor([1])
+    assert float(deviation(levels_of(0.8, 0.5), *both)) == pytest.approx(0.3872983, abs=1e-6)
+    flow = Schedule.of_flow(torch.tensor([0.2, 0.5]), CPU)
+    assert float(deviation(flow, *both)) == pytest.approx(0.1936492, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["noise schedule", "flow"])
+def test_the_deviation_is_that_of_a_level_given_the_next_and_the_clean_latents(kind: str) -> None:
+    """Two normal statements about x at the lower level, whose precisions add: what the clean latents say of
+    it, deviation s, and what the next level says, (a_t / a) x plus the noise between the two."""
+    schedule = (
+        Schedule.of_flow(torch.arange(1, 1001) / 1000, CPU)
+        if kind == "flow"
+        else Schedule.of(upstream().alphas_cumprod, "epsilon", CPU)
+    )
+    lower, upper = torch.tensor([0, 99, 399, 799]), torch.tensor([99, 199, 499, 899])
+    a, s, a_t, s_t = (
+        table[level].double() for level in (lower, upper) for table in (schedule.signal, schedule.noise)
+    )
+    ratio = a_t / a
+    between = s_t**2 - ratio**2 * s**2
+    wanted = (1 / (1 / s**2 + ratio**2 / between)).sqrt()
+    assert torch.allclose(deviation(schedule, lower, upper).double(), wanted, rtol=1e-4)
+    if kind == "flow":  # from clean latents, where nothing is left to draw
+        assert float(deviation(schedule, torch.tensor([-1]), torch.tensor([99]))) == 0
+
+
+def test_every_step_of_a_walk_adds_its_own_noise() -> None:
+    schedule = Schedule.of(upstream().alphas_cumprod, "epsilon", CPU)
+    x0, levels = torch.zeros(1, 1, 1, 1), torch.tensor([[100, 400, 500]])
+    noise = torch.tensor([0.5, -2.0, 3.0]).reshape(1, 3, 1, 1, 1)
+    path, _ = walk(lambda x, level, rows: torch.zeros_like(x), schedule, x0, levels, noise)
+    before = -1
+    for step, level in enumerate(levels[0].tolist()):
+        a = float(schedule.signal[max(before, 0)])
+        carried = path[0, step] * float(schedule.signal[level]) / a
+        spread = float(deviation(schedule, torch.tensor([before]), torch.tensor([level])))
+        assert float(path[0, step + 1] - carried) == pytest.approx(spread * float(noise[0, step]), abs=1e-6)
+        before = level
 
 
 def test_gaps_of_predictions_become_gaps_of_the_noise_they_imply() -> None:
