@@ -1,5 +1,6 @@
 """The benchmark of objectives on the built-in image model: its unseen style, its counts and its table."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from diffusers import UNet2DConditionModel
 
 sys.path.append(str(Path(__file__).parents[1] / "scripts" / "bench"))
 
+import _image_rounds  # noqa: E402
 import _image_runs  # noqa: E402
 import _image_table  # noqa: E402
 import shapes_image  # noqa: E402
@@ -76,3 +78,23 @@ def test_passes_with_a_gradient_count_three() -> None:
             unet(*given)
     assert passes.total == 2 * 3 + 2
     assert UNet2DConditionModel.forward is plain
+
+
+def test_rounds_are_measured_by_what_they_were_rewarded_by() -> None:
+    """Against the base as it samples with noise, not against the rows of the other table."""
+    ran = {"steps": 40, "passes": 64000, "cpu_seconds": 200.0, "drift": [0.002] * 4, "judged": 640}
+    cells = [cell("base", 0, [9.0] * 4), cell("base, noisy sampler", 0, [0.5] * 4, brightness=[0.1] * 4)]
+    cells.append(cell("light: ddpo", 0, [0.1] * 4, brightness=[0.2, 0.2, 0.1, 0.0], rounds=[0.1, 0.3], **ran))
+    lines = _image_rounds.rounds_table(cells, _image_runs.ARMS).splitlines()
+    assert len(lines) == 3 and len(_image_table.table(cells, _image_runs.ARMS).splitlines()) == 2
+    assert lines[2].startswith("| light: ddpo | 0.0005 | 40 | 640 | 0.100 -> 0.125 | +0.025 [")
+    assert "| 62.5% [" in lines[2] and lines[2].endswith("| 0.100 -> 0.300 | 2.00 | 64.0 | 200 |")
+
+
+def test_rounds_are_read_from_their_records(tmp_path: Path) -> None:
+    for number in range(12):
+        folder = tmp_path / "rounds" / f"{number:05d}"
+        folder.mkdir(parents=True)
+        (folder / "round.json").write_text(json.dumps({"scores": [number, number + 1.0]}))
+    told = _image_runs.told_of_rounds(tmp_path)
+    assert told == {"judged": 24, "rounds": [1.0, 3.0, 5.0, 7.0, 9.0, 11.0]}

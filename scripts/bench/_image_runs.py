@@ -1,5 +1,7 @@
 """The runs of shapes_image.py: what is compared, and how one is trained, sampled and scored."""
 
+import json
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from diffusers import UNet2DConditionModel
 from numpy.typing import NDArray
 
 from mmalign import api
+from mmalign.rewards.brightness import Brightness
 from mmalign.shapes.judges import ImageJudge
 from mmalign.shapes.preferences import heldout_prompts, validation_prompts
 from mmalign.training.finished import FinishedRun, open_run
@@ -25,6 +28,14 @@ MODEL = "mmalign/shapes/models/image"
 POLICY_PATH = ["objective.trajectory=policy", "objective.sign=1", "objective.count=2"]
 TINTED = ["data={source: _tinted:TintedPairs, num: 600}", "evaluation=null"]
 LONGER = ["train.steps=240", "train.lr=2.0e-4"]
+LIGHT = ["online.judge=brightness", "train.steps=16"]
+FACTS = ["online.judge=mmalign.shapes.judges:ImageJudge", "train.steps=40"]
+ROUNDS = [
+    "model.generation.eta=1.0",
+    "online={judge: 'mmalign.shapes.judges:ImageJudge', prompts: 8, n: 4, steps: 1}",
+    "train.steps=40",
+]
+BASE, NOISY = "base", "base, noisy sampler"
 Cell = dict[str, Any]
 Pictures = NDArray[np.uint8]
 
@@ -34,7 +45,8 @@ class Arm:
     """One row of the table: a shipped config, what is changed in it, and with how many seeds it is run.
 
     `compute_of`: as many steps as take the passes of the other arm's run. `after`: start from the other arm's
-    adapter, while the base stays the reference.
+    adapter, while the base stays the reference. `reward`: of runs on the model's own samples, the score of
+    `scores` that they are rewarded by.
     """
 
     name: str
@@ -44,6 +56,7 @@ class Arm:
     style: str = "solid"
     compute_of: str | None = None
     after: str | None = None
+    reward: str | None = None
 
 
 ARMS = (
@@ -72,6 +85,14 @@ ARMS = (
     Arm("tint: sft", "sft", TINTED, style="tint"),
     Arm("tint: dpo, longer", "dpo", [*TINTED, *LONGER], style="tint"),
     Arm("tint: mapo, longer", "mapo", [*TINTED, *LONGER], style="tint"),
+    Arm("light: ddpo", "ddpo", reward="brightness"),
+    Arm("ddpo", "ddpo", FACTS, reward="score"),
+    Arm("light: d3po", "d3po", reward="brightness"),
+    Arm("dpo rounds", "dpo", ROUNDS, reward="score"),
+    Arm("light: ddpo, all steps", "ddpo", ["objective.above=0"], reward="brightness"),
+    Arm("d3po", "d3po", FACTS, reward="score"),
+    Arm("spo", "spo", reward="score"),
+    Arm("light: dpo rounds", "dpo", [*ROUNDS, *LIGHT], reward="brightness"),
 )
 
 
@@ -127,7 +148,20 @@ def trained(
     train = config.train
     cell: Cell = {"run": arm.name, "seed": seed, "steps": train.steps, "batch": train.batch, "lr": train.lr}
     cell |= {"passes": passes.total, "seconds": round(time.perf_counter() - began, 1)}
+    if config.online is not None:
+        cell |= told_of_rounds(output)
     return cell | {"cpu_seconds": round(time.process_time() - busy, 1)}, output
+
+
+def told_of_rounds(folder: Path) -> Cell:
+    """From the records of a run's rounds: `judged`, how many scores were given, and `rounds`, the mean score
+    of each tenth of the rounds."""
+    records = [json.loads(file.read_text()) for file in sorted(folder.glob("rounds/*/round.json"))]
+    scores = [record["scores"] for record in records]
+    size = -(-len(scores) // 10)
+    tenths = [[one for row in scores[i : i + size] for one in row] for i in range(0, len(scores), size)]
+    means = [round(statistics.fmean(tenth), 4) for tenth in tenths]
+    return {"judged": sum(map(len, scores)), "rounds": means}
 
 
 def sampled(run: FinishedRun, base: bool, prompts: Sequence[tuple[Message, ...]]) -> list[Part]:
@@ -138,12 +172,14 @@ def sampled(run: FinishedRun, base: bool, prompts: Sequence[tuple[Message, ...]]
 
 
 def scores(prompts: Sequence[tuple[Message, ...]], pictures: Sequence[Part]) -> dict[str, list[float]]:
-    """By prompt: `score`, `faithfulness`, `strict` of the world's judge, and the styles `solid`, `tint`."""
-    solid, tint = ImageJudge(), TintJudge()
+    """By prompt: `score`, `faithfulness`, `strict` of the world's judge, the styles `solid` and `tint`, and
+    `brightness`, which needs no prompt."""
+    solid, tint, light = ImageJudge(), TintJudge(), Brightness()
     found: dict[str, list[float]] = {}
     judges: tuple[tuple[Judge, dict[str, str]], ...] = (
         (solid, {n: n for n in ("score", "faithfulness", "strict")} | {"solidity": "solid"}),
         (tint, {"style": "tint"}),
+        (light, {"score": "brightness"}),
     )
     for prompt, picture in zip(prompts, pictures, strict=True):
         for judge, names in judges:

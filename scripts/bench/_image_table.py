@@ -3,7 +3,8 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from _image_runs import Arm, Cell
+from _image_rounds import ROUNDS_ABOUT, rounds_table
+from _image_runs import BASE, Arm, Cell
 from _intervals import changes, interval, percent, points, wins
 
 ABOUT = """\
@@ -63,6 +64,8 @@ def page(cells: Sequence[Cell], arms: Sequence[Arm], used: str) -> str:
     about = ABOUT.format(steps=first["steps"], batch=first["batch"], remarks=REMARKS)
     made = f"Made by `scripts/bench/shapes_image.py` on one CPU thread with {used}."
     parts = [about.rstrip(), made, "## Held-out prompts", table(cells, arms)]
+    if any(arm.reward and c["run"] == arm.name for arm in arms for c in ran):
+        parts += ["## Rounds on the model's own samples", ROUNDS_ABOUT.rstrip(), rounds_table(cells, arms)]
     if any(c["split"] == "validation" for c in cells):
         parts += ["## Learning rates, on 64 validation prompts, one seed", selection(cells)]
     return "\n\n".join(parts) + "\n"
@@ -71,12 +74,12 @@ def page(cells: Sequence[Cell], arms: Sequence[Arm], used: str) -> str:
 def table(cells: Sequence[Cell], arms: Sequence[Arm]) -> str:
     """One row per run that is there."""
     own = [c for c in cells if c["split"] == "heldout"]
-    base = [c for c in own if "steps" not in c]
+    base = [c for c in own if c["run"] == BASE]
     sft = {c["seed"]: c for c in own if c["run"] == "sft"}
     lines = [HEAD, "|" + "---|" * HEAD.count(" |")]
     for arm in arms:
         runs = sorted((c for c in own if c["run"] == arm.name), key=lambda c: int(c["seed"]))
-        if runs and base:
+        if runs and base and arm.reward is None:
             lines.append(_row(arm, runs, base[0], sft))
     return "\n".join(lines)
 
@@ -102,7 +105,7 @@ def _row(arm: Arm, runs: Sequence[Cell], base: Cell, sft: Mapping[int, Cell]) ->
 def selection(cells: Sequence[Cell]) -> str:
     """Win rate by the judge's score, change of the facts in points and drift, for every rate tried."""
     own = [c for c in cells if c["split"] == "validation"]
-    base = [c for c in own if "steps" not in c]
+    base = [c for c in own if c["run"] == BASE]
     tried = [c for c in own if "steps" in c]
     lines = ["| objective | lr | judge | style | facts, points | drift |", "|---|---|---|---|---|---|"]
     for cell in sorted(tried, key=lambda c: (str(c["run"]), float(c["lr"]))):

@@ -18,8 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _image_rounds import rounds_table
 from _image_runs import (
     ARMS,
+    BASE,
+    NOISY,
     ROOT,
     Arm,
     Cell,
@@ -34,13 +37,14 @@ from _image_runs import (
 )
 from _image_table import page, selection, table
 
+from mmalign.training.finished import FinishedRun
 from mmalign.training.record import versions
+from mmalign.types import Message
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (2.0e-4, 5.0e-4, 1.0e-3)
 PROMPTS = {"heldout": 200, "validation": 64}
 QUICK_PROMPTS, QUICK_STEPS, QUICK_ARMS = 32, 20, 3
-BASE = "base"
 
 
 class Bench:
@@ -70,16 +74,23 @@ class Bench:
         cell, folder = trained(name, seed, steps, changes, self.folder / split)
         run = open_for_sampling(folder)
         prompts = asked(split, self.count or PROMPTS[split])
-        base = self.folder / f"{split}-{len(prompts)}.npy"
-        if not base.exists() or not self.found(split, BASE, 0):
-            pictures = sampled(run, True, prompts)
-            np.save(base, pixels(pictures))
-            if not self.found(split, BASE, 0):
-                self._write({"run": BASE, "seed": 0, "split": split, "lr": None} | scores(prompts, pictures))
+        before = self._base(run, split, prompts, NOISY if arm.reward else BASE)
         pictures = sampled(run, False, prompts)
-        before: Pictures = np.load(base)
         cell |= {"run": arm.name, "split": split, "style": arm.style}
         self._write(cell | {"drift": drift(pixels(pictures), before)} | scores(prompts, pictures))
+
+    def _base(
+        self, run: FinishedRun, split: str, prompts: Sequence[tuple[Message, ...]], name: str
+    ) -> Pictures:
+        """The base's pictures by the run's own sampler, which are scored under `name` when they are new."""
+        file = self.folder / f"{'' if name == BASE else 'noisy-'}{split}-{len(prompts)}.npy"
+        if not file.exists() or not self.found(split, name, 0):
+            pictures = sampled(run, True, prompts)
+            np.save(file, pixels(pictures))
+            if not self.found(split, name, 0):
+                self._write({"run": name, "seed": 0, "split": split, "lr": None} | scores(prompts, pictures))
+        before: Pictures = np.load(file)
+        return before
 
     def _equal_steps(self, split: str, arm: Arm, seed: int) -> int:
         """Steps of an objective that take the passes of another one's run; both have to be there."""
@@ -105,7 +116,7 @@ def order(arms: Sequence[Arm]) -> Iterator[tuple[Arm, int]]:
 def sweep(bench: Bench, arms: Sequence[Arm], rates: Sequence[float]) -> None:
     """Every config at every rate, on validation prompts; controls take the rate of what they control."""
     for arm in arms:
-        if not arm.changes and arm.compute_of is None and arm.after is None:
+        if not arm.changes and arm.compute_of is None and arm.after is arm.reward is None:
             for rate in rates:
                 bench.add(arm, "validation", 0, rate)
                 print(selection(bench.cells), flush=True)
@@ -139,7 +150,7 @@ def main() -> None:
     else:
         for arm, seed in order(arms):
             bench.add(arm, "heldout", seed)
-            print(table(bench.cells, ARMS), flush=True)
+            print((rounds_table if arm.reward else table)(bench.cells, ARMS), flush=True)
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
     (RESULTS / "shapes_image.md").write_text(page(bench.cells, ARMS, used))
 
