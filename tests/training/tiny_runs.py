@@ -91,7 +91,11 @@ class Bench:
         (folder / "pictures").mkdir()
         self.model = {
             "text": {"adapter": "text", "path": tiny_lm.save_tiny(folder / "lm")},
-            "image": {"adapter": "diffusion", "path": str(tiny_sd.save_pipeline(folder / "sd"))},
+            "image": {
+                "adapter": "diffusion",
+                "path": str(tiny_sd.save_pipeline(folder / "sd")),
+                "generation": {"steps": 4},
+            },
         }
         self.data = {
             "text": {"source": "jsonl", "path": str(write_text_pairs(folder / "pairs.jsonl"))},
