@@ -196,22 +196,29 @@ def test_a_reward_model_and_prompts_with_pictures_are_refused(bench: "Bench", tm
 
 
 @pytest.mark.multiprocess
-def test_two_processes_write_the_files_of_one(bench: "Bench", tmp_path: Path) -> None:
-    made = {}
-    for name, launch in (("one", []), ("two", ["launch", "--processes", "2"])):
-        folder = tmp_path / name
+def test_two_processes_write_the_files_of_one(
+    bench: "Bench", tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = {name: tmp_path / name for name in ("one", "two")}
+    for folder in places.values():
         folder.mkdir()
         path = written(folder, tree_of(bench, "image", Path("out"), judge="builders.builds:Red"))
-        done = subprocess.run(
-            [sys.executable, "-m", "mmalign", *launch, "build", path.name],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        made[name] = content(folder / "out")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes below
+    monkeypatch.chdir(places["one"])
+    alone = call(capsys, "build", path.name)
+    torch.set_num_threads(threads)
+    assert alone.code == 0, alone.err
+    done = subprocess.run(
+        [sys.executable, "-m", "mmalign", "launch", "--processes", "2", "build", path.name],
+        cwd=places["two"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    made = {name: content(folder / "out") for name, folder in places.items()}
     assert len(made["one"]) > 6 and made["two"] == made["one"]
 
 
