@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from _our_step import OurStep
 from _workloads import BETA, CLIP, LR, RANK, TARGETS, Workload, perturb
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
@@ -21,12 +22,6 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmalign import config as configs
-from mmalign.training.console import Console
-from mmalign.training.optim import make_schedule
-from mmalign.training.rows import load_data
-from mmalign.training.setup import build_engine, build_policy, micro_batches, start
-from mmalign.training.state import Position
-from mmalign.training.step import StepResult, compute_gradients
 
 
 class Side(Protocol):
@@ -41,7 +36,7 @@ class Side(Protocol):
         """Clip, take the optimizer's step, clear gradients."""
 
 
-class Ours:
+class Ours(OurStep):
     """The parts of a run as `mmalign.training.run` puts them together, reference live or cached on disk."""
 
     def __init__(self, workload: Workload, folder: Path, reference: str) -> None:
@@ -56,44 +51,8 @@ class Ours:
             "cache": str(folder / f"cache-{reference}"),
             "output": str(folder / "run"),
         }
-        self.config = config = configs.from_tree(tree, "benchmark")
-        self.accelerator, world = start()
-        console = Console(world, progress=False, quiet=True)
-        data = load_data(config, world, console)
-        adapter = build_policy(config, world.device)
-        data.admit(adapter, config, console)
-        self.engine, self.encoder, self.optimizer = build_engine(
-            config, self.accelerator, world, adapter, data, console
-        )
-        self.model = adapter.policy
+        super().__init__(configs.from_tree(tree, "benchmark"), workload.pairs)
         perturb(self.model)
-        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.schedule = make_schedule(self.optimizer, config.train)
-        self.position = Position(config.seed, "", world)
-        walk = [item for items in data.loader(adapter, config).steps(0, workload.pairs) for item in items]
-        by_row = {int(item.origin.split("row ")[1]): item for item in walk}
-        self.items = [
-            by_row[row] for row in sorted(by_row)
-        ]  # in the order of the file, as the peers have them
-        self.result: StepResult | None = None
-
-    def backward(self, pair: int) -> float:
-        """See `Side`."""
-        micros = micro_batches(self.engine, self.encoder, [self.items[pair]], self.config.train)
-        self.result = compute_gradients(self.engine, micros, self.position.objective, self.position.step)
-        return float(self.result.loss)
-
-    def update(self) -> None:
-        """See `Side`."""
-        assert self.result is not None
-        norm = self.accelerator.clip_grad_norm_(self.trainable, CLIP)
-        if not bool(torch.isfinite(norm + self.result.loss)):
-            raise RuntimeError("loss or gradient is not finite")
-        self.optimizer.step()
-        self.position.take(self.result, norm, float(self.schedule.get_last_lr()[0]))
-        self.optimizer.zero_grad()
-        self.schedule.step()
-        self.position.advance(1)
 
 
 @contextmanager

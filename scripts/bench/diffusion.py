@@ -12,18 +12,12 @@ If the load average is above 1.5 before or after (this process itself is 1.0) re
 
 from __future__ import annotations
 
-import os
-
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")
-
 import argparse
 import contextlib
 import json
 import logging
 import math
+import os
 import platform
 import sys
 import tempfile
@@ -33,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import _one_thread  # noqa: F401  before torch looks
 import numpy as np
 import torch
 from _diffusion_inputs import write_inputs

@@ -12,13 +12,6 @@ Nothing is recorded if the load average is above 1.5 before or after (this proce
 
 from __future__ import annotations
 
-import os
-
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TQDM_DISABLE", "1")
-
 import argparse
 import contextlib
 import json
@@ -31,6 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import _one_thread  # noqa: F401  before torch looks
 import numpy as np
 import torch
 from _measure import (
