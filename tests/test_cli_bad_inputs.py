@@ -229,7 +229,7 @@ def _tab(bench: Bench, work: Path) -> tuple[str, ...]:
 
 
 def _row(bench: Bench, work: Path) -> tuple[str, ...]:
-    (work / "bad.jsonl").write_text('{"prompt": 3}\n')
+    (work / "bad.jsonl").write_text('{"prompt": "Say 3."}\n')
     write_config(bench, "text", data={"path": "bad.jsonl"})
     return "bad.jsonl row 1", "no chosen and rejected"
 
@@ -247,14 +247,24 @@ def _picture(bench: Bench, work: Path) -> tuple[str, ...]:
     return words
 
 
-@pytest.mark.parametrize("make", [_mapo, _tab, _row, _model, _picture])
+def test_a_refusal_leaves_no_other_line_on_the_streams(
+    capfd: pytest.CaptureFixture[str], bench: Bench, work: Path
+) -> None:
+    """What libraries write past Python is seen here too."""
+    words = _row(bench, work)
+    before = listing(work)
+    assert_refused(call(capfd, "train", "config.yaml"), words)
+    assert listing(work) == before
+
+
+@pytest.mark.parametrize("make", [_mapo, _tab, _model, _picture])
 def test_refusals_of_a_real_process(bench: Bench, work: Path, make: Any) -> None:
     words = make(bench, work)
     early = make in (_mapo, _tab)
     before = listing(work)
     timing = ["-X", "importtime"] if early else []
     command = [sys.executable, *timing, "-m", "mmalign", "train", "config.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=work)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=work)
     assert_refused(Call(done.returncode, done.stdout, done.stderr), words)
     assert listing(work) == before
     if early:  # what is refused from the config alone costs no model library
