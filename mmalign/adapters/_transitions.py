@@ -153,9 +153,7 @@ class Walk:
     def _moments(self, x: Tensor, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         level, below = (levels[step].expand(len(x)) for levels in (self.level, self.below))
         prediction = self.told.predict(x, level, rows, self.guidance)
-        return moments(
-            self.told.schedule, prediction, x, level, below, torch.full_like(x[:, 0, 0, 0], self.eta)
-        )
+        return moments(self.told.schedule, prediction, x, level, below, x.new_full((len(x),), self.eta))
 
     def _row(self, path: Tensor, steps: slice, place: int) -> dict[str, Tensor]:
         """What scoring the steps of one path takes."""

@@ -34,6 +34,7 @@ from mmalign.types import Clip, Message, Part
 SCORES = (0.72, 0.36, 0.18, 0.24, 0.72, 0.12)  # weights 1, 2, 4, 3, 1, 6
 WEIGHTS = [0.72 / score for score in SCORES]
 SIZES = {"modelscope": (16, 4), "wan": (32, 5)}  # side and frames
+NOISY = {"modelscope": (16, 4), "animatediff": (16, 4)}  # families whose samplers add noise
 
 
 def clip_file(path: Path, seed: int, frames: int, side: int) -> str:
@@ -51,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     base = tmp_path_factory.mktemp("video")
-    for name in SIZES:
+    for name in {**SIZES, **NOISY}:
         tiny.FAMILIES[name](base / name, 0)
     pairs, clips = [], []
     for i, score in enumerate(SCORES):
@@ -66,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def config(folder: Path, family: str, output: str, **sections: Any) -> RunConfig:
-    side, frames = SIZES[family]
+    side, frames = {**SIZES, **NOISY}[family]
     tree: dict[str, Any] = {
         "model": {
             "adapter": "diffusion",
@@ -84,8 +85,9 @@ def config(folder: Path, family: str, output: str, **sections: Any) -> RunConfig
         "output": str(folder / output),
     }
     for name, value in sections.items():
-        tree[name] = {**tree.get(name, {}), **value} if isinstance(value, dict) else value
-    made = from_tree(tree, "test")
+        added = isinstance(value, dict) and name != "objective"
+        tree[name] = {**tree.get(name, {}), **value} if added else value
+    made = from_tree(tree, "test", allow_code=True)
     check_config(made)
     return made
 
@@ -191,6 +193,37 @@ class Busy:
     def score(self, prompt: tuple[Message, ...], response: Part) -> dict[str, float]:
         """Mean deviation of a pixel over time."""
         return {"score": float(response.data.frames.float().std(0).mean())}
+
+
+WALKING: dict[str, dict[str, Any]] = {
+    "d3po": {"objective": {"name": "d3po", "beta": 10.0}},
+    "ddpo": {"objective": {"name": "ddpo"}, "reference": {"name": "ema", "decay": 0.0, "every": 1}},
+    "spo": {"objective": {"name": "spo", "threshold": 0.0}, "online": {"unbranched": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("animatediff", "d3po"), ("animatediff", "ddpo"), ("modelscope", "spo")]
+)
+def test_paths_of_clips_train_in_rounds(folder: Path, family: str, name: str) -> None:
+    sections = dict(WALKING[name])
+    judged = {"judge": "test_video_diffusion_run:Busy", "prompts": 3, "n": 3, "steps": 1, "batch": 3}
+    made = config(
+        folder,
+        family,
+        f"{family}-{name}",
+        model={"generation": {"steps": 4, "guidance": 2.0}},
+        online={**judged, **sections.pop("online", {})},
+        evaluation={"grid": 0, "levels": 0},
+        train={"steps": 2, "batch": 9 if name == "ddpo" else 3},
+        **sections,
+    )
+    output = run(made)
+    found = losses(output)
+    assert len(found) == 2 and all(math.isfinite(loss) for loss in found)
+    assert found[0] == pytest.approx(0.0 if name == "ddpo" else math.log(2), abs=1e-5)
+    trained = weights(output, 2)
+    assert all(bool(value.any()) for key, value in trained.items() if "lora_B" in key)
 
 
 def test_a_models_own_clips_make_pairs_to_train_on(
