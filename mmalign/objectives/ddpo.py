@@ -29,7 +29,7 @@ class DDPO(Objective):
 
     Steps that begin at or below the share `above` of the noise schedule do not train (0, as published: all
     do). The last steps have sharp densities: of ten, the one from level 101 to 1 has 95 % of the mean squared
-    gradient of a path, nearly all of it chance, and a few hundred pictures then teach nothing.
+    gradient of a path, nearly all of it chance.
     """
 
     clip: float = 1e-4

@@ -19,7 +19,8 @@ steps with eta 1, guidance 3), on the same noise.
   and taken over for d3po by the size of its gradient; none was tuned. A round is one step here, so that the
   ratios of ddpo are 1 and its clip never holds; wider clips and more steps to a round were not tried.
 - dpo rounds, at the rate of the pairs (eight of its steps are warm-up), have hardly left the base.
-- ddpo with all steps of the path has a gradient six times as long at the same rate, nearly all of it chance.
+- ddpo with all steps of the path gains half as much and moves further: at the same rate its gradient is about
+  six times as long, nearly all of the rest chance.
 - Not run yet: the rows of these objectives under the world's exact judge, and spo.
 - Why the configs leave out the last steps of the path (`above: 0.45`) and keep AdamW from dividing by the
   gradients (`eps` far above them): path_gradient.md. With all steps, AdamW's usual eps, a rate of 0.003 and
