@@ -23,7 +23,8 @@ class SourceOptions:
     `format`: the form of the rows, a file of `data/formats/`; "auto" recognises every row by its columns.
     `root`: folder that media names are relative to and must stay inside (default: the data's own folder).
     `split`: keep only rows whose `split` column has this value. `limit`: keep only the first rows.
-    `heldout`: rows kept back for evaluation, a count or a share below 1, chosen by a hash of the row's id.
+    `heldout`: rows kept back for evaluation, chosen by a hash of the prompt, all rows of a prompt together: a
+    share of the prompts below 1, or a count of rows (whole prompts until there are so many).
     `on_error`: "stop" at the first broken row, or "skip" and list it. `columns`: {canonical field, or
     column of the format: column of the file}, with null to leave it out. `drop_identical`: leave out pairs
     whose two sides are equal (they carry no gradient) instead of only counting them. `ties`: "drop" leaves

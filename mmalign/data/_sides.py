@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -39,18 +41,64 @@ def _swapped(sample: PreferenceSample) -> PreferenceSample:
 def part_of(
     samples: list[PreferenceSample], heldout: int | float, which: Literal["train", "heldout"]
 ) -> list[PreferenceSample]:
-    """The training rows or the held-out ones. The hash of an id does not depend on the other rows, so with a
-    share a row never changes sides when the file grows."""
+    """The training rows or the held-out ones: rows of one prompt, media included, are on one side.
+
+    Which side is decided by the hash of the prompt, which does not depend on the other rows: with a share,
+    which is one of the prompts, a row never changes sides when the file grows. A count is one of rows: whole
+    prompts until there are so many.
+    """
     if not heldout:
         if which == "heldout":
             raise UserError("data.heldout is 0: no rows are kept back for evaluation")
         return samples
-    marks = {sample.id: derive_seed(0, 0, sample.id, "heldout") for sample in samples}
+    prompts = _prompts_of(samples)
+    marks = {prompt: derive_seed(0, 0, prompt, "heldout") for prompt in prompts}
     if isinstance(heldout, float):
-        away = {name for name, mark in marks.items() if mark < heldout * 2**63}
+        away = {prompt for prompt, mark in marks.items() if mark < heldout * 2**63}
     else:
-        away = set(sorted(marks, key=lambda name: (marks[name], name))[: int(heldout)])
-    if not away or len(away) == len(samples):
-        rule = "keeps back none" if not away else "keeps back all"
-        raise UserError(f"data.heldout {heldout} {rule} of the {len(samples)} rows")
-    return [sample for sample in samples if (sample.id in away) == (which == "heldout")]
+        away = _first_prompts(
+            sorted(marks, key=lambda one: (marks[one], one)), Counter(prompts), int(heldout)
+        )
+    count = sum(prompt in away for prompt in prompts)
+    if count in (0, len(samples)):
+        rule = "none" if not count else "all"
+        raise UserError(
+            f"data.heldout {heldout} keeps back {rule} of the {len(samples)} rows, which have "
+            f"{len(marks)} different prompts: rows of one prompt stay together"
+        )
+    return [
+        one for one, prompt in zip(samples, prompts, strict=True) if (prompt in away) == (which == "heldout")
+    ]
+
+
+def _first_prompts(ordered: Sequence[str], rows: Mapping[str, int], count: int) -> set[str]:
+    """The first prompts that have at least `count` rows together."""
+    away: set[str] = set()
+    held = 0
+    for prompt in ordered:
+        if held >= count:
+            break
+        away.add(prompt)
+        held += rows[prompt]
+    return away
+
+
+def _prompts_of(samples: Sequence[PreferenceSample]) -> list[str]:
+    """The digest of every sample's prompt. Sides may have prompts of their own: samples that share any of
+    them have one name, the smallest of all theirs."""
+    found = [
+        sorted({digest(one.prompt) for group in sample.examples.values() for one in group})
+        for sample in samples
+    ]
+    leaders: dict[str, str] = {}
+
+    def leader(prompt: str) -> str:
+        while (above := leaders.setdefault(prompt, prompt)) != prompt:
+            leaders[prompt] = prompt = leaders[above]
+        return prompt
+
+    for first, *others in found:
+        for other in others:
+            low, high = sorted((leader(first), leader(other)))
+            leaders[high] = low
+    return [leader(prompts[0]) for prompts in found]

@@ -9,6 +9,7 @@ import pytest
 from bad_inputs import GOOD, write_rows
 from samples import pair, text_of
 
+from mmalign.data._digest import digest
 from mmalign.data._paths import File
 from mmalign.data._sources import SourceOptions, load, options_of
 from mmalign.data.jsonl import Jsonl
@@ -68,6 +69,34 @@ def test_a_heldout_share_does_not_move_rows_when_the_file_grows(tmp_path: Path) 
     few = {s.id for s in load(source(tmp_path, rows(50), heldout=0.3), "heldout").samples}
     many = {s.id for s in load(source(tmp_path, rows(80), heldout=0.3), "heldout").samples}
     assert few < many
+
+
+@pytest.mark.parametrize("heldout", [0.3, 30])
+def test_rows_of_one_prompt_are_on_one_side(tmp_path: Path, heldout: float | int) -> None:
+    """Five rows of each of 40 prompts, by text or by picture; a count is of rows, rounded up."""
+    for content in (
+        [{**row, "chosen": f"c{n}"} for n in range(5) for row in rows(40)],
+        [{**GOOD, "images": [f"{n}.png"], "chosen": f"c{k}"} for n in range(40) for k in range(5)],
+    ):
+        parts = [load(source(tmp_path, content, heldout=heldout), which) for which in ("train", "heldout")]
+        train, kept = ([digest(one.examples["chosen"][0].prompt) for one in part.samples] for part in parts)
+        assert not set(train) & set(kept) and len(train) + len(kept) == 200
+        assert len(kept) == 30 if isinstance(heldout, int) else 5 * 4 < len(kept) < 5 * 22
+    odd = load(source(tmp_path, content, heldout=31), "heldout")
+    assert len(odd.samples) == 35
+
+
+def test_sides_with_prompts_of_their_own_tie_rows_together(tmp_path: Path) -> None:
+    """A chain of ten rows that each share a prompt with the next, and twenty rows apart."""
+    chain = [
+        {"prompt_chosen": f"link {n}", "prompt_rejected": f"link {n + 1}", "chosen": "a", "rejected": "b"}
+        for n in range(10)
+    ]
+    kept = load(source(tmp_path, rows(20) + chain[::-1], heldout=0.5), "heldout")
+    linked = sum(int(one.origin.rsplit(" ", 1)[1]) > 20 for one in kept.samples)
+    assert linked in (0, 10) and 0 < len(kept.samples) - linked < 20
+    with pytest.raises(UserError, match="keeps back all of the 10 rows, which have 1 different prompts"):
+        load(source(tmp_path, chain, heldout=1))
 
 
 def test_flip_swaps_training_pairs_and_never_those_kept_back(tmp_path: Path) -> None:
