@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from adapters import tiny_sd
 from bad_models import halve
+from diffusers import StableDiffusionPipeline
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from training.tiny_runs import Bench, same_files, weights
 from transformers import AutoModelForCausalLM
 
 from mmalign.adapters._causal_lm import CausalLM
+from mmalign.adapters._denoiser import Denoiser
 from mmalign.training import finished
 from mmalign.training.finished import FinishedRun, export, merge, open_run
 from mmalign.training.lora import BaseTunerLayer
@@ -226,3 +229,43 @@ def test_an_export_needs_only_rows_it_can_use(bench: Bench, tmp_path: Path) -> N
     data = {"path": str(tmp_path / "rows.jsonl"), "on_error": "skip"}
     folder = run(bench.config("text", "skipping", data=data, train={"steps": 1}))
     assert export(open_run(folder), tmp_path / "exported", False, torch.float32) < 1e-4
+
+
+# ---------------------------------------------------------------- noise levels that end in pure noise
+
+
+def picture(folder: Path) -> Tensor:
+    """[3, R, R] of "cat" by upstream's pipeline, in 4 steps and from the noise of seed 7."""
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(7))[None]
+    made = pipeline("cat", num_inference_steps=4, guidance_scale=2.0, latents=noise, output_type="np")
+    return torch.from_numpy(made.images[0]).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("lora", [None, {"rank": 2}])
+def test_an_exported_pipeline_gives_the_runs_own_pictures(bench: Bench, tmp_path: Path, lora: Any) -> None:
+    """Samples of a network that predicts velocity use the rescaled levels: those are what is written."""
+    base = tiny_sd.save_pipeline(tmp_path / "base", "v_prediction")
+    generation = {"steps": 4, "guidance": 2.0}
+    model = {"path": str(base), "zero_terminal_snr": True, "generation": generation}
+    output = run(
+        bench.config(
+            "image",
+            str(tmp_path / "run"),
+            model=model,
+            lora=lora,
+            train={"steps": 1, "lr": 0.01},
+            evaluation={"grid": 0, "levels": 0},
+        )
+    )
+    notes = json.loads((output / "run.json").read_text())["notes"]
+    assert any("rescale_betas_zero_snr=True" in note for note in notes) == (lora is not None)
+    trained = open_run(output)
+    assert isinstance(trained.adapter, Denoiser)
+    with trained.tuned() as tuned:
+        ours = trained.adapter.sample_pixels(tuned, [tiny_sd.prompt("cat")], [7])[0]
+    export(trained, tmp_path / "out", merged=lora is not None, dtype=torch.float32)
+    assert float((picture(tmp_path / "out") - ours).abs().max()) < 1e-3
+    if lora is None:
+        assert float((picture(output / "final") - ours).abs().max()) < 1e-3

@@ -22,7 +22,7 @@ from mmalign.adapters._media_copies import MediaCopies
 from mmalign.adapters._noise import FLOW_WEIGHTINGS, Schedule, draw_one, mean_error
 from mmalign.adapters._pictures import to_picture
 from mmalign.adapters._pipeline import Parts
-from mmalign.adapters._pipeline_saving import save_lora, save_pipeline
+from mmalign.adapters._pipeline_saving import beside_lora, save_lora, save_pipeline
 from mmalign.adapters._rollout import Gradients, first_steps
 from mmalign.adapters._segments import by_segment
 from mmalign.adapters._transfer import sent
@@ -364,6 +364,10 @@ class Denoiser(MediaCopies):
             else:
                 save_lora(self._parts, model, folder, lora)
         save_users(model, folder)
+
+    def beside_lora(self) -> str | None:
+        """What a pipeline needs beside a LoRA adapter to sample as it does here, as a line; None: nothing."""
+        return beside_lora(self._parts)
 
 
 def _of_rows(values: Tensor, batch: Batch) -> Tensor:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from peft import get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -62,10 +64,13 @@ def save_pipeline(parts: Parts, model: Any, folder: Path) -> None:
                 getattr(components[name].backend_tokenizer, forget)()
             components[name].save_pretrained(folder / name)
     (folder / "scheduler").mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "scheduler" / "scheduler_config.json", dict(parts.scheduler_config))
+    scheduler = _saved_scheduler(parts)
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     model.save_pretrained(folder / parts.family.denoiser, safe_serialization=True)
     known = {*parts.family.components, *parts.extras}
     index = {k: v if k in known or not isinstance(v, list) else [None, None] for k, v in parts.index.items()}
+    if scheduler.get("_class_name") != parts.scheduler_config.get("_class_name"):
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
     _write_json(folder / "model_index.json", index)
     present = [name for name in parts.extras if (parts.folder / name).is_dir()]
     for name in present:
@@ -100,6 +105,41 @@ def save_lora(parts: Parts, model: Any, folder: Path, name: str) -> None:
         safe_serialization=True,
     )
     _sort_header(folder / "pytorch_lora_weights.safetensors")
+
+
+def beside_lora(parts: Parts) -> str | None:
+    """What a pipeline needs beside a LoRA adapter to sample as the run does, as a line for the user."""
+    if not _rescaled(parts):
+        return None
+    return (
+        "model.zero_terminal_snr: the LoRA adapter holds no scheduler; sample with it from a scheduler with "
+        "rescale_betas_zero_snr=True, as this run does, or export a merged pipeline, which has one"
+    )
+
+
+def _rescaled(parts: Parts) -> bool:
+    """True if media are sampled at noise levels that end in pure noise, which those of the files do not."""
+    return (
+        not parts.family.flow
+        and bool(parts.pipeline.scheduler.config.get("rescale_betas_zero_snr"))
+        and not parts.scheduler_config.get("rescale_betas_zero_snr")
+    )
+
+
+def _saved_scheduler(parts: Parts) -> dict[str, Any]:
+    """The config of the scheduler as the files have it, at the noise levels that the run samples at. A kind
+    that knows no rescaling (PNDM) gives way to the run's own sampler."""
+    config = dict(parts.scheduler_config)
+    if not _rescaled(parts):
+        return config
+    cls = getattr(diffusers, parts.index["scheduler"][1], None)
+    if cls is not None and "rescale_betas_zero_snr" in inspect.signature(cls.__init__).parameters:
+        return {**config, "rescale_betas_zero_snr": True}
+    sampler = parts.pipeline.scheduler
+    taken = inspect.signature(type(sampler).__init__).parameters
+    own = {name: value for name, value in sampler.config.items() if name in taken}
+    version = {k: v for k, v in config.items() if k == "_diffusers_version"}
+    return {"_class_name": type(sampler).__name__, **version, **own}
 
 
 def _sort_header(file: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
@@ -27,6 +27,14 @@ _FILES = {
     "adapter_model.safetensors": ("base_model.model.",),
     "pytorch_lora_weights.safetensors": ("unet.", "transformer."),
 }
+
+
+@runtime_checkable
+class BesideLora(Protocol):
+    """An adapter whose samples may depend on more than the model's own files and a LoRA adapter."""
+
+    def beside_lora(self) -> str | None:
+        """What a pipeline needs besides to sample as it does here, as a line; None: nothing."""
 
 
 def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -> None:

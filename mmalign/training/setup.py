@@ -104,6 +104,8 @@ def build_engine(
     reference that derives from the policy is taken from it here."""
     for line in what_trains.lines(adapter.policy, adapter.parts):
         console.note(line)
+    if config.lora and isinstance(adapter, lora.BesideLora) and (besides := adapter.beside_lora()):
+        console.note(besides)
     name = choose(config)
     kept = Paths.of(config, adapter, name)
     admit = partial(check_space, data, config.train, console.say, paths=kept)
