@@ -95,12 +95,12 @@ def run(config: RunConfig) -> Path:
             norm = accelerator.clip_grad_norm_(trainable, config.train.clip or float("inf"))
             if bool(torch.isfinite(norm + result.loss)):
                 optimizer.step()
-                if engine.moving is not None:
-                    engine.moving.follow(position.step + 1)
                 position.take(result, norm, float(schedule.get_last_lr()[0]))
                 position.means.add(data.news())
             else:
                 console.warn(position.refuse(items, result, config.train.max_bad_steps))
+            if engine.moving is not None:  # after a refused step too: rounds count on its boundary
+                engine.moving.follow(position.step + 1)
             optimizer.zero_grad()
             schedule.step()
             position.advance(config.train.batch)

@@ -1,7 +1,8 @@
 """A reference that follows the policy: its average, what a run scores against, and exact resuming."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ from tiny_runs import Bench, losses, same_files
 from torch import nn
 
 from mmalign.config import Reference, RunConfig
+from mmalign.training import run as running
 from mmalign.training.reference import MovingReference
 from mmalign.training.run import run
-from mmalign.types import UserError
+from mmalign.training.step import Engine, Micro, StepResult
+from mmalign.types import State, UserError
 
 LORA = {"rank": 4, "targets": ["to_q", "to_v"]}
 
@@ -60,6 +63,24 @@ def test_a_copy_after_every_step_scores_every_step_like_the_first(bench: Bench, 
     assert losses(folder) == pytest.approx([math.log(2)] * 4, abs=1e-6)
     still = run(bench.config("image", f"still-{lora is None}", **sections))
     assert abs(losses(still)[-1] - math.log(2)) > 1e-4
+
+
+def test_a_refused_step_on_the_boundary_skips_no_copy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second step of two is refused, and the third still scores against the weights of the first."""
+    original, gaps = running.compute_gradients, list[float]()
+
+    def second_is_broken(engine: Engine, micros: Sequence[Micro], state: State, step: int) -> StepResult:
+        assert engine.moving is not None
+        own = dict(engine.adapter.policy.named_parameters())
+        kept = engine.moving.weights
+        gaps.append(max(float((kept[name] - own[name].detach()).abs().max()) for name in kept))
+        result = original(engine, micros, state, step)
+        return replace(result, loss=result.loss * math.nan) if step == 1 else result
+
+    monkeypatch.setattr(running, "compute_gradients", second_is_broken)
+    moving = {"name": "ema", "decay": 0.0, "every": 2}
+    run(bench.config("image", "refused", reference=moving, lora=LORA, train={"steps": 3}))
+    assert gaps[0] == 0 and gaps[1] > 0 and gaps[2] == 0
 
 
 @pytest.mark.parametrize("lora", [None, LORA])
