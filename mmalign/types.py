@@ -38,6 +38,7 @@ from mmalign.messages import Part as Part
 from mmalign.walks import BranchedPath as BranchedPath
 from mmalign.walks import Inversion as Inversion
 from mmalign.walks import MediaCopier as MediaCopier
+from mmalign.walks import Noising as Noising
 from mmalign.walks import PathSampler as PathSampler
 from mmalign.walks import Rollout as Rollout
 from mmalign.walks import SampledPath as SampledPath

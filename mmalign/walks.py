@@ -96,6 +96,14 @@ class PathSampler(Protocol):
 
 
 @runtime_checkable
+class Noising(Protocol):
+    """An adapter that scores media by noising them, so that two models it scores must know one noise."""
+
+    def other_noise(self, other: Noising) -> str | None:
+        """How another's family, kind of prediction or noise levels differ from these; None if they do not."""
+
+
+@runtime_checkable
 class MediaCopier(Protocol):
     """An adapter that makes copies of media: part of the way to noise and back."""
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 Weighting = Literal["none", "min_snr", "sigma_sqrt", "cosmap"]
 ErrorSpace = Literal["native", "epsilon", "sample", "velocity"]
+_SAME = 1e-5  # two schedules' factors may differ by that much: float32 sums of the same betas
 FLOW_WEIGHTINGS = ("sigma_sqrt", "cosmap")
 
 
@@ -134,6 +135,21 @@ class Schedule:
     def num_timesteps(self) -> int:
         """T."""
         return len(self.signal)
+
+    def difference(self, other: Schedule) -> str | None:
+        """What another schedule has otherwise, in words; None if a model of one may be scored by either."""
+        if other.prediction != self.prediction:
+            return f"it predicts {other.prediction}, the policy {self.prediction}"
+        if other.num_timesteps != self.num_timesteps:
+            return f"it has {other.num_timesteps} noise levels, the policy {self.num_timesteps}"
+        factors = {"signal": (other.signal, self.signal), "noise": (other.noise, self.noise)}
+        for name, (theirs, ours) in factors.items():
+            if not torch.allclose(theirs, ours, rtol=0.0, atol=_SAME):
+                level = int((theirs - ours).abs().argmax())
+                told = f"{float(theirs[level]):.4g} at level {level}, the policy's {float(ours[level]):.4g}"
+                both = " (model.timesteps.shift sets both)" if self.flow else ""
+                return f"its noise levels have another {name}, {told}{both}"
+        return None
 
     def time(self, timestep: Tensor) -> Tensor:
         """What a denoiser is told of integer levels [B]: the level; of a flow T s, float32."""

@@ -20,6 +20,7 @@ from mmalign.types import (
     BranchedPath,
     Draw,
     Message,
+    Noising,
     Part,
     SampledPath,
     UserError,
@@ -56,6 +57,15 @@ class PathSampling(DenoiserRows):
     @abstractmethod
     def _clean_latents(self, batch: Batch, draw: Draw) -> Tensor:
         """Clean latents [N, C, ...] of every row."""
+
+    def other_noise(self, other: Noising) -> str | None:
+        """How another's family, kind of prediction or noise levels differ from these; None if they do not."""
+        if not isinstance(other, PathSampling):
+            return f"it is a {type(other).__name__}, the policy a {type(self).__name__}"
+        theirs, ours = (one._family.pipeline.__name__ for one in (other, self))
+        if theirs != ours:
+            return f"it is a {theirs}, the policy a {ours}"
+        return self._schedule.difference(other._schedule)
 
     @torch.no_grad()
     def foreseen(self, model: nn.Module, batch: Batch, draw: Draw, guidance: float) -> tuple[Tensor, Tensor]:

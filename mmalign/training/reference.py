@@ -22,7 +22,7 @@ from mmalign.training import lora
 from mmalign.training.encoding import row_digest
 from mmalign.training.optim import evaluating
 from mmalign.training.scorer import Switch
-from mmalign.types import Adapter, LogProbs, Prepared, UserError
+from mmalign.types import Adapter, LogProbs, Noising, Prepared, UserError
 
 DERIVED = ("lora_off", "initial_adapter", "copy", "ema")  # start equal to the policy
 
@@ -76,6 +76,12 @@ def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dty
         other = model_at(config, str(config.reference.path)).build(adapter.device, dtype)
     except UserError as error:  # an adapter knows its path by the section it is built from
         raise UserError(re.sub(r"^model\.path\b", "reference.path", str(error))) from error
+    gap = adapter.other_noise(other) if isinstance(adapter, Noising) else None
+    if gap is not None:
+        raise UserError(
+            f"reference.path {config.reference.path}: {gap}; both are scored at the policy's noise levels, "
+            "so give a reference that was trained with them"
+        )
     if other.fingerprint() != adapter.fingerprint():
         raise UserError(
             f"reference.path {config.reference.path}: its tokenizer or frozen encoders differ from the "

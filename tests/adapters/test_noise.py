@@ -165,3 +165,24 @@ def test_a_setting_leaves_the_other_draws_as_they_were() -> None:
 def test_caption_dropout_happens_as_often_as_asked() -> None:
     dropped = sum(bool(draw_one(i, (1, 1, 1), uniform(0, 10), 1, 0.2, 0)["drop"]) for i in range(2000))
     assert dropped / 2000 == pytest.approx(0.2, abs=0.03)  # over three standard deviations
+
+
+def test_what_two_schedules_have_otherwise_is_told() -> None:
+    """Schedules of the same numbers in another precision are one; each difference has its own words."""
+    cpu, abar = torch.device("cpu"), torch.linspace(0.99, 0.01, 10, dtype=torch.float64)
+    ours = Schedule.of(abar, "epsilon", cpu)
+    assert ours.difference(Schedule.of(abar.float(), "epsilon", cpu)) is None
+    other = [Schedule.of(abar, "sample", cpu), Schedule.of(abar[:5], "epsilon", cpu)]
+    last = torch.zeros(10).index_fill(0, torch.tensor([9]), 0.005)
+    other += [Schedule.of(abar - last, "epsilon", cpu), Schedule(ours.signal, ours.noise - last, "epsilon")]
+    assert [ours.difference(one) for one in other] == [
+        "it predicts sample, the policy epsilon",
+        "it has 5 noise levels, the policy 10",
+        "its noise levels have another signal, 0.07071 at level 9, the policy's 0.1",
+        "its noise levels have another noise, 0.99 at level 9, the policy's 0.995",
+    ]
+    sigmas = torch.tensor([0.25, 0.5, 1.0])
+    flow = Schedule.of_flow(sigmas, cpu)
+    assert flow.difference(Schedule.of_flow(sigmas.flip(0), cpu)) is None
+    found = flow.difference(Schedule.of_flow(sigmas**2, cpu))
+    assert found is not None and found.endswith("the policy's 0.5 (model.timesteps.shift sets both)")

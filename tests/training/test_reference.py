@@ -1,12 +1,14 @@
 """The frozen source given by its path: what is accepted, what is refused and how it is named."""
 
+import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from adapters import tiny_lm
+from adapters import tiny_families, tiny_lm
 from tiny_runs import Bench
 
 from mmalign.training.reference import make_switch
@@ -72,3 +74,31 @@ def test_another_way_to_read_rows_is_refused(bench: Bench, tmp_path: Path) -> No
     path = tiny_lm.save_tiny(tmp_path / "bare", template=None)
     with pytest.raises(UserError, match="^reference.path .*bare: its tokenizer"):
         against(bench, path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"prediction_type": "v_prediction"}, "it predicts v_prediction, the policy epsilon"),
+        ({"num_train_timesteps": 500}, "it has 500 noise levels, the policy 1000"),
+        ({"beta_end": 0.02}, "its noise levels have another signal, 0.*at level .*, the policy's 0"),
+    ],
+)
+def test_a_reference_of_other_noise_is_refused(
+    bench: Bench, tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    """Its frozen encoders are the policy's: rows are read alike, but errors are not those it has learnt."""
+    other = shutil.copytree(bench.model["image"]["path"], tmp_path / "other")
+    against(bench, str(other), "image")
+    file = other / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+    with pytest.raises(UserError, match=f"^reference.path {other}: {words}") as refusal:
+        against(bench, str(other), "image")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_reference_of_another_family_is_refused(bench: Bench, tmp_path: Path) -> None:
+    other = tiny_families.FAMILIES["sd3"](tmp_path / "sd3")
+    words = "it is a StableDiffusion3Pipeline, the policy a StableDiffusionPipeline"
+    with pytest.raises(UserError, match=f"^reference.path {other}: {words}"):
+        against(bench, str(other), "image", resolution=16)
