@@ -29,6 +29,20 @@ from mmalign.types import UserError
 
 _STEM = "diffusion_pytorch_model"  # file name of diffusers' weights
 _VP_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+# samplers of diffusers that a pipeline may be published with: of a noise schedule, and of a flow
+_VP_SCHEDULERS = tuple(
+    f"{name}Scheduler"
+    for name in (
+        *("DDIM", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep", "DPMSolverMultistep"),
+        *("DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete"),
+        *("HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM"),
+        *("SASolver", "TCD", "UniPCMultistep"),
+    )
+)
+_FLOW_SOLVERS = tuple(
+    f"{name}Scheduler"
+    for name in ("DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep", "SASolver", "UniPCMultistep")
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,7 @@ def load_parts(path: str, revision: str | None, variant: str | None, how: Loadin
         for name, cls in family.tokenizers.items()
         if _present(index, name)
     }
-    config = _read_scheduler(folder / "scheduler" / "scheduler_config.json", family)
+    config = _read_scheduler(folder, index, family)
     family.check(folder, {**modules, **tokenizers})
     _check_vocabularies(folder, modules, tokenizers)
     with readable_errors(f"{folder}/scheduler"):
@@ -222,28 +236,33 @@ def _load_module(folder: Path, cls: type[Any], variant: str | None, how: Loading
     return module.eval() if trains else module.eval().requires_grad_(False)
 
 
-def _read_scheduler(file: Path, family: Family) -> dict[str, Any]:
+def _read_scheduler(folder: Path, index: Mapping[str, Any], family: Family) -> dict[str, Any]:
+    file = folder / "scheduler" / "scheduler_config.json"
     config = read_json(file)
-    name = config.get("_class_name")
+    name, pipeline = config.get("_class_name"), family.pipeline.__name__
     if family.flow:
         told = config.get("prediction_type", "flow_prediction")
         solver = config.get("use_flow_sigmas") is True and told == "flow_prediction"
         if name != FlowMatchEulerDiscreteScheduler.__name__ and not solver:
             raise UserError(
-                f"{file}: {name} with prediction_type {told!r} is not taken; a {family.pipeline.__name__} is "
-                "a flow, whose scheduler is FlowMatchEulerDiscreteScheduler or has use_flow_sigmas"
+                f"{file}: {name} with prediction_type {told!r} is not taken; a {pipeline} is a flow, whose "
+                "scheduler is FlowMatchEulerDiscreteScheduler or has use_flow_sigmas"
             )
+        known = (FlowMatchEulerDiscreteScheduler.__name__, *_FLOW_SOLVERS)
+    else:
+        known = family.schedulers or _VP_SCHEDULERS
+    # upstream's loader goes by the index, and the file's own name by whoever loads the scheduler alone
+    for where, found in ((folder / "model_index.json", index["scheduler"][1]), (file, name)):
+        if found not in known:
+            raise UserError(f"{where}: scheduler {found} is not taken; a {pipeline} has {' or '.join(known)}")
+    if family.flow:
         return config
-    if family.schedulers and name not in family.schedulers:
-        raise UserError(
-            f"{file}: {name} is not taken; a {family.pipeline.__name__} has {' or '.join(family.schedulers)}"
-        )
     prediction = config.get("prediction_type", "epsilon")
     # a schedule without betas is of another kind (flow matching, EDM), whatever it says it predicts
-    known = "beta_schedule" in config and "num_train_timesteps" in config
-    if prediction not in _VP_PREDICTIONS or not known:
+    betas = "beta_schedule" in config and "num_train_timesteps" in config
+    if prediction not in _VP_PREDICTIONS or not betas:
         raise UserError(
-            f"{file}: {name} with prediction_type {prediction!r} is not taken; a {family.pipeline.__name__} "
+            f"{file}: {name} with prediction_type {prediction!r} is not taken; a {pipeline} "
             f"has a noise schedule with one of {', '.join(_VP_PREDICTIONS)}"
         )
     return config

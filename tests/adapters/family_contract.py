@@ -328,6 +328,8 @@ def check_parts_that_do_not_fit_are_refused(subject: Subject, folder: Path) -> N
     ]
     other = {"_class_name": "EDMEulerScheduler", "beta_schedule": None, "prediction_type": "edm"}
     faults.append((edited(scheduler, **other), "EDMEulerScheduler .*is not taken"))
+    named = edited(index, scheduler=["diffusers", "FooScheduler"])
+    faults.append((named, "model_index.json: scheduler FooScheduler is not taken; a .* has .*Scheduler"))
     for number, (fault, message) in enumerate((*faults, *subject.faults)):
         broken = folder / str(number)
         shutil.copytree(subject.folder, broken)

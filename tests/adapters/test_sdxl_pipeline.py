@@ -136,7 +136,7 @@ FAULTS: list[tuple[Break, str]] = [
                 }
             )
         ),
-        "scheduler_config.json: EDMDPMSolverMultistepScheduler .* is not taken",
+        "scheduler_config.json: scheduler EDMDPMSolverMultistepScheduler is not taken",
     ),
 ]
 
