@@ -9,7 +9,7 @@ from mmalign.adapters._loading import resolve_folder
 from mmalign.config import RunConfig, to_tree
 from mmalign.data._digest import digest
 from mmalign.training._files import sha256
-from mmalign.training.reference import weights_hash
+from mmalign.training.reference import frozen_dtype, weights_hash
 from mmalign.types import Adapter, UserError
 
 _CONTENT = (".safetensors", ".bin", ".json")
@@ -22,7 +22,8 @@ def reference_name(config: RunConfig, adapter: Adapter, note: Callable[[str], No
     model.pop("generation", None)
     adapted = starts_adapted(config)
     if config.reference.path:
-        source = _version(config.reference.path, note)
+        # its files do not say in which type it is loaded, as the hash of weights below does
+        source = f"{_version(config.reference.path, note)} in {frozen_dtype(config)}"
     else:
         source = weights_hash(adapter.policy, without_lora=not adapted)
     section = to_tree(config)["lora"] if adapted else None

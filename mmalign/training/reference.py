@@ -60,6 +60,12 @@ class MovingReference:
             average.copy_(weights[name])
 
 
+def frozen_dtype(config: RunConfig) -> torch.dtype:
+    """The type of weights that never train: half precision under LoRA where the run asks for it."""
+    half = config.lora is not None and config.train.precision == "bf16"
+    return torch.bfloat16 if half else torch.float32
+
+
 def make_switch(name: str, adapter: Adapter, config: RunConfig, dtype: torch.dtype) -> Switch:
     """A context manager factory that yields the module to score with. Call it before any weight has moved."""
     policy = adapter.policy

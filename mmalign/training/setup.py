@@ -29,7 +29,7 @@ from mmalign.training.heldout import PURPOSE
 from mmalign.training.optim import evaluating, make_optimizer, prepare_policy, set_training_mode
 from mmalign.training.paths import PathCache, keeps_paths
 from mmalign.training.record import RunRecord
-from mmalign.training.reference import DERIVED, MovingReference, ReferenceCache, make_switch
+from mmalign.training.reference import DERIVED, MovingReference, ReferenceCache, frozen_dtype, make_switch
 from mmalign.training.rows import RunData
 from mmalign.training.scorer import Scorer
 from mmalign.training.step import Engine, Micro, collate_labels, draw_seeds, score, score_all
@@ -78,8 +78,7 @@ def find_checkpoint(output: Path, data: RunData, console: Console) -> checkpoint
 
 def build_policy(config: RunConfig, device: torch.device) -> Adapter:
     """Load the model and decide what trains: everything in float32, or LoRA over a frozen base."""
-    frozen = torch.bfloat16 if config.lora and config.train.precision == "bf16" else torch.float32
-    adapter: Adapter = config.model.build(device, frozen)
+    adapter: Adapter = config.model.build(device, frozen_dtype(config))
     if config.lora is not None:
         adapter.policy.requires_grad_(False)  # before anything is cast: a frozen base keeps its type
     prepare_policy(adapter.policy, config.train)
@@ -117,7 +116,7 @@ def build_engine(
         moving = MovingReference(adapter.policy, float(chosen.decay or 0.0), chosen.every or 1)
         scorer.add_sources({"reference": moving.switch})
     elif name not in ("none", "cached"):
-        scorer.add_sources({"reference": make_switch(name, adapter, config, _frozen_dtype(config))})
+        scorer.add_sources({"reference": make_switch(name, adapter, config, frozen_dtype(config))})
     if config.reward is not None:
         ready(config.reward)  # a missing model is found now, not at the first step
     optimizer = make_optimizer(adapter.policy, config.train)
@@ -144,10 +143,6 @@ def build_engine(
         engine = replace(engine, cached=cache)
         _fill(cache, engine, encoder, data, config, console)
     return engine, encoder, optimizer
-
-
-def _frozen_dtype(config: RunConfig) -> torch.dtype:
-    return torch.bfloat16 if config.train.precision == "bf16" and config.lora else torch.float32
 
 
 # ---------------------------------------------------------------- the cached reference
@@ -216,7 +211,7 @@ def _live_reference(engine: Engine, config: RunConfig) -> Engine:
         name = "initial_adapter"
     if config.lora is None and name != "path":
         name = "copy"
-    scorer.add_sources({"reference": make_switch(name, engine.adapter, config, _frozen_dtype(config))})
+    scorer.add_sources({"reference": make_switch(name, engine.adapter, config, frozen_dtype(config))})
     return replace(engine, scorer=scorer, cached=None)
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -106,3 +107,16 @@ def test_a_folder_is_named_by_what_its_files_hold(
         for folder in folders:
             (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     assert name_of(bench, adapter, str(folders[0]), said) != name_of(bench, adapter, str(folders[1]), said)
+
+
+def test_the_type_that_a_folder_is_loaded_in_is_part_of_its_name(bench: Bench, adapter: Adapter) -> None:
+    """Under LoRA a run in half precision loads a folder so, and without LoRA in float32."""
+
+    def name(**sections: Any) -> str:
+        reference = {"name": "cached", "path": bench.model["text"]["path"]}
+        config = bench.config("text", "none", reference=reference, **sections)
+        return reference_name(config, adapter, lambda line: None)
+
+    lora = {"rank": 2}
+    assert name(train={"precision": "bf16"}) != name(train={"precision": "bf16"}, lora=lora)
+    assert name() == name(lora=lora)  # float32 both times
