@@ -183,7 +183,8 @@ class Sampling:
         def judged(media: Sequence[Part], places: Sequence[int], level: int) -> list[float]:
             turns, names = [asked[i].turns for i in places], [asked[i].id for i in places]
             levels = [level] * len(media)
-            scores = [one[TOTAL] for one in score_all(section.judge, turns, media, names, levels)]
+            with torch.autocast(self._adapter.device.type, enabled=False):  # the policy's, not the judge's
+                scores = [one[TOTAL] for one in score_all(section.judge, turns, media, names, levels)]
             found.scores.extend(scores)
             return scores
 

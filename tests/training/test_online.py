@@ -77,6 +77,21 @@ def test_a_run_stopped_inside_a_round_goes_on_bit_for_bit(bench: Bench, name: st
     ]
 
 
+@dataclass(frozen=True)
+class InFull:
+    """How bright a picture is; not to be asked under autocast, where its own products would be rounded."""
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> dict[str, float]:
+        assert not torch.is_autocast_enabled("cpu")
+        return dict(JUDGE.score(prompt, response))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_half_precision_is_the_policys_and_not_the_judges(bench: Bench, name: str) -> None:
+    judge = {"judge": {"name": "test_online:InFull"}}
+    run(config_of(bench, name, f"{name}-half", steps=1, train={"precision": "bf16"}, online=judge))
+
+
 def brighter(folder: Path) -> float:
     """Share of pictures, of the same prompts and seeds, that training made brighter."""
     finished = open_run(folder)
