@@ -50,6 +50,8 @@ class Captions:
         named = [pipeline.components[name] for name in family.tokenizers]
         lengths = family.caption_lengths(pipeline)
         self._tokenizers = [(t, n) for t, n in zip(named, lengths, strict=True) if t is not None]
+        encoders = [pipeline.components[name] for name in family.encoders]
+        self._device: str = next(one.device.type for one in encoders if one is not None)
         self._known: OrderedDict[str, dict[str, Tensor]] = OrderedDict()
         self.width = min(self.lengths)
         encoded = self._encode([""], True)
@@ -97,5 +99,7 @@ class Captions:
 
     @torch.no_grad()
     def _encode(self, captions: list[str], negative: bool) -> Condition:
-        encoded = self._family.encode(self._pipeline, captions, negative)
+        # what is remembered here must not depend on whether a round or a loader asked first
+        with torch.autocast(self._device, enabled=False):
+            encoded = self._family.encode(self._pipeline, captions, negative)
         return {name: value.detach().cpu() for name, value in encoded.items()}

@@ -92,6 +92,20 @@ def test_half_precision_is_the_policys_and_not_the_judges(bench: Bench, name: st
     run(config_of(bench, name, f"{name}-half", steps=1, train={"precision": "bf16"}, online=judge))
 
 
+def test_a_run_in_half_precision_goes_on_inside_a_round_bit_for_bit(bench: Bench) -> None:
+    """What a round remembers of its captions, a resumed run encodes anew."""
+
+    def part(steps: int, output: str) -> RunConfig:
+        return config_of(bench, "dpo", output, steps, train={"precision": "bf16"})
+
+    straight = run(part(4, "half-straight"))
+    run(part(3, "half-resumed"))
+    resumed = run(part(4, "half-resumed"))
+    assert losses(straight) == losses(resumed)
+    same_files(straight / "final", resumed / "final")
+    same_files(straight / "rounds", resumed / "rounds")
+
+
 def brighter(folder: Path) -> float:
     """Share of pictures, of the same prompts and seeds, that training made brighter."""
     finished = open_run(folder)
