@@ -26,8 +26,9 @@ class DPO(Objective):
     beta of the half-squared-error convention applies as it stands: 0.1 for text, 2000 (SD1.5) to 5000 (SDXL)
     for diffusion, 100 to 2000 for flow models. Scripts without the half print half of our beta.
     `label_smoothing` e is the assumed share of flipped labels (conservative DPO); `margin` times the row's
-    label `margin` is the offset (ODPO, arXiv 2402.10571). The trainer applies pair weights: with them this is
-    VideoDPO (arXiv 2412.14167).
+    label `margin` is the offset (ODPO, arXiv 2402.10571). The trainer averages a step by the pairs' weights,
+    divided by their sum. In large steps, whose sums hardly differ, that is VideoDPO (arXiv 2412.14167) up to
+    a constant, where a weight multiplies its pair's loss; in a step of one pair the weight does nothing.
 
     `beta_schedule: one_minus_t_sq` is the beta(t) of Flow-DPO (arXiv 2501.13918): every noise draw counts
     times the squared signal, (1 - t)^2 of a flow and alphas_cumprod of a diffusion. That turns the error of a

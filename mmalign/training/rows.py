@@ -138,6 +138,12 @@ class RunData:
         if len(set(self.world.gather(kept))) > 1:
             raise RuntimeError("data: the processes do not read the same rows; is the disk the same for all?")
         self.order(config)  # may have become too few
+        weights = {sample.weight for pool in self.pools for sample in pool.samples}
+        if config.train.batch == 1 and len(weights) > 1:
+            console.warn(
+                "data: rows have different weights, which do nothing with train.batch=1: a step divides by "
+                "the sum of its weights; raise train.batch"
+            )
 
     def order(self, config: RunConfig) -> Order:
         """The endless stream of training samples; this process's share of every step."""
