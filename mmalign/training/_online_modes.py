@@ -36,8 +36,9 @@ def mode_of(objective: Objective) -> Mode:
     return "rewards" if "advantage" in objective.fields else "paths"
 
 
-def check_online(config: RunConfig) -> None:
-    """Raise UserError where the section and the rest of the config do not go together."""
+def check_online(config: RunConfig) -> list[str]:
+    """Raise UserError where the section and the rest of the config do not go together. Returns notes worth
+    printing."""
     objective: Objective = config.objective
     section = config.online
     terms = [term for _, _, term in objective.terms] if isinstance(objective, WeightedSum) else [objective]
@@ -49,7 +50,7 @@ def check_online(config: RunConfig) -> None:
             raise UserError(
                 "objective: it learns from paths that the policy samples; add section online, with a judge"
             )
-        return
+        return []
     _check_rest(config, mode)
     _check_objective(objective, mode)
     _check_section(section, mode, config.train.batch)
@@ -62,6 +63,12 @@ def check_online(config: RunConfig) -> None:
                 "reference: densities are compared with those of the model that sampled the round; set "
                 f"reference: {{name: ema, decay: 0, every: {section.steps}}}"
             )
+    if mode == "rewards" and section.n == 2:
+        return [
+            "online.n: of two samples per prompt one has advantage 1 and the other -1, however little their "
+            "scores differ; three or more tell how much better one is"
+        ]
+    return []
 
 
 def _check_rest(config: RunConfig, mode: Mode) -> None:

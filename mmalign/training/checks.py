@@ -54,7 +54,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         )
     check_unread(config)
     _check_paths(config, processes)
-    check_online(config)
+    notes += check_online(config)
     check_masks(config, fields_of(config))
     _check_reward(config)
     if reference == "cached" and config.cache is None and processes > 1:

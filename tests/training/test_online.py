@@ -106,6 +106,16 @@ def test_a_run_in_half_precision_goes_on_inside_a_round_bit_for_bit(bench: Bench
     same_files(straight / "rounds", resumed / "rounds")
 
 
+def test_two_samples_per_prompt_make_a_note_where_advantages_are_trained_on(bench: Bench) -> None:
+    def notes(name: str, n: int) -> list[str]:
+        found = check_config(config_of(bench, name, "notes", online={"n": n}))
+        return [line for line in found if line.startswith("online.n: ")]
+
+    (line,) = notes("ddpo", 2)
+    assert "advantage 1 and the other -1" in line and "\n" not in line
+    assert not notes("ddpo", 3) and not notes("ddpo", 1) and not notes("d3po", 2)
+
+
 def brighter(folder: Path) -> float:
     """Share of pictures, of the same prompts and seeds, that training made brighter."""
     finished = open_run(folder)
