@@ -120,3 +120,16 @@ def test_the_type_that_a_folder_is_loaded_in_is_part_of_its_name(bench: Bench, a
     lora = {"rank": 2}
     assert name(train={"precision": "bf16"}) != name(train={"precision": "bf16"}, lora=lora)
     assert name() == name(lora=lora)  # float32 both times
+
+
+def test_how_a_run_scores_is_part_of_the_name(bench: Bench) -> None:
+    """Weights and preparation are the same: precision and the settings of the model section count too."""
+    adapter = build_policy(bench.config("image", "none"), torch.device("cpu"))
+
+    def name(precision: str = "fp32", **model: Any) -> str:
+        config = bench.config("image", "none", model=model, train={"precision": precision})
+        return reference_name(config, adapter, lambda line: None)
+
+    names = [name(), name("bf16"), name(weighting="min_snr"), name(caption_dropout=0.5)]
+    assert len(set(names)) == 4
+    assert name(generation={"steps": 9}) == name()  # sampling has no part in scores
