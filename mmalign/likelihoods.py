@@ -62,6 +62,7 @@ class LogProbs:
     prediction: Tensor | None = None  # [N, K, ...], what the model said; only where it was asked for
     target: Tensor | None = None  # [N, K, ...], what `error` compares it with; likewise
     distribution: Distribution | None = None
+    ids: Tensor | None = None  # [N, K] long on the CPU, every unit's token, -1 at padding; if asked for
 
     def _reduce(self, per_unit: Tensor) -> Tensor:
         """Sum over tokens, mean over draws and aspects, weighted sum over steps. [N, K] -> [N]."""
@@ -140,6 +141,7 @@ class LogProbs:
             error=joined([part.error for part in parts]),
             timestep=joined([part.timestep for part in parts]),
             signal=joined([part.signal for part in parts]),
+            ids=joined([part.ids for part in parts]),
             prediction=None,
             target=None,
         )
@@ -165,6 +167,7 @@ class LogProbs:
             prediction=pick(self.prediction),
             target=pick(self.target),
             distribution=None if self.distribution is None else self.distribution.take(rows),
+            ids=None if self.ids is None else self.ids[rows],
         )
 
 

@@ -53,6 +53,7 @@ NEEDS: dict[str, str] = {
     "absolute": "differences of absolute log-likelihoods between two responses",
     "probability": "true probabilities in (0, 1)",
     "units": "a log-likelihood for every unit (token) of a response",
+    "tokens": "the ids of a response's tokens",
     "distribution": "whole next-token distributions",
     "error": "raw per-sample denoising errors",
     "prediction": "whole predicted and target tensors of a denoiser",

@@ -146,10 +146,11 @@ def test_take_selects_every_field() -> None:
         make(full, ragged(1, 2, 3, 1, width=k), weights=full + 1, error=full + 2, timestep=full + 3),
         slot=torch.tensor([0, 1, 0, 1]),
         distribution=Handle(torch.arange(n)),  # type: ignore[arg-type]
+        ids=torch.arange(n * k).reshape(n, k),
     )
     rows = torch.tensor([3, 1])
     taken = scores.take(rows)
-    for name in ("values", "mask", "weights", "error", "timestep", "sample", "slot"):
+    for name in ("values", "mask", "weights", "error", "timestep", "sample", "slot", "ids"):
         assert torch.equal(getattr(taken, name), getattr(scores, name)[rows]), name
     assert taken.distribution.rows.tolist() == [3, 1]  # type: ignore[union-attr]
     assert taken.unit == scores.unit and taken.kind == scores.kind

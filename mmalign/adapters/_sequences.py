@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from mmalign.adapters import _tokens
 from mmalign.adapters._distribution import Head, TiledDistribution, token_log_probs
@@ -59,8 +60,9 @@ def batch_of(
     listed.sort(key=lambda entry: (entry[0], entry[1], entry[2].slot))
     if not listed:
         raise UserError(f"no sample of this batch has a response in the roles {', '.join(roles)}")
+    rows = [row for _, _, row in listed]
     return Batch(
-        inputs=inputs_of([row for _, _, row in listed]),
+        inputs=inputs_of(rows) | {"response": response_ids(rows)},
         roles=tuple(roles),
         row_role=torch.tensor([role for role, _, _ in listed]),
         row_sample=torch.tensor([sample for _, sample, _ in listed]),
@@ -85,7 +87,13 @@ def score(model: nn.Module, hidden: Tensor, batch: Batch, needs: frozenset[str])
         sample=batch.row_sample,
         slot=batch.row_slot,
         distribution=TiledDistribution(read, index, head) if "distribution" in needs else None,
+        ids=inputs["response"] if "tokens" in needs else None,
     )
+
+
+def response_ids(rows: Sequence[Row]) -> Tensor:
+    """The scored ids of every row, [N, K] long on the CPU, -1 behind their end."""
+    return pad_sequence([row.data["ids"][int(row.data["start"]) :] for row in rows], True, -1)
 
 
 def refuse_full(lengths: Sequence[int], limit: int | None) -> None:

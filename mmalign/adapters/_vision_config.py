@@ -22,7 +22,7 @@ class VisionOptions:
 
     kind: ClassVar[Kind] = "exact"
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"ratio", "length", "absolute", "probability", "units", "distribution", "hidden"}
+        {"ratio", "length", "absolute", "probability", "units", "tokens", "distribution", "hidden"}
     )
 
     path: str  # folder or hub id

@@ -20,7 +20,7 @@ class Text:
 
     kind: ClassVar[Kind] = "exact"
     offers: ClassVar[frozenset[str]] = frozenset(
-        {"ratio", "length", "absolute", "probability", "units", "distribution", "hidden"}
+        {"ratio", "length", "absolute", "probability", "units", "tokens", "distribution", "hidden"}
     )
     media: ClassVar[frozenset[str]] = frozenset()
 

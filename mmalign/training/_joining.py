@@ -28,11 +28,11 @@ def join_scores(parts: Sequence[Scores], sizes: Sequence[int]) -> dict[str, dict
 def _concatenate(parts: Sequence[LogProbs], sizes: Sequence[int]) -> LogProbs:
     width = max(part.values.shape[1] for part in parts)
 
-    def join(values: Sequence[Tensor | None]) -> Tensor | None:
+    def join(values: Sequence[Tensor | None], fill: int = 0) -> Tensor | None:
         held = [v for v in values if v is not None]
         if not held:
             return None
-        return torch.cat([F.pad(v, (0, width - v.shape[1])) for v in held])
+        return torch.cat([F.pad(v, (0, width - v.shape[1]), value=fill) for v in held])
 
     def join_whole(values: Sequence[Tensor | None]) -> Tensor | None:
         held = [v for v in values if v is not None]
@@ -59,4 +59,5 @@ def _concatenate(parts: Sequence[LogProbs], sizes: Sequence[int]) -> LogProbs:
         prediction=join_whole([part.prediction for part in parts]),
         target=join_whole([part.target for part in parts]),
         distribution=None,
+        ids=join([part.ids for part in parts], -1),
     )

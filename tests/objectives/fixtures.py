@@ -52,6 +52,14 @@ def exact(values: Tensor, mask: Tensor | None = None) -> LogProbs:
     return LogProbs(values, kept, "exact", "token", torch.arange(len(values)), _zeros(values))
 
 
+def with_ids(scored: LogProbs, rows: Sequence[Sequence[int]]) -> LogProbs:
+    """The same scores with the ids of their tokens, one list per row."""
+    ids = torch.full(scored.mask.shape, -1)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+    return replace(scored, ids=ids)
+
+
 def surrogate(errors: Tensor, weight: Tensor | None = None, signal: Tensor | None = None) -> LogProbs:
     """Surrogate scores -w e / 2 from errors [S] (one noise draw) or [S, K]."""
     e = errors if errors.dim() == 2 else errors[:, None]

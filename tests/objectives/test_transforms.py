@@ -36,7 +36,9 @@ def paired(name: str) -> tuple[Transform, dict[str, dict[str, LogProbs]], dict[s
                 predicted(leaf, leaf.detach().flip(0)) if whole else exact(-leaf[:, 0, 0, :, 0], None)
             )
             if not whole:
-                sides[role] = replace(sides[role], mask=lengths(i)[:, :4])
+                mask = lengths(i)[:, :4]
+                ids = torch.arange(4) + 10 * torch.arange(SAMPLES)[:, None] + 100 * i
+                sides[role] = replace(sides[role], mask=mask, ids=ids.masked_fill(~mask, -1))
     masks = torch.rand(SAMPLES, 3, 5, generator=generator).tolist()
     return transform, scores, dict.fromkeys(transform.fields, masks), leaves
 
