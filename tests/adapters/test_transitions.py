@@ -83,8 +83,10 @@ def test_a_step_that_draws_nothing_is_not_kept(folder: Path) -> None:
         assert path.data["path_below"][-1] == (0 if offset else int(path.data["path_level"][-1]) - 166)
 
 
-def test_scoring_repeats_the_densities_of_sampling(folder: Path) -> None:
-    adapter = adapter_of(folder)
+@pytest.mark.parametrize(("eta", "share"), [(0.0, 1.0), (0.4, 0.4)])
+def test_scoring_repeats_the_densities_of_sampling(folder: Path, eta: float, share: float) -> None:
+    """Of noise of share `generation.eta`, all of DDPM's where that is 0."""
+    adapter = adapter_of(folder, eta=eta)
     paths = adapter.sample_paths(adapter.policy, PROMPTS, [1, 2, 3])
     rows = [prepared(f"s{i}", completion=dict(path.data)) for i, path in enumerate(paths)]
     batch = adapter.collate(rows, ["completion"])
@@ -101,7 +103,7 @@ def test_scoring_repeats_the_densities_of_sampling(folder: Path) -> None:
             noise = torch.randn(start.shape, generator=stream)
             level, below = path.data["path_level"][k], path.data["path_below"][k]
             a, s = adapter._schedule.signal.double(), adapter._schedule.noise.double()
-            spread = s[below] / s[level] * (1 - (a[level] / a[below]) ** 2).sqrt()
+            spread = share * s[below] / s[level] * (1 - (a[level] / a[below]) ** 2).sqrt()
             wanted = -(noise.double() ** 2).mean() / 2 - spread.log() - 0.9189385332
             assert float(scored.values[i, k]) == pytest.approx(float(wanted), abs=2e-3)
     assert adapter.self_check(adapter.policy, batch, draw) < 1e-4
