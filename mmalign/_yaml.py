@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,19 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str], notes: li
             continue
         _assign(result, path, value, override)
     return result
+
+
+@contextmanager
+def telling(dropped: Sequence[str]) -> Iterator[None]:
+    """Put what overrides dropped of a section before a refusal that is about this section, in one line: a
+    field that is missing now may have been there."""
+    try:
+        yield
+    except UserError as error:
+        told = [line for line in dropped if f": {line.partition(':')[0]}" in str(error)]
+        if not told:
+            raise
+        raise UserError("; ".join([*told, f"then {error}"])) from error
 
 
 def _assign(tree: dict[str, Any], path: list[str], value: Any, override: str) -> None:

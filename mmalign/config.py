@@ -21,7 +21,7 @@ from mmalign._evaluation import Evaluation, evaluation_from, evaluation_schema, 
 from mmalign._evaluation import prompt_file as prompt_file
 from mmalign._names import KINDS, class_of, name_of
 from mmalign._online import Online, online_from, online_schema, online_tree
-from mmalign._yaml import apply_overrides, parse_file
+from mmalign._yaml import apply_overrides, parse_file, telling
 from mmalign.objectives._sum import WeightedSum
 from mmalign.types import UserError
 
@@ -199,7 +199,8 @@ def load(
     """
     said: list[str] = [] if notes is None else notes
     tree = apply_overrides(parse_file(Path(path)), overrides, said)
-    config = from_tree(tree, str(path), allow_code)
+    with telling(said):
+        config = from_tree(tree, str(path), allow_code)
     if notes is None:
         for line in said:
             print(line, file=sys.stderr)  # stdout may be a config that is being written

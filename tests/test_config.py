@@ -22,7 +22,7 @@ from mmalign.objectives.dpo import DPO
 from mmalign.objectives.ipo import IPO
 from mmalign.objectives.kto import KTO
 from mmalign.objectives.sft import SFT
-from mmalign.types import AllMean, Objective, Outcome, Scores, State
+from mmalign.types import AllMean, Objective, Outcome, Scores, State, UserError
 
 FULL = text(
     model="{adapter: diffusion, path: m, noise_offset: 0.2, timesteps: {max: 0.5}, generation: {steps: 7}}",
@@ -128,6 +128,21 @@ def test_overrides_reach_into_lists(tmp_path: Path) -> None:
     config = loaded(tmp_path, FULL, ["data.1.path=c", "objective.0.beta=7", "objective.1={name: ipo}"])
     assert config.data[1][1].path == "c"
     assert [term for _, _, term in config.objective.terms] == [DPO(beta=7.0), IPO(), DPO()]
+
+
+def test_what_an_override_dropped_stands_before_the_refusal_it_caused(tmp_path: Path) -> None:
+    """Whether or not the caller prints notes itself; a refusal of another section is left as it is."""
+    path = tmp_path / "c.yaml"
+    path.write_text(text(model="{adapter: text, path: m}"))
+    said: list[str] = []
+    for notes in (None, said):
+        with pytest.raises(UserError) as caught:
+            load(path, ["model.adapter=diffusion"], notes=notes)
+        line = str(caught.value)
+        assert line.startswith("model: diffusion replaces the whole section; dropped: path m; then ")
+        assert line.endswith("model.path: this field is required") and "\n" not in line
+    with pytest.raises(UserError, match=r"^[^;]*train.batch: "):
+        load(path, ["model.adapter=diffusion", "model.path=m", "train.batch=0"])
 
 
 def test_another_name_replaces_the_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

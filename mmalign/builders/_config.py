@@ -14,7 +14,7 @@ from typing import Any
 from mmalign._build import build_named, build_plain, named_tree, plain_tree, refuse_unknown
 from mmalign._evaluation import prompt_file
 from mmalign._names import KINDS
-from mmalign._yaml import apply_overrides, parse_file, text_of
+from mmalign._yaml import apply_overrides, parse_file, telling, text_of
 from mmalign.data._sources import RecordSource, SampleSource
 from mmalign.types import UserError
 
@@ -73,7 +73,9 @@ def load(
     is said on stderr, or added to `notes` for the caller to say later.
     """
     said: list[str] = [] if notes is None else notes
-    config = from_tree(apply_overrides(parse_file(Path(path)), overrides, said), str(path), allow_code)
+    tree = apply_overrides(parse_file(Path(path)), overrides, said)
+    with telling(said):
+        config = from_tree(tree, str(path), allow_code)
     if notes is None:
         for line in said:
             print(line, file=sys.stderr)
