@@ -15,18 +15,19 @@ from mmalign._names import KINDS, names
 PACKAGE = Path(mmalign.__file__).parent
 # a unit imports only units of lower rank; units of one rank never import each other
 RANKS = {
-    "likelihoods": -1, "clips": -1, "walks": -1, "messages": -2,
+    "likelihoods": -1, "clips": -1, "walks": -1, "completing": -1, "messages": -2,
     "judging": 0,
     "types": 1,  # gives the names of these too
     "objectives": 2,
     "config": 3,  # with the private modules beside it
     "adapters": 4, "data": 4, "rewards": 4,
-    "evaluation": 5, "decoding": 5, "shapes": 5, "catalogue": 5,
-    "training": 6,
-    "builders": 7, "report": 7,
-    "api": 8,
-    "cli": 9,
-    "__main__": 10, "__init__": 10,
+    "metrics": 5,
+    "evaluation": 6, "decoding": 6, "shapes": 6, "catalogue": 6,
+    "training": 7,
+    "builders": 8, "report": 8,
+    "api": 9, "measuring": 9,
+    "cli": 10,
+    "__main__": 11, "__init__": 11,
 }  # fmt: skip
 BESIDE_CONFIG = {"_build", "_evaluation", "_names", "_online", "_schema", "_yaml"}
 NEUTRAL = {"__version__"}  # attributes of the package itself

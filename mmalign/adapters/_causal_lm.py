@@ -179,11 +179,29 @@ class CausalLM:
 
         Raises UserError for a prompt that leaves no place for a token.
         """
-        settings = self.config.generation
         ids = [
             _tokens.tokenize_prompt(self.tokenizer, prompt, f"prompt {i}", self.rules)
             for i, prompt in enumerate(prompts)
         ]
+        return self._answers(model, ids, seeds)
+
+    def complete(
+        self,
+        model: nn.Module,
+        prompts: Sequence[tuple[Message, ...]],
+        begun: Sequence[str],
+        seeds: Sequence[int],
+    ) -> list[Part]:
+        """What follows the given beginning of each answer, as `Completer` has it. Raises UserError as
+        `generate` does."""
+        ids = [
+            _tokens.tokenize_begun(self.tokenizer, prompt, text, f"prompt {i}", self.rules)
+            for i, (prompt, text) in enumerate(zip(prompts, begun, strict=True))
+        ]
+        return self._answers(model, ids, seeds)
+
+    def _answers(self, model: nn.Module, ids: Sequence[list[int]], seeds: Sequence[int]) -> list[Part]:
+        settings = self.config.generation
         _sequences.refuse_full([len(prompt) for prompt in ids], self.rules.limit)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding within a batch
         texts: dict[int, str] = {}

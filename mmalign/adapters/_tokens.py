@@ -143,15 +143,30 @@ def split_ending(full: str, prompt: str, answer: str, where: str) -> tuple[str, 
 
     Raises UserError if the answered chat does not begin with the prompt.
     """
+    _refuse_other_start(full, prompt, where)
+    ending = _ending(full[len(prompt) :], answer.strip(), where)
+    if ending.strip():
+        return full.rstrip(), False
+    return full[: len(full) - len(ending)], True
+
+
+def begun_text(full: str, prompt: str, begun: str, where: str) -> str:
+    """Prompt and beginning of its answer as one string, out of the chat `full` that the beginning answers.
+
+    What a template puts before an answer is kept, what it puts behind is not. Raises UserError if the
+    answered chat does not begin with the prompt.
+    """
+    _refuse_other_start(full, prompt, where)
+    ending = _ending(full[len(prompt) :], begun.strip(), where)
+    return full[: len(full) - len(ending)] + begun[len(begun.rstrip()) :]
+
+
+def _refuse_other_start(full: str, prompt: str, where: str) -> None:
     if not full.startswith(prompt):
         raise UserError(
             f"{where}: the chat template renders the prompt differently once it is answered, so the response "
             "cannot be told from the prompt; use another template or a plain prompt"
         )
-    ending = _ending(full[len(prompt) :], answer.strip(), where)
-    if ending.strip():
-        return full.rstrip(), False
-    return full[: len(full) - len(ending)], True
 
 
 def _ending(completion: str, answer: str, where: str) -> str:
@@ -256,6 +271,26 @@ def tokenize_prompt(tokenizer: Any, prompt: Sequence[Message], where: str, rules
     """Ids of a prompt that is to be answered. Raises UserError if it has none."""
     text = prompt_text(tokenizer, prompt, where, rules.banned)
     ids = encode_text(tokenizer, text, is_plain(prompt, where))
+    if not ids:
+        raise UserError(f"{where}: prompt: has no token; give a prompt")
+    return ids
+
+
+def tokenize_begun(
+    tokenizer: Any, prompt: Sequence[Message], begun: str, where: str, rules: Rules
+) -> list[int]:
+    """Ids of a prompt and the beginning of its answer. Raises UserError as for prompt and response."""
+    refuse_text(begun, where, rules.banned)
+    plain = is_plain(prompt, where)
+    text = prompt_text(tokenizer, prompt, where, rules.banned)
+    if plain or not begun.strip():
+        text += begun
+        if plain:
+            refuse_text(text, where, rules.banned)  # a token may also arise where the two meet
+    else:
+        turns = [*_turns(prompt, where, rules.banned), {"role": "assistant", "content": begun}]
+        text = begun_text(render(tokenizer, turns, where, answer=True), text, begun, where)
+    ids = encode_text(tokenizer, text, plain)
     if not ids:
         raise UserError(f"{where}: prompt: has no token; give a prompt")
     return ids

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -33,7 +34,8 @@ from mmalign.adapters._vision_media import (
     together,
 )
 from mmalign.adapters._vision_parts import core_of, freeze, has_one_projector, lora_sites, parts_of, unread_of
-from mmalign.adapters._vision_rows import Reader, markers_of
+from mmalign.adapters._vision_places import Medium, media_of
+from mmalign.adapters._vision_rows import Reader, Seen, markers_of
 from mmalign.adapters._vision_sampling import sample_answers
 from mmalign.types import (
     Batch,
@@ -291,10 +293,44 @@ class VisionLM:
     ) -> list[Part]:
         """One response per prompt (media decoded), by `model.generation` of the config; each depends on its
         own seed only. Raises UserError for a prompt that leaves no place for a token."""
-        seen = [self.reader.prompt(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        return self.complete(model, prompts, [""] * len(prompts), seeds)
+
+    def complete(
+        self,
+        model: nn.Module,
+        prompts: Sequence[tuple[Message, ...]],
+        begun: Sequence[str],
+        seeds: Sequence[int],
+        visible: Sequence[Tensor | None] | None = None,
+    ) -> list[Part]:
+        """What follows the given beginning of each answer, as `HidingCompleter` has it. Raises UserError as
+        `generate` does, and for a mask that does not fit the prompt's media."""
+        asked = zip(prompts, begun, strict=True)
+        seen = [self.reader.begun(prompt, text, f"prompt {i}") for i, (prompt, text) in enumerate(asked)]
         _sequences.refuse_full([len(one.ids) for one in seen], self.reader.rules.limit)
         with evaluating(model), torch.no_grad():
-            return [Part("text", text) for text in sample_answers(self, model, seen, seeds)]
+            return [Part("text", text) for text in sample_answers(self, model, seen, seeds, visible)]
+
+    @torch.no_grad()
+    def media_tokens(self, prompts: Sequence[tuple[Message, ...]]) -> list[tuple[int, ...]]:
+        """How many places each medium of a prompt (decoded) takes, in order. Raises UserError where the media
+        of a prompt cannot be told apart."""
+        found = []
+        for number, prompt in enumerate(prompts):
+            seen = self.reader.prompt(prompt, f"prompt {number}")
+            found.append(tuple(len(one.places) for one in self._media(seen, prompt)))
+        return found
+
+    def _media(self, seen: Seen, prompt: Sequence[Message]) -> list[Medium]:
+        """The media of a prompt with their places."""
+        kinds = Counter(str(part.kind) for message in prompt for part in message.parts)
+        core = core_of(self.policy)
+
+        def size(unit: Unit) -> int:
+            return encode_units(core, [unit], self.device)[0].shape[:-1].numel()
+
+        with evaluating(self.policy):
+            return media_of(seen, self.reader.ids, kinds, size)
 
     # ------------------------------------------------------------ memory and files
 

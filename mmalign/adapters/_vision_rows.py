@@ -95,6 +95,21 @@ class Reader:
         found = self._process(_Memo(self.processor), text, prompt, where)
         return Seen(tuple(found.ids), len(found.ids), False, found.per_token, found.others, found.units)
 
+    def begun(self, prompt: tuple[Message, ...], begun: str, where: str) -> Seen:
+        """A prompt whose answer is begun and is to be gone on with; the answer begins at `start`."""
+        _tokens.refuse_text(begun, where, self.rules.banned)
+        _, text = self._prompt(prompt, where)
+        memo, full = _Memo(self.processor), text + begun
+        turns = self._turns(prompt, where)
+        if turns is not None and begun.strip():
+            turns = [*turns, {"role": "assistant", "content": [{"type": "text", "text": begun}]}]
+            rendered = _tokens.render(self.processor, turns, where, answer=True)
+            full = _tokens.begun_text(rendered, text, begun, where)
+        head = self._process(memo, text, prompt, where)
+        found = head if full == text else self._process(memo, full, prompt, where)
+        start = _tokens.common_prefix(head.ids, found.ids)
+        return Seen(tuple(found.ids), start, False, found.per_token, found.others, found.units)
+
     # ------------------------------------------------------------ text
 
     def _turns(self, prompt: Sequence[Message], where: str) -> list[dict[str, Any]] | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmalign.adapters._text_sampling import Sampling, choose
 from mmalign.adapters._vision_batch import prompt_inputs
+from mmalign.adapters._vision_hiding import hidden_places, hiding
 from mmalign.adapters._vision_media import KINDS, answering, encode_units, fitted
 from mmalign.adapters._vision_parts import core_of
 from mmalign.adapters._vision_rows import Seen
@@ -23,16 +24,25 @@ if TYPE_CHECKING:
 
 
 def sample_answers(
-    adapter: VisionLM, model: nn.Module, seen: Sequence[Seen], seeds: Sequence[int]
+    adapter: VisionLM,
+    model: nn.Module,
+    seen: Sequence[Seen],
+    seeds: Sequence[int],
+    visible: Sequence[Tensor | None] | None = None,
 ) -> list[str]:
-    """One answer per prompt, batches of prompts of similar length."""
+    """One answer per prompt, or what follows one that is begun, batches of prompts of similar length.
+    `visible`: see `HidingCompleter`."""
+    hidden = hidden_places(seen, adapter.reader.ids, visible)
     size = adapter.config.generation.batch
     order = sorted(range(len(seen)), key=lambda i: len(seen[i].ids))
     texts: dict[int, str] = {}
     for begin in range(0, len(order), size):
         chosen = order[begin : begin + size]
-        new = _new_ids(adapter, model, [seen[i] for i in chosen], [seeds[i] for i in chosen])
-        texts |= {i: _text(adapter, ids) for i, ids in zip(chosen, new, strict=True)}
+        rows = [seen[i] for i in chosen]
+        with hiding(model, [hidden[i] for i in chosen], [len(row.ids) for row in rows]):
+            new = _new_ids(adapter, model, rows, [seeds[i] for i in chosen])
+        answers = zip(chosen, rows, new, strict=True)
+        texts |= {i: _text(adapter, list(row.ids[row.start :]), ids) for i, row, ids in answers}
     return [texts[i] for i in range(len(seen))]
 
 
@@ -108,8 +118,15 @@ def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
     return ids
 
 
-def _text(adapter: VisionLM, ids: list[int]) -> str:
-    text = str(adapter.tokenizer.decode(ids, skip_special_tokens=True))
+def _text(adapter: VisionLM, begun: list[int], new: list[int]) -> str:
+    """Text of the new ids; behind a beginning, what they add to its text: decoding them alone would lose a
+    leading space with some tokenizers."""
+    before = str(adapter.tokenizer.decode(begun, skip_special_tokens=True)) if begun else ""
+    text = str(adapter.tokenizer.decode([*begun, *new], skip_special_tokens=True))
+    if text.startswith(before):
+        text = text[len(before) :]
+    else:
+        text = str(adapter.tokenizer.decode(new, skip_special_tokens=True))
     for end in adapter.config.generation.stop:
         text = text.split(end, 1)[0]
     return text
