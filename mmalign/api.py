@@ -181,6 +181,7 @@ def evaluate(
     from mmalign.data._prompts import decode_prompts
     from mmalign.evaluation.compare import compare
     from mmalign.evaluation.questions import questions
+    from mmalign.rewards._reads import answers_of, refuse_unread
 
     if num_prompts is not None and num_prompts < 1:
         raise UserError(f"evaluate: the number of prompts must be 1 or more, got {num_prompts}")
@@ -188,6 +189,8 @@ def evaluate(
     section = finished.config.evaluation
     file = section.prompts if prompts is None else configs.prompt_file(str(prompts), "evaluate: prompts")
     given = section.judges if judge is None else (judge,) if not isinstance(judge, Sequence) else judge
+    for one in given:
+        refuse_unread(one, answers_of(finished.adapter), "evaluate: judge")
     count, groups = num_prompts or section.num_prompts, dict[str, "Groups"]()
     if file is None:
         asked = heldout_prompts(finished.config, count or HELDOUT_PROMPTS)

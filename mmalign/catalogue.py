@@ -8,6 +8,7 @@ from typing import Any
 
 from mmalign._names import KINDS, class_of, names
 from mmalign.data._views import unseen
+from mmalign.rewards._reads import WORDS, reads_of
 from mmalign.types import Objective, UserError
 
 TOPICS = {
@@ -33,6 +34,7 @@ class Entry:
     offers: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()  # the frozen models an objective scores besides the policy
     adapters: dict[str, bool | str] | None = None
+    reads: tuple[str, ...] = ()  # the kinds of answers a reward scores: texts, pictures, clips
 
 
 def catalogue(topic: str | None = None, adapter: str | None = None) -> list[Entry]:
@@ -70,7 +72,10 @@ def _entry(topic: str, name: str, cls: Any, adapters: dict[str, Any]) -> Entry:
     if topic == "adapters":
         return Entry(topic, name, summary, offers=tuple(sorted(cls.offers)))
     if topic not in ("objectives", "transforms"):
-        return Entry(topic, name, summary)
+        reads = reads_of(cls) if topic == "rewards" else None
+        return Entry(
+            topic, name, summary, reads=tuple(WORDS[kind] for kind in WORDS if kind in (reads or ()))
+        )
     part = cls()  # objectives and transforms have a default for every field
     works: dict[str, bool | str] = {}
     for adapter_name, adapter in adapters.items():

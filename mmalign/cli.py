@@ -284,6 +284,8 @@ def list_(
         print(shown)
         for entry in (e for e in entries if e.topic == shown):
             print(f"  {entry.name:22}{entry.summary}")
+            if entry.topic == "rewards":
+                print(f"  {'':22}reads {', '.join(entry.reads) or 'what all its parts read'}")
             if entry.offers:
                 print(f"  {'':22}offers {', '.join(entry.offers)}")
             if entry.adapters is not None:

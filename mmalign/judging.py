@@ -14,6 +14,7 @@ class Judge(Protocol):
     """A scorer of single responses, built by the dataclass that `evaluation.judge` names.
 
     A class attribute `costs`, a frozenset, names scores of which less is better; others count as gains.
+    An attribute `reads`, a frozenset of "text", "image" and "video", names the kinds of responses it scores.
     An attribute `unchecked` that is true says that its scores were not checked against published numbers.
     """
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from mmalign.data._digest import digest
+from mmalign.rewards._reads import answers_of
 from mmalign.types import Adapter, Judge, Message, Part
 
 EMPTY = "answers without any text"
@@ -78,6 +79,10 @@ class Builder(ABC):
     def ready_for(self, adapter: Adapter) -> None:
         """Raise UserError if such a model does not give what the builder asks for."""
         _ = self.cuts(adapter)
+
+    def judged(self, adapter: Adapter) -> frozenset[str]:
+        """The kinds of answers that the judge is given."""
+        return answers_of(adapter)
 
     def cuts(self, adapter: Any) -> tuple[tuple[int, int], ...]:
         """First and one past the last frame of each segment of a clip; () where answers are judged whole."""

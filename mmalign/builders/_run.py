@@ -18,6 +18,7 @@ from mmalign.builders._output import check_output
 from mmalign.builders._prompts import hash_of, load_prompts
 from mmalign.builders._store import PAIRS, Store
 from mmalign.builders._work import Work
+from mmalign.rewards._reads import made_by, refuse_unread
 from mmalign.training import record as records
 from mmalign.training._agree import on_main, together
 from mmalign.training.console import Console, Progress
@@ -38,6 +39,7 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     console = Console(world, config.log.progress)
     section = section_of(config, allow_code)
     refuse_unfit(config, section)
+    refuse_unread(config.judge, made_by(section.kind), "judge")
     prompts, told = load_prompts(config, section.kind, section.media)
     facts = {"count": len(prompts), "hash": hash_of(prompts)}
     store = Store(Path(config.output))
@@ -54,6 +56,7 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     if missing:  # loaded before anything is written: a model or judge that cannot be had leaves no trace
         config.builder.ready(config.judge)
         model = open_model(config, world.device, allow_code)
+        refuse_unread(config.judge, config.builder.judged(model.adapter), "judge")
         config.builder.ready_for(model.adapter)
         mine = [prompts[number] for number in missing[world.rank :: world.size]]
         together(world, partial(refuse_broken, config, mine, model.adapter))

@@ -61,6 +61,10 @@ class PartialNoise(Builder):
         refuse_scoreless(judge, "partial_noise")
         _scoring.ready(judge)
 
+    def judged(self, adapter: Adapter) -> frozenset[str]:
+        """Pictures where clips are judged by their frames, else what the model makes."""
+        return frozenset({"image"}) if self.reads == "frames" else super().judged(adapter)
+
     def ready_for(self, adapter: Adapter) -> None:
         """Raises UserError for a model that makes no copies or cannot tell so many segments apart, and for a
         strength below its sampler's least level."""

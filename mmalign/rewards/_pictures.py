@@ -1,13 +1,17 @@
-"""What judges of pictures have in common: reading prompts and responses, batches, one score each.
+"""What judges of pictures have in common: reading prompts and responses, frames of clips, batches, one score
+each.
 
 Letters: B pictures, H and W their sides in pixels.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmalign._names import KINDS, name_of
+from mmalign.clips import Clip
 from mmalign.rewards._batch import BatchJudge
 from mmalign.types import Message, Part, UserError
 
@@ -22,7 +27,9 @@ from mmalign.types import Message, Part, UserError
 @dataclass(frozen=True)
 class PictureJudge(BatchJudge):
     """Scores pictures in two ways that agree: files as the upstream code reads them, and tensors with a
-    gradient (`PixelReward`)."""
+    gradient (`PixelReward`). The score of a clip is the mean over its frames, each scored as a picture."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"image", "video"})
 
     @abstractmethod
     def scores(self, pictures: Sequence[Image.Image], captions: Sequence[str]) -> Tensor:
@@ -48,25 +55,24 @@ class PictureJudge(BatchJudge):
     def score_many(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
     ) -> list[Mapping[str, float]]:
-        """The score of every picture under its prompt's text. Raises UserError for other responses."""
-        pictures, captions = self.read(prompts, responses)
-        found: list[Mapping[str, float]] = []
-        size = self.per_batch()
-        for begin in range(0, len(pictures), size):
-            part = slice(begin, begin + size)
-            found += [{"score": value} for value in self.scores(pictures[part], captions[part]).tolist()]
-        return found
+        """The score of every picture under its prompt's text, of every clip the mean over its frames. Raises
+        UserError for other responses."""
+        frames = self.frames(prompts, responses)
+        found: list[list[float]] = [[] for _ in responses]
+        while part := list(islice(frames, self.per_batch())):
+            places, pictures, captions = zip(*part, strict=True)
+            for place, value in zip(places, self.scores(pictures, captions).tolist(), strict=True):
+                found[place].append(value)
+        return [{"score": math.fsum(values) / len(values)} for values in found]
 
-    def read(
+    def frames(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
-    ) -> tuple[list[Image.Image], list[str]]:
-        """RGB pictures and their captions. Raises UserError for other responses."""
-        captions = [caption_of(prompt) for prompt in prompts]
-        pictures = [
-            picture_of(part, f"{self.label}: response {place}") for place, part in enumerate(responses, 1)
-        ]
-        assert len(captions) == len(pictures), "one response per prompt"
-        return pictures, captions
+    ) -> Iterator[tuple[int, Image.Image, str]]:
+        """Every RGB picture that the responses hold, one of a picture and each frame of a clip, with its
+        response's place and its caption. Raises UserError for other responses."""
+        for place, (prompt, part) in enumerate(zip(prompts, responses, strict=True)):
+            for picture in pictures_of(part, f"{self.label}: response {place + 1}"):
+                yield place, picture, caption_of(prompt)
 
 
 def caption_of(prompt: tuple[Message, ...]) -> str:
@@ -74,13 +80,19 @@ def caption_of(prompt: tuple[Message, ...]) -> str:
     return " ".join(part.data for message in prompt for part in message.parts if part.kind == "text")
 
 
-def picture_of(part: Part, where: str) -> Image.Image:
-    """A decoded picture as RGB. Raises UserError, starting with `where`, for anything else."""
-    if part.kind != "image":
-        raise UserError(f"{where}: reads pictures, got a response of kind {part.kind}")
-    if not isinstance(part.data, Image.Image):
-        raise UserError(f"{where}: reads decoded pictures, got {type(part.data).__name__}")
-    return part.data.convert("RGB")
+def pictures_of(part: Part, where: str) -> Iterator[Image.Image]:
+    """A decoded picture, or every frame of a decoded clip, as RGB. Raises UserError, starting with `where`,
+    for anything else."""
+    if part.kind not in PictureJudge.reads:
+        raise UserError(f"{where}: reads pictures and clips, got a response of kind {part.kind}")
+    if part.kind == "image" and isinstance(part.data, Image.Image):
+        yield part.data.convert("RGB")
+    elif part.kind == "video" and isinstance(part.data, Clip):
+        for frame in part.data.frames:
+            yield Image.fromarray(frame.permute(1, 2, 0).numpy())
+    else:
+        word = "pictures" if part.kind == "image" else "clips"
+        raise UserError(f"{where}: reads decoded {word}, got {type(part.data).__name__}")
 
 
 def to_pixels(picture: Image.Image) -> Tensor:

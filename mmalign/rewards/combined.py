@@ -15,6 +15,7 @@ from torch import Tensor
 from mmalign._build import build_named, build_plain, refuse_unknown
 from mmalign._names import KINDS, class_of
 from mmalign.rewards._batch import BatchJudge
+from mmalign.rewards._reads import WORDS, reads_of
 from mmalign.rewards._scoring import TOTAL, ready, score_all
 from mmalign.types import Judge, Message, Part, PixelReward, UserError
 
@@ -105,6 +106,15 @@ class Combined(BatchJudge):
             name = names[place] if names.count(names[place]) == 1 else f"{names[place]}_{place + 1}"
             found.append(_Member(name, judge, share))
         return tuple(found)
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The kinds of responses that every part reads; a part that does not say reads all."""
+        found = frozenset(WORDS)
+        for member in self.members:
+            own = reads_of(member.judge)
+            found &= found if own is None else own
+        return found
 
     def ready(self) -> None:
         """Load every part. Raises UserError if one cannot be had."""

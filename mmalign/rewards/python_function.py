@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from mmalign.rewards._batch import BatchJudge
 from mmalign.rewards._pictures import caption_of
@@ -20,6 +20,8 @@ class PythonFunction(BatchJudge):
     It returns one number per response, or one mapping of names to numbers that has "score". Prompts are the
     texts of their parts joined by spaces. Called with up to `batch` responses at a time.
     """
+
+    reads: ClassVar[frozenset[str]] = frozenset({"text", "image", "video"})
 
     function: str = field(metadata={"imports": True})  # package.module:function
     batch: int = 32

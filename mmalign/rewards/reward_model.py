@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -20,6 +20,8 @@ ROLE = "response"
 @dataclass(frozen=True)
 class RewardModel(BatchJudge):
     """Scores a response as the model in `path` was trained to: higher is better, the unit is its own."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
 
     path: str  # a reward run, its final/ folder, or a transformers sequence classifier
     batch: int = 16  # responses per forward

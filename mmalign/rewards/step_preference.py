@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -84,16 +86,18 @@ class StepPreference(PictureJudge):
     def score_steps(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part], timesteps: Sequence[int]
     ) -> list[Mapping[str, float]]:
-        """The score of every picture under its prompt's text, as one predicted from its timestep."""
-        pictures, captions = self.read(prompts, responses)
-        if len(timesteps) != len(pictures):
-            raise ValueError(f"one timestep per response: got {len(timesteps)} for {len(pictures)}")
-        found: list[Mapping[str, float]] = []
-        for begin in range(0, len(pictures), self.batch):
-            part = slice(begin, begin + self.batch)
-            seen = self.encoder.pictures_at(pictures[part], timesteps[part])
-            found += [{"score": value} for value in self.combine(seen, captions[part]).tolist()]
-        return found
+        """The score of every picture under its prompt's text, as one predicted from its timestep; of a clip
+        the mean over its frames."""
+        if len(timesteps) != len(responses):
+            raise ValueError(f"one timestep per response: got {len(timesteps)} for {len(responses)}")
+        frames = self.frames(prompts, responses)
+        found: list[list[float]] = [[] for _ in responses]
+        while part := list(islice(frames, self.batch)):
+            places, pictures, captions = zip(*part, strict=True)
+            seen = self.encoder.pictures_at(pictures, [timesteps[place] for place in places])
+            for place, value in zip(places, self.combine(seen, captions).tolist(), strict=True):
+                found[place].append(value)
+        return [{"score": math.fsum(values) / len(values)} for values in found]
 
     def reward(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
         """Scores [B] with a graph of finished pictures [B, 3, H, W] in [0, 1], on the pixels' device."""

@@ -19,6 +19,8 @@ from mmalign.types import Message, Part, UserError
 class ImageJudge:
     """Reads a picture: share of the caption's facts that hold, plus the stated style (solid shapes)."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"image"})
+
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
         """Total, faithfulness in [0, 1], strict verdict, template IoU and solidity in [0, 1]."""
         if response.kind != "image":
@@ -37,6 +39,8 @@ class ImageJudge:
 class StoryJudge:
     """Reads a story: warm minus gloomy words as the stated style, and whether grammar and facts hold."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
+
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
         """Total (the tone), grammar in [0, 1] and exact validity."""
         if response.kind != "text":
@@ -49,6 +53,7 @@ class StoryJudge:
 class CaptionJudge:
     """Reads the prompt's picture and the caption: recall of what is there minus the share of what is not."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
     costs: ClassVar[frozenset[str]] = frozenset({"hallucinates"})
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
@@ -63,6 +68,7 @@ class CaptionJudge:
 class MotionJudge:
     """Reads the prompt's clip and the answer: whether it is right, and whether it follows the habit."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"text"})
     costs: ClassVar[frozenset[str]] = frozenset({"habit"})
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:

@@ -12,7 +12,9 @@ from mmalign.catalogue import lacking
 from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, identity
 from mmalign.data._views import unseen
 from mmalign.objectives._sum import WeightedSum
+from mmalign.rewards._reads import made_by
 from mmalign.training._online_modes import check_online
+from mmalign.training.judged import check_judges
 from mmalign.training.masks import check_masks
 from mmalign.training.trackers import check_trackers
 from mmalign.training.unread import check_unread
@@ -57,6 +59,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     notes += check_online(config)
     check_masks(config, fields_of(config))
     _check_reward(config)
+    check_judges(config, made_by(config.model.kind))
     if reference == "cached" and config.cache is None and processes > 1:
         raise UserError("cache: null: several processes share a cached reference through a folder; name one")
     kept_back = config.heldout is not None or any(getattr(s, "heldout", 0) for _, s in config.data)

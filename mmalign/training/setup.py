@@ -17,6 +17,7 @@ from torch.optim import AdamW
 
 from mmalign.adapters._users import freeze_for, speak_already
 from mmalign.config import RunConfig, Train
+from mmalign.rewards._reads import answers_of
 from mmalign.rewards._scoring import ready
 from mmalign.training import checkpoint, lora, what_trains
 from mmalign.training._agree import on_main
@@ -26,6 +27,7 @@ from mmalign.training.checks import choose, uses_chunks
 from mmalign.training.console import Console
 from mmalign.training.encoding import Encoder
 from mmalign.training.heldout import PURPOSE
+from mmalign.training.judged import check_judges
 from mmalign.training.optim import evaluating, make_optimizer, prepare_policy, set_training_mode
 from mmalign.training.paths import PathCache, keeps_paths
 from mmalign.training.record import RunRecord
@@ -79,6 +81,7 @@ def find_checkpoint(output: Path, data: RunData, console: Console) -> checkpoint
 def build_policy(config: RunConfig, device: torch.device) -> Adapter:
     """Load the model and decide what trains: everything in float32, or LoRA over a frozen base."""
     adapter: Adapter = config.model.build(device, frozen_dtype(config))
+    check_judges(config, answers_of(adapter))
     if config.lora is not None:
         adapter.policy.requires_grad_(False)  # before anything is cast: a frozen base keeps its type
     prepare_policy(adapter.policy, config.train)

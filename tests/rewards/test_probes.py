@@ -98,7 +98,9 @@ def test_autocast_around_them_changes_nothing() -> None:
 
 
 def test_what_no_probe_reads() -> None:
-    with pytest.raises(UserError, match="^brightness: response 2: reads pictures, got a response of kind"):
+    with pytest.raises(
+        UserError, match="^brightness: response 2: reads pictures and clips, got a response of kind"
+    ):
         Brightness().score_many([said("")] * 2, [shown(plain((1, 2, 3))), Part("text", "no")])
     with pytest.raises(UserError, match="^brightness: response 1: reads decoded pictures, got str$"):
         Brightness().score(said(""), Part("image", "a.png"))

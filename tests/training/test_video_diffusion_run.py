@@ -184,6 +184,10 @@ def test_held_out_pairs_and_answers_over_training_and_samples(
     assert (
         all(row["tuned"]["kind"] == "image" for row in results["rows"]) and (output / "report.html").exists()
     )
+    done = call(capsys, "evaluate", output, "--judge", "brightness")  # of the frames, on the average
+    assert done.code == 0 and "score" in done.out, done.err
+    done = call(capsys, "evaluate", output, "--judge", "mmalign.shapes.judges:ImageJudge")
+    assert done.code == 2 and "reads pictures, and this model makes clips; use aesthetic" in done.err
 
 
 @dataclass(frozen=True)
