@@ -232,18 +232,21 @@ def test_unequal_weights_change_the_loss(bench: Bench) -> None:
 
 @pytest.mark.parametrize(("batch", "counts"), [(1, False), (4, True)])
 def test_weights_are_shares_of_a_step(bench: Bench, batch: int, counts: bool) -> None:
-    """A step of one pair divides by its only weight, which is said; in larger ones weights shift the step."""
+    """A step of one pair divides by its only weight, which is said; in larger ones weights shift the step,
+    and equal ones, however large, do not."""
     path = Path(bench.data["image"]["path"])
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    trained = []
-    for name, heavy in (("plain", 1.0), ("weighted", 10.0)):
+    folders = []
+    for name, light, heavy in (("plain", 1.0, 1.0), ("weighted", 1.0, 10.0), ("equal", 10.0, 10.0)):
         made = path.with_name(f"{name}.jsonl")
-        lines = [json.dumps({**row, "weight": heavy if i % 2 else 1.0}) for i, row in enumerate(rows)]
+        lines = [json.dumps({**row, "weight": heavy if i % 2 else light}) for i, row in enumerate(rows)]
         made.write_text("\n".join(lines) + "\n")
         train = {"steps": 3, "batch": batch, "micro_batch": 1}
         folder = run(bench.config("image", f"{name}-{batch}", data={"path": str(made)}, train=train))
         notes = json.loads((folder / "run.json").read_text())["notes"]
         told = [note for note in notes if "different weights, which do nothing with train.batch=1" in note]
         assert len(told) == (name == "weighted" and not counts)
-        trained.append(weights(folder, 3))
-    assert (largest_gap(*trained) > 1e-5) is counts
+        folders.append(folder)
+    plain, weighted, equal = folders
+    assert (largest_gap(weights(plain, 3), weights(weighted, 3)) > 1e-5) is counts
+    assert losses(equal) == pytest.approx(losses(plain), rel=1e-5)
