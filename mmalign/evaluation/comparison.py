@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mmalign.evaluation import _files
+from mmalign.evaluation.changes import Changes, changes
 from mmalign.evaluation.means import Means, paired_means
 from mmalign.evaluation.win_rate import WinRate, win_rate
 from mmalign.rewards._scoring import TOTAL as TOTAL  # the score that responses are compared by
@@ -93,6 +94,11 @@ class Comparison:
         """Means by name, in the order of `names`; a prompt counts if both answers have the score."""
         return {name: paired_means(_both(name, self.rows)) for name in self.names}
 
+    @property
+    def changes(self) -> dict[str, Changes]:
+        """Changes from prompt to prompt by name, in the order of `names`."""
+        return {name: changes(_both(name, self.rows), name in self.costs) for name in self.names}
+
     def group_rates(self, score: str) -> dict[tuple[str, str], WinRate]:
         """Win rates on one score within every group of prompts, by kind of group and its name."""
         members: dict[tuple[str, str], list[Answered]] = {}
@@ -113,6 +119,27 @@ class Comparison:
         """The same comparison with the groups of every prompt, by its id."""
         return replace(self, rows=tuple(replace(row, groups=groups.get(row.id, {})) for row in self.rows))
 
+    def figures(self) -> dict[str, object]:
+        """Win rates and means as JSON values."""
+        means, rates = (
+            {name: asdict(value) for name, value in found.items()} for found in (self.means, self.win_rates)
+        )
+        return {"win_rate": rates.get(TOTAL), "win_rates": rates, "means": means}
+
+    def lines(self) -> list[str]:
+        """The same in plain lines."""
+        rate, told = self.win_rate, ["no judge: responses are in the report, unscored"]
+        if rate is not None:
+            interval = f"[{rate.low:.1%}, {rate.high:.1%}]"
+            told = [f"win rate {rate.rate:.1%} {interval}, ties {rate.ties:.1%}, {rate.num} prompts"]
+        told += [
+            f"{note.name}: not checked against published numbers" for note in self.judges if note.unchecked
+        ]
+        for name, mean in self.means.items():
+            won = f"   wins {self.win_rates[name].rate:.1%}"
+            told.append(f"{name:14} {mean.base:8.3f} -> {mean.tuned:8.3f}{won}")
+        return told
+
     def write(self, folder: Path) -> Path:
         """Write evaluation/results.json and the pictures into a run folder; returns the JSON file.
 
@@ -124,7 +151,12 @@ class Comparison:
             for total in self.totals
             for (kind, group), rate in self.group_rates(total).items()
         ]
-        figures |= {"means": self.means, "costs": list(self.costs), "judges": list(self.judges)}
+        figures |= {
+            "means": self.means,
+            "changes": self.changes,
+            "costs": list(self.costs),
+            "judges": list(self.judges),
+        }
         return _files.write(folder, self.rows, {"seed": self.seed, "step": self.step}, figures)
 
 

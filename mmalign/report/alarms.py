@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmalign.evaluation.changes import apart
 from mmalign.evaluation.comparison import TOTAL, Comparison
 from mmalign.report.plot import number
 from mmalign.report.series import Metrics, Series
@@ -195,12 +196,31 @@ def _of_the_evaluation(comparison: Comparison) -> list[Alarm]:
                 f"{rate.ties:.0%} of the prompts are ties; did the trained weights reach the model?",
             )
         )
+    return found + _of_other_scores(comparison)
+
+
+def _of_other_scores(comparison: Comparison) -> list[Alarm]:
+    """Scores beside the deciding one that got worse: by their win rate, or by their mean."""
+    found, rates = [], comparison.win_rates
     for name, means in comparison.means.items():
-        if name == TOTAL or means.high is None or means.low is None:
+        if name == TOTAL:
             continue
-        change = f"{number(means.base)} to {number(means.tuned)}"
-        if name in comparison.costs and means.low > 0:
-            found.append(Alarm("caution", f"{name} rose from {change}: is the total gained at its expense?"))
-        if name not in comparison.costs and means.high < 0:
-            found.append(Alarm("caution", f"{name} fell from {change}: is the total gained at its expense?"))
+        rate, cost = rates[name], name in comparison.costs
+        end = means.low if cost else means.high
+        worse = end is not None and (end > 0 if cost else end < 0)
+        lost = rate.high < 0.5
+        if not (worse or lost):
+            continue
+        moved = "rose" if means.difference > 0 else "fell" if means.difference < 0 else "stayed"
+        words = f"{name} {moved} from {' to '.join(_apart(means.base, means.tuned))}"
+        if lost:
+            interval = f"95% interval {rate.low:.0%} to {rate.high:.0%}"
+            words += f" and wins only {rate.rate:.0%} of {rate.num} prompts, {interval}"
+        found.append(Alarm("caution", f"{words}: is the total gained at its expense?"))
     return found
+
+
+def _apart(first: float, second: float) -> tuple[str, str]:
+    """Two numbers in few digits, with more where they would look alike and are not."""
+    shown = number(first), number(second)
+    return shown if shown[0] != shown[1] else apart(first, second)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mmalign.evaluation.changes import apart
 from mmalign.evaluation.comparison import TOTAL, Answered, Comparison
 from mmalign.report.html import Child, Html, element, picture, section
 from mmalign.report.plot import number
@@ -48,15 +49,15 @@ def _pair(row: Answered) -> Html:
         element(
             "div",
             {"class": "answers"},
-            _side("base", row.base, row.base_scores, row.text),
-            _side("tuned", row.tuned, row.tuned_scores, row.text),
+            _side("base", row.base, _shown(row.base_scores, row.tuned_scores), row.text),
+            _side("tuned", row.tuned, _shown(row.tuned_scores, row.base_scores), row.text),
         ),
     )
 
 
-def _side(name: str, answer: Part, scores: Mapping[str, float], prompt: str) -> Html:
+def _side(name: str, answer: Part, scores: Mapping[str, str], prompt: str) -> Html:
     ordered = sorted(scores, key=lambda key: (key != TOTAL, key))
-    listed = [element("li", None, f"{key} ", element("b", None, number(scores[key]))) for key in ordered]
+    listed = [element("li", None, f"{key} ", element("b", None, scores[key])) for key in ordered]
     return element(
         "figure",
         {"class": name},
@@ -64,6 +65,16 @@ def _side(name: str, answer: Part, scores: Mapping[str, float], prompt: str) -> 
         _answer(answer, f"{name}: {prompt}"),
         *([element("ul", {"class": "scores"}, *listed)] if listed else []),
     )
+
+
+def _shown(scores: Mapping[str, float], others: Mapping[str, float]) -> dict[str, str]:
+    """Scores in few digits, with more where they would look like the other answer's and are not."""
+    return {key: _apart(value, others.get(key, value)) for key, value in scores.items()}
+
+
+def _apart(value: float, other: float) -> str:
+    alike = value != other and number(value) == number(other)
+    return apart(value, other)[0] if alike else number(value)
 
 
 def _answer(part: Part, words: str) -> Html:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmalign.evaluation.comparison import Comparison, JudgeNote
+from mmalign.evaluation.changes import VISIBLE, Changes, apart
+from mmalign.evaluation.comparison import TOTAL, Comparison, JudgeNote
 from mmalign.evaluation.win_rate import WinRate
 from mmalign.report import rates
 from mmalign.report.alarms import Alarm
 from mmalign.report.curves import charts, draw
-from mmalign.report.html import Child, Html, element, section, table
+from mmalign.report.html import Child, Html, element, join, section, table
 from mmalign.report.levels import is_level
 from mmalign.report.plot import number
 from mmalign.report.rates import percent as _percent
@@ -65,7 +66,9 @@ def _reference(config: Mapping[str, Any], record: RunRecord) -> str:
 
 def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
     """The figures to quote: win rate, ties, held-out curves' ends, and the mean scores before and after."""
-    tiles = [] if comparison is None or comparison.win_rate is None else _rate_tiles(comparison.win_rate)
+    tiles = []
+    if comparison is not None and comparison.win_rate is not None:
+        tiles = [*_rate_tiles(comparison.win_rate), _visible_tile(comparison.changes[TOTAL])]
     for name, words in (("implicit_acc", "Held-out implicit accuracy"), ("loss", "Held-out loss")):
         series = metrics.heldout.get(name)
         if series is not None and series.values:
@@ -73,7 +76,7 @@ def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
             tiles.append(_tile(words, show(series.last), f"{show(series.first)} at the first evaluation"))
     parts: list[Child] = [element("div", {"class": "tiles"}, *tiles)] if tiles else []
     if comparison is not None and comparison.means:
-        parts.append(_mean_scores(comparison))
+        parts += [_mean_scores(comparison), _changes(comparison)]
         parts += [part for part in (rates.by_score(comparison), *rates.by_group(comparison)) if part]
     if comparison is not None:
         parts += [element("p", {"class": "judge"}, _judge_line(note)) for note in comparison.judges]
@@ -95,6 +98,13 @@ def _rate_tiles(rate: WinRate) -> list[Html]:
         _tile("Win rate of tuned over base", _percent(rate.rate), interval, _interval_bar(rate), counted),
         _tile("Ties", _percent(rate.ties), decided),
     ]
+
+
+def _visible_tile(found: Changes) -> Html:
+    """The share of prompts on which the tuned model wins by a size that can be seen."""
+    lost = f"{found.losses} visibly lost; visible is a change above {_score(found.least)}"
+    middle = f"median change {_score(found.median)}, 95% interval {_interval(found.low, found.high)}"
+    return _tile("Visible wins", _percent(found.gains / found.num), lost, middle)
 
 
 def _tile(name: str, value: str, *below: Child) -> Html:
@@ -132,22 +142,52 @@ def _interval_bar(rate: WinRate) -> Html:
 def _mean_scores(comparison: Comparison) -> Html:
     rows = []
     for name, means in comparison.means.items():
-        interval = "\u2013"
-        if means.low is not None and means.high is not None:
-            interval = f"{_score(means.low)} to {_score(means.high)}"
+        base, tuned = _score(means.base), _score(means.tuned)
+        if base == tuned:
+            base, tuned = apart(means.base, means.tuned)
         change = ("+" if means.difference > 0 else "") + _score(means.difference)
+        interval = _interval(means.low, means.high)
+        rows.append((rates.called(comparison, name), base, tuned, change, interval, str(means.num)))
+    heads = ("mean score", "base", "tuned", "change", "95% interval", "prompts")
+    return table(heads, rows, "numbers")
+
+
+def _changes(comparison: Comparison) -> Html:
+    """How large wins are: a win rate alone counts a hair's breadth like a mile."""
+    rows = []
+    for name, found in comparison.changes.items():
+        counts = [f"{count} ({_percent(count / found.num)})" for count in (found.gains, found.losses)]
+        sign = "+" if found.median > 0 else ""
         rows.append(
             (
                 rates.called(comparison, name),
-                _score(means.base),
-                _score(means.tuned),
-                change,
-                interval,
-                str(means.num),
+                sign + _score(found.median),
+                _interval(found.low, found.high),
+                _score(found.least),
+                *counts,
+                str(found.num),
             )
         )
-    heads = ("mean score", "base", "tuned", "change", "95% interval", "prompts")
-    return table(heads, rows, "numbers")
+    heads = (
+        "change per prompt",
+        "median",
+        "95% interval",
+        "visible above",
+        "visible gains",
+        "visible losses",
+    )
+    words = (
+        f"Visible: a change above {VISIBLE:.0%} of the interquartile range that the base's scores have over "
+        "the prompts; every change where that is 0. The median's interval is the sign test's."
+    )
+    return join([table((*heads, "prompts"), rows, "numbers"), element("p", {"class": "judge"}, words)])
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return "\u2013"
+    ends = _score(low), _score(high)
+    return " to ".join(ends if ends[0] != ends[1] else apart(low, high))
 
 
 # ---------------------------------------------------------------- warnings, curves

@@ -53,7 +53,8 @@ def test_a_good_run_has_none() -> None:
     heldout |= {"reference_error/chosen": curve(0.3, 0.3), "reference_error/rejected": curve(0.3, 0.3)}
     good = judged(*[(0.0, 1.0)] * 20)
     assert said(record(skipped={"captions_cut": 3}), {"loss": curve(0.7, 0.6)}, heldout, good) == [
-        "caution: iou fell from 0 to \u22120.0095: is the total gained at its expense?"
+        "caution: iou fell from 0 to \u22120.0095 and wins only 2% of 20 prompts, 95% interval 0% to 20%: "
+        "is the total gained at its expense?"
     ]
 
 
@@ -112,6 +113,23 @@ def test_a_cost_may_fall_but_not_rise() -> None:
     fell, rose = (replace(one, costs=("iou",)) for one in (fell, rose))
     assert not any("iou" in line for line in said(comparison=fell))
     assert any("iou rose from 0 to" in line for line in said(comparison=rose))
+
+
+def test_a_score_that_loses_by_its_win_rate_alone_is_named() -> None:
+    """Fifteen small losses and five large gains: the mean rises, and most prompts are worse."""
+    text = Part("text", "x")
+    rows = [
+        Answered(str(i), "x", (), text, text, {"score": 0.0, "iou": 0.5}, {"score": 1.0, "iou": 0.5 + change})
+        for i, change in enumerate([-0.001] * 15 + [0.4] * 5)
+    ]
+    (line,) = said(comparison=Comparison(tuple(rows), 0))
+    assert line.startswith(
+        "caution: iou rose from 0.5 to 0.5992 and wins only 25% of 20 prompts, 95% interval"
+    )
+    costly = Comparison(tuple(rows), 0, costs=("iou",))  # less is better: it wins 75 %
+    assert "wins only" not in said(comparison=costly)[0]
+    small = [replace(row, tuned_scores={"score": 1.0, "iou": 0.5 - 1e-7}) for row in rows]
+    assert "iou fell from 0.5000000 to 0.4999999 and" in said(comparison=Comparison(tuple(small), 0))[0]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from fake_run import MakeRun, pictured, told
 
-from mmalign.evaluation.comparison import Comparison, JudgeNote
+from mmalign.evaluation.comparison import Answered, Comparison, JudgeNote
 from mmalign.report.rates import by_group, by_score
 from mmalign.report.write import write_report
+from mmalign.types import Part
 
 
 def judged() -> Comparison:
@@ -55,3 +56,17 @@ def test_a_rate_that_all_prompts_share_has_no_resampled_interval() -> None:
 def test_one_score_and_no_group_need_no_table() -> None:
     rows = [replace(row, base_scores={"score": 0.0}, tuned_scores={"score": 1.0}) for row in told(3).rows]
     assert by_score(Comparison(tuple(rows), 0)) is None and by_group(Comparison(tuple(rows), 0)) == []
+
+
+def test_how_large_the_wins_are(make_run: MakeRun) -> None:
+    """The base's quartiles are 1.5 and 4.5, so that changes above 0.15 are visible."""
+    text, rows = Part("text", "x"), []
+    for place, change in enumerate((0.0001, 0.0001, 0.0001, 0.0001, 0.5, -0.5, 0.0)):
+        scores = {"score": float(place)}, {"score": place + change}
+        rows.append(Answered(f"r{place}", "x", (), text, text, *scores))
+    page = write_report(make_run(comparison=Comparison(tuple(rows), 0))).read_text()
+    assert "Visible wins</h3><strong>14%</strong><p>1 visibly lost; visible is a change above 0.150" in page
+    assert "median change 1e\u22124, 95% interval \u22120.500 to 0.500" in page
+    assert "score <b>1.0001</b>" in page and "score <b>1.0000</b>" in page  # not 1 against 1
+    assert "5% of the interquartile range" in page
+    assert "<td>3.0000</td><td>3.0001</td>" in page
