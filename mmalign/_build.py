@@ -80,12 +80,17 @@ def build_named(kind: NamedKind, value: Any, where: str, allow_code: bool) -> An
 def _refuse_code(cls: Any, section: Mapping[str, Any], where: str, allow_code: bool) -> None:
     """Code outside the package that a section's fields name is refused like a section's own name.
 
-    Such fields say so in their metadata: "imports", a name of code; "judges", a list of judges' sections.
+    Such fields say so in their metadata: "imports", a name of code; "judges", a list of judges' sections;
+    "section", the kind of thing whose section they hold.
     """
     for one in dataclasses.fields(cls):
         value = section.get(one.name)
         if "imports" in one.metadata and isinstance(value, str):
             refuse_code(value, f"{where}.{one.name}", allow_code)
+        if "section" in one.metadata and isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            here = f"{where}.{one.name}"
+            inner = class_of(KINDS[one.metadata["section"]], value["name"], here, allow_code)
+            _refuse_code(inner, value, here, allow_code)
         if "judges" in one.metadata and isinstance(value, list | tuple):
             for place, part in enumerate(value):
                 here = f"{where}.{one.name}[{place}]"

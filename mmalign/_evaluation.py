@@ -34,6 +34,7 @@ class Evaluation:
     prompts: Any = None  # a prompt file to use instead of the held-out rows' prompts
     levels: int = 8  # noise levels at which held-out pairs of a denoiser are scored; 0: none
     level_pairs: int = 32  # so many held-out pairs at most
+    metrics: Any = ()  # benchmarks from metrics/ that both models are asked, a list
     grid: int | None = None  # prompts answered at every evaluation; null: 4 where pictures are made, else 0
 
     def __post_init__(self) -> None:
@@ -52,10 +53,10 @@ class Evaluation:
 
 def evaluation_from(value: Any, where: str, allow_code: bool) -> Evaluation:
     """The section from plain values. Raises UserError naming the field and the rule."""
-    named = ("judge", "prompts")
+    named = ("judge", "prompts", "metrics")
     plain = {k: v for k, v in value.items() if k not in named} if isinstance(value, Mapping) else value
     built: Evaluation = build_plain(Evaluation, plain, where)
-    judge, prompts = (value.get(name) if isinstance(value, Mapping) else None for name in named)
+    judge, prompts, metrics = (value.get(name) if isinstance(value, Mapping) else None for name in named)
     if isinstance(judge, list):
         if not judge:
             raise UserError(f"{where}.judge: the list of judges is empty")
@@ -63,7 +64,21 @@ def evaluation_from(value: Any, where: str, allow_code: bool) -> Evaluation:
     else:
         scorers = None if judge is None else _judge(judge, f"{where}.judge", allow_code)
     asked = None if prompts is None else prompt_file(prompts, f"{where}.prompts", allow_code)
-    return dataclasses.replace(built, judge=scorers, prompts=asked)
+    listed = metrics_from(metrics, f"{where}.metrics", allow_code)
+    return dataclasses.replace(built, judge=scorers, prompts=asked, metrics=listed)
+
+
+def metrics_from(value: Any, where: str, allow_code: bool) -> tuple[Any, ...]:
+    """Benchmarks from a list of names and sections, or one of them; null: none."""
+    if isinstance(value, str | Mapping):
+        value = [value]
+    if not isinstance(value, list | None):
+        raise UserError(f"{where}: must be a list of metrics, got {value!r:.60}")
+    sections = [{"name": one} if isinstance(one, str) else one for one in value or ()]
+    return tuple(
+        build_named(KINDS["metrics"], one, f"{where}[{place}]", allow_code)
+        for place, one in enumerate(sections)
+    )
 
 
 def _judge(value: Any, where: str, allow_code: bool) -> Any:
@@ -93,8 +108,9 @@ def evaluation_tree(section: Evaluation) -> dict[str, Any]:
     judges = [named_tree(KINDS["judge"], one) for one in section.judges]
     prompts = None if section.prompts is None else named_tree(KINDS["prompts"], section.prompts)
     chosen = judges if isinstance(section.judge, tuple) else judges[0] if judges else None
-    plain = plain_tree(dataclasses.replace(section, judge=None, prompts=None))
-    return {**plain, "judge": chosen, "prompts": prompts}
+    plain = plain_tree(dataclasses.replace(section, judge=None, prompts=None, metrics=()))
+    metrics = [named_tree(KINDS["metrics"], one) for one in section.metrics]
+    return {**plain, "judge": chosen, "prompts": prompts, "metrics": metrics}
 
 
 def evaluation_schema() -> dict[str, Any]:
@@ -111,4 +127,7 @@ def evaluation_schema() -> dict[str, Any]:
     schema["properties"]["judge"] = {"anyOf": [judge, listed, {"type": "null"}]}
     forms = [named("prompts"), plain_schema(PromptPath), {"type": "string"}, {"type": "null"}]
     schema["properties"]["prompts"] = {"anyOf": forms}
+    metric = {"anyOf": [named("metrics"), {"type": "string"}]}
+    many = {"type": "array", "items": metric}
+    schema["properties"]["metrics"] = {"anyOf": [metric, many, {"type": "null"}]}
     return schema

@@ -33,6 +33,7 @@ KINDS: dict[str, NamedKind] = {
     "judge": NamedKind("rewards", "name", "reward"),
     "reward": NamedKind("rewards", "name", "reward"),
     "prompts": NamedKind("evaluation/prompts", "name", "prompt file"),
+    "metrics": NamedKind("metrics", "name", "metric"),
     "builder": NamedKind("builders", "name", "builder"),
     "format": NamedKind("data/formats", "format", "format"),
 }

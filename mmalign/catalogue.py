@@ -20,6 +20,7 @@ TOPICS = {
     "rewards": "judge",
     "builders": "builder",
     "prompts": "prompts",
+    "metrics": "metrics",
 }
 
 

@@ -213,8 +213,8 @@ def sample(
 
 @app.command()
 def evaluate(
-    run: RunFolder,
-    prompts: Annotated[int | None, typer.Option(help="how many prompts")] = None,
+    run: Annotated[Path | None, typer.Argument(help="folder of a run; none with --answers")] = None,
+    prompts: Annotated[int | None, typer.Option(help="how many prompts, or questions of a metric")] = None,
     judge: Annotated[
         list[str] | None,
         typer.Option(
@@ -224,51 +224,44 @@ def evaluate(
     ] = None,
     seed: int | None = None,
     file: Annotated[Path | None, typer.Option(help="prompt file in place of the held-out rows")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="a benchmark instead: its name, or '{name: pope, ...}'")
+    ] = None,
+    answers: Annotated[
+        list[Path] | None, typer.Option(help="grade this file by --metric; two: base and tuned")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Compare base and trained model on held-out prompts; writes evaluation/ and the report."""
-    from mmalign import api
-    from mmalign._build import build_named
-    from mmalign._names import KINDS
-    from mmalign._yaml import parse
+    """Compare base and trained model on held-out prompts and on benchmarks; writes evaluation/ and the
+    report."""
+    from mmalign import api, measuring
     from mmalign.training.finished import open_run
 
-    sections = [
-        parse(one, "--judge") if one.lstrip().startswith("{") else {"name": one} for one in judge or ()
-    ]
-    chosen = [build_named(KINDS["judge"], section, "--judge", True) for section in sections]
-    comparison = api.evaluate(open_run(run, allow_code), prompts, chosen or None, seed, file)
-    rate = comparison.win_rate
-    if as_json:
-        means, rates = (
-            {name: asdict(value) for name, value in figures.items()}
-            for figures in (comparison.means, comparison.win_rates)
-        )
-        print(
-            json.dumps(
-                {"win_rate": None if rate is None else asdict(rate), "win_rates": rates, "means": means}
-            )
-        )
+    measuring.check_options(run, {"prompts": prompts, "judge": judge, "file": file}, metric or (), answers)
+    if run is None:
+        found = measuring.measure_answers(answers or (), measuring.chosen_metrics(metric or ()))
+        print(measuring.told(None, found, as_json))
         return
-    if rate is None:
-        print("no judge: responses are in the report, unscored")
-    else:
-        interval = f"[{rate.low:.1%}, {rate.high:.1%}]"
-        print(f"win rate {rate.rate:.1%} {interval}, ties {rate.ties:.1%}, {rate.num} prompts")
-    for judged in (note for note in comparison.judges if note.unchecked):
-        print(f"{judged.name}: not checked against published numbers")
-    for name, mean in comparison.means.items():
-        won = f"   wins {comparison.win_rates[name].rate:.1%}"
-        print(f"{name:14} {mean.base:8.3f} -> {mean.tuned:8.3f}{won}")
-    print(f"{run}/report.html")
+    finished, comparison = open_run(run, allow_code), None
+    known = finished.config.evaluation.metrics
+    chosen = measuring.chosen_metrics(metric or (), known) or known
+    if not metric:
+        judges = measuring.judges_from(judge or ())
+        comparison = api.evaluate(finished, prompts, judges or None, seed, file)
+    found = measuring.measure(finished, chosen, prompts, seed) if chosen else []
+    print(measuring.told(comparison, found, as_json))
+    if not as_json:
+        print(f"{run}/report.html")
 
 
 @app.command(name="list")
 def list_(
     topic: Annotated[
         str | None,
-        typer.Argument(help="objectives, adapters, sources, formats, transforms, rewards, builders, prompts"),
+        typer.Argument(
+            help="objectives, adapters, sources, formats, transforms, rewards, builders, prompts, metrics"
+        ),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="only what this adapter can run")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,

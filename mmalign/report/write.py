@@ -8,10 +8,12 @@ from pathlib import Path
 from mmalign._yaml import parse_file
 from mmalign.evaluation import comparison as comparisons
 from mmalign.evaluation import over_training as snapshots
+from mmalign.metrics import _measured
 from mmalign.report import sections
 from mmalign.report.alarms import find_alarms
 from mmalign.report.html import document
 from mmalign.report.levels import noise_levels
+from mmalign.report.measured import benchmarks
 from mmalign.report.over_training import over_training
 from mmalign.report.pairs import pairs
 from mmalign.report.series import read_metrics
@@ -35,6 +37,7 @@ def write_report(run_folder: Path) -> Path:
     parts = [
         sections.header(config, record),
         sections.headline(metrics, comparison),
+        benchmarks(_measured.read(run_folder)),
         sections.warnings(find_alarms(record, metrics, comparison), record.notes),
         sections.curves(metrics),
         noise_levels(metrics),

@@ -1,0 +1,203 @@
+"""Benchmarks of a run's base and trained model, or of files of answers that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmalign._build import build_named
+from mmalign._evaluation import metrics_from
+from mmalign._names import KINDS, name_of
+from mmalign.metrics import _measured
+from mmalign.metrics._measured import Block, Measured
+from mmalign.metrics._resampling import Figure
+from mmalign.metrics._seam import Graded, Metric, Question
+from mmalign.types import Judge, UserError
+
+if TYPE_CHECKING:
+    from mmalign.evaluation.comparison import Comparison
+    from mmalign.training.finished import FinishedRun
+
+
+def measure(
+    run: FinishedRun,
+    metrics: Sequence[Metric] | None = None,
+    count: int | None = None,
+    seed: int | None = None,
+) -> list[Measured]:
+    """Ask both models of a run what the metrics ask, those of its config or those given, grade the answers
+    and write figures, rows and the report into the run folder. Answers are kept as they come: what is there
+    already is not generated again. `count`: so many questions of each metric, evenly spread; None: all.
+
+    Raises UserError for no metric, and for one that the run's model cannot be asked.
+    """
+    from mmalign.config import identity, to_tree
+    from mmalign.data._digest import digest
+    from mmalign.evaluation.asking import Asker, Side
+    from mmalign.report.write import write_report
+
+    section = run.config.evaluation
+    chosen = list(section.metrics if metrics is None else metrics)
+    if not chosen:
+        raise UserError("evaluate: no metric; give --metric NAME or evaluation.metrics")
+    batch, drawn_from = section.batch, section.seed if seed is None else seed
+    asker = Asker(run.adapter, run.adapter.frames, run.folder, batch, drawn_from)
+    start = {
+        "model": to_tree(run.config)["model"],
+        "lora": None if run.config.lora is None else run.config.lora.path,
+    }
+    sides = [
+        Side("base", {"weights": digest(start)}, run.base),
+        Side("tuned", {"weights": identity(run.config), "step": run.step}, run.tuned),
+    ]
+    asked = [(name, metric, questions_of(metric, name, run, count)) for name, metric in named(chosen)]
+    found = []
+    for name, metric, questions in asked:  # all were read and found askable before anything is generated
+        graded = {side.name: metric.grade(asker.answers(side, questions)) for side in sides}
+        found.append(_measured.measured(metric, name, graded, step=run.step))
+        _measured.write(run.folder, found[-1], graded)
+        write_report(run.folder)
+    return found
+
+
+def questions_of(metric: Metric, name: str, run: FinishedRun, count: int | None) -> list[Question]:
+    """What is asked: all questions, or so many of them, with those that ask them again under a view."""
+    every = list(metric.ask())
+    if not every:
+        raise UserError(f"{name}: asks nothing; give the files that it reads by --answers")
+    kinds = {part.kind for one in every for turn in one.turns for part in turn.parts} - {"text"}
+    if run.adapter.kind != "exact" or not kinds <= run.adapter.media:
+        reads = ", ".join(sorted(run.adapter.media)) or "none"
+        raise UserError(
+            f"{name}: asks about {' and '.join(sorted(kinds)) or 'texts'}, to be answered in words; "
+            f"this run's model ({name_of(KINDS['model'], type(run.config.model))}) reads {reads}"
+        )
+    plain = [one for one in every if not one.of]
+    if count is not None and count < len(plain):
+        plain = [plain[place * len(plain) // count] for place in range(count)]
+    ids = {one.id for one in plain}
+    return [one for one in every if (one.of or one.id) in ids]
+
+
+def measure_answers(files: Sequence[Path], metrics: Sequence[Metric]) -> list[Measured]:
+    """Figures of answers from files: of one, or of two, the base model's and the tuned one's, with their
+    difference. Questions without an answer, and answers to nothing, are counted in the notes.
+
+    Raises UserError for other numbers of files and where no answer belongs to a question.
+    """
+    if not 1 <= len(files) <= 2:
+        raise UserError(
+            f"evaluate --answers: give one file, or base and tuned in this order, got {len(files)}"
+        )
+    if not metrics:
+        raise UserError("evaluate --answers: say by --metric what the files answer")
+    sides = ("answers",) if len(files) == 1 else ("base", "tuned")
+    found = []
+    for name, metric in named(metrics):
+        notes: list[str] = []
+        graded: dict[str, list[Graded]] = {}
+        for side, path in zip(sides, files, strict=True):
+            given = metric.predictions(path)
+            graded[side] = metric.grade(given)
+            notes += _left_out(side, given, [one.id for one in metric.ask()])
+        if not all(graded.values()):
+            empty = files[[not items for items in graded.values()].index(True)]
+            raise UserError(f"{empty}: answers no question of {name}; its ids are others")
+        found.append(_measured.measured(metric, name, graded, notes))
+    return found
+
+
+def _left_out(side: str, given: Mapping[str, str], asked: Sequence[str]) -> Iterator[str]:
+    if not asked:
+        return
+    lacking, other = len(set(asked) - given.keys()), len(given.keys() - set(asked))
+    if lacking:
+        yield f"{side}: {lacking} of {len(asked)} questions have no answer and are left out"
+    if other:
+        yield f"{side}: {other} answers belong to no question and are left out"
+
+
+def named(metrics: Sequence[Metric]) -> list[tuple[str, Metric]]:
+    """Every metric with its name; several of one kind are numbered."""
+    found: list[tuple[str, Metric]] = []
+    for metric in metrics:
+        short = name_of(KINDS["metrics"], type(metric)).rpartition(":")[2].rpartition(".")[2]
+        again = sum(type(known) is type(metric) for _, known in found)
+        found.append((f"{short}_{again + 1}" if again else short, metric))
+    return found
+
+
+def chosen_metrics(words: Sequence[str], known: Sequence[Metric] = ()) -> list[Metric]:
+    """Metrics from the command line: a section in braces, or a name, which stands for those of that name
+    among `known`, the config's own, and for a metric without fields where there are none."""
+    from mmalign._yaml import parse
+
+    found: list[Metric] = []
+    for one in words:
+        if one.lstrip().startswith("{"):
+            found += metrics_from(parse(one, "--metric"), "--metric", True)
+            continue
+        same = [metric for metric in known if name_of(KINDS["metrics"], type(metric)) == one]
+        found += same or metrics_from(one, "--metric", True)
+    return found
+
+
+def judges_from(words: Sequence[str]) -> list[Judge]:
+    """Judges from the command line: names, or sections in braces."""
+    from mmalign._yaml import parse
+
+    sections = [parse(one, "--judge") if one.lstrip().startswith("{") else {"name": one} for one in words]
+    return [build_named(KINDS["judge"], section, "--judge", True) for section in sections]
+
+
+def check_options(
+    run: Path | None, only_runs: Mapping[str, Any], metrics: Sequence[str], answers: Sequence[Path] | None
+) -> None:
+    """Raise UserError for options of `mmalign evaluate` that would not be read together."""
+    if answers:
+        unread = ["RUN", *(f"--{name}" for name, value in only_runs.items() if value)]
+        unread = unread if run is not None else unread[1:]
+        if unread:
+            raise UserError(f"evaluate --answers: reads files alone; leave out {', '.join(unread)}")
+    elif run is None:
+        raise UserError(
+            "evaluate: name the folder of a run, or answers to grade (--answers FILE --metric NAME)"
+        )
+    elif metrics and (only_runs["judge"] or only_runs["file"]):
+        raise UserError("evaluate --metric: asks its own questions; leave out --judge and --file")
+
+
+def told(comparison: Comparison | None, found: Sequence[Measured], as_json: bool) -> str:
+    """What was compared and measured, in lines or as one JSON object."""
+    if as_json:
+        tree = {} if comparison is None else comparison.figures()
+        return json.dumps(tree | ({"metrics": {one.name: asdict(one) for one in found}} if found else {}))
+    said = [] if comparison is None else comparison.lines()
+    return "\n".join([*said, *_lines(found)])
+
+
+def _lines(found: Sequence[Measured]) -> Iterator[str]:
+    """Figures in plain lines, one per value."""
+    for one in found:
+        yield f"{one.name}, {one.whole.num} items" + (" (unchecked)" if one.unchecked else "")
+        for note in one.notes:
+            yield f"  {note}"
+        yield from _values(one.whole, one.costs)
+
+
+def _values(block: Block, costs: Sequence[str]) -> Iterator[str]:
+    for name in dict.fromkeys(name for values in block.sides.values() for name in values):
+        shown = " -> ".join(_number(values.get(name, Figure(None))) for values in block.sides.values())
+        change = block.difference.get(name)
+        less = "  (less is better)" if name in costs else ""
+        yield f"  {name:18} {shown}" + ("" if change is None else f"   change {_number(change)}") + less
+
+
+def _number(figure: Figure) -> str:
+    if figure.value is None:
+        return "none"
+    interval = "" if figure.low is None else f" [{figure.low:.3f}, {figure.high:.3f}]"
+    return f"{figure.value:.3f}{interval}"

@@ -1,0 +1,146 @@
+"""Reading the files of benchmarks: rows of JSON or JSON lines, typed fields, media, and prediction files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mmalign.data._paths import File
+from mmalign.types import Message, Part, UserError
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a row stands, "file.jsonl row 17", and its fields."""
+_IDS = ("id", "question_id", "idx", "image_id")
+_TEXTS = ("answer", "response", "text", "caption", "prediction", "pred", "output", "model_answer")
+
+
+def rows_of(path: str | Path) -> list[Row]:
+    """The objects of a file: a JSON list of them, or one per line. Raises UserError naming file and row."""
+    place = Path(path).expanduser()
+    text = text_of(place)
+    if text.lstrip().startswith("["):
+        listed = json_of(place, text)
+        found = [(f"{place} row {number}", row) for number, row in enumerate(listed, 1)]
+    else:
+        found = list(_lines(place, text))
+    if not found:
+        raise UserError(f"{place}: holds no row")
+    for where, row in found:
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: must be an object with named fields, got {row!r:.60}")
+    return found
+
+
+def _lines(place: Path, text: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield f"{place} row {number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{place} row {number}: not JSON ({error.msg})") from error
+
+
+def text_of(place: Path) -> str:
+    """A file as text. Raises UserError if there is none or it is not UTF-8."""
+    try:
+        return place.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{place}: is not text in UTF-8 ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{place}: {error.strerror}; name a file of the benchmark") from error
+
+
+def json_of(place: Path, text: str | None = None) -> Any:
+    """The value of a JSON file. Raises UserError naming the line if it is none."""
+    try:
+        return json.loads(text_of(place) if text is None else text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{place} line {error.lineno}: not JSON ({error.msg})") from error
+
+
+def word(row: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that must be a text or a whole number, as text without spaces around it."""
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where}: {name} must be a text that is not empty, got {value!r:.60}")
+    return value.strip()
+
+
+def listed(row: Mapping[str, Any], name: str, where: str) -> list[Any]:
+    """A field that must be a list."""
+    value = row.get(name)
+    if not isinstance(value, list):
+        raise UserError(f"{where}: {name} must be a list, got {value!r:.60}")
+    return value
+
+
+def words(row: Mapping[str, Any], name: str, where: str) -> list[str]:
+    """A field that must be a list of texts."""
+    found = listed(row, name, where)
+    if not all(isinstance(one, str) and one.strip() for one in found):
+        raise UserError(f"{where}: {name} must be a list of texts, got {found!r:.60}")
+    return [one.strip() for one in found]
+
+
+def one_of(row: Mapping[str, Any], name: str, choices: Sequence[str], where: str) -> str:
+    """A field that must be one of a few words, in any case; returned as the list has it."""
+    given = word(row, name, where).lower()
+    for choice in choices:
+        if given == choice.lower():
+            return choice
+    raise UserError(f"{where}: {name} must be one of {', '.join(choices)}, got {given!r:.60}")
+
+
+def medium(kind: Literal["image", "video"], folder: str, name: str) -> Part:
+    """A picture or video by its name inside a folder; it is opened when the question is asked."""
+    return Part(kind, File(str(Path(folder).expanduser().resolve()), name))
+
+
+def asked(*parts: Part | str) -> tuple[Message, ...]:
+    """A user's turn of media and texts, in order."""
+    return (Message("user", tuple(Part("text", p) if isinstance(p, str) else p for p in parts)),)
+
+
+def unique(ids: Sequence[str], where: str) -> None:
+    """Raise UserError for an id that occurs twice."""
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise UserError(f"{where}: id {name!r} occurs twice; ids must differ")
+        seen.add(name)
+
+
+def check_paths(**paths: str | None) -> None:
+    """Raise ValueError, naming the field, for a path that is an empty string."""
+    for name, path in paths.items():
+        if path is not None and not path.strip():
+            raise ValueError(f"{name}: must name a file or folder, got an empty string")
+
+
+def answers_in(path: Path, ids: Sequence[str] = (), texts: Sequence[str] = ()) -> dict[str, str]:
+    """Answers by id from JSON or JSON lines; a first line without an answer that says `mmalign` is skipped.
+
+    Raises UserError for a row without an id or an answer, and for an id that occurs with two answers.
+    """
+    found: dict[str, str] = {}
+    for where, row in rows_of(path):
+        if "mmalign" in row:
+            continue
+        name = next((key for key in (*ids, *_IDS) if row.get(key) is not None), None)
+        key = next((key for key in (*texts, *_TEXTS) if isinstance(row.get(key), str)), None)
+        if name is None or key is None:
+            names, kinds = (
+                ", ".join(dict.fromkeys((*ids, *_IDS))),
+                ", ".join(dict.fromkeys((*texts, *_TEXTS))),
+            )
+            raise UserError(f"{where}: needs an id ({names}) and an answer as text ({kinds})")
+        called = str(row[name])
+        if found.setdefault(called, row[key]) != row[key]:
+            raise UserError(f"{where}: id {called!r} has two different answers; keep one")
+    if not found:
+        raise UserError(f"{path}: holds no answer")
+    return found

@@ -1,0 +1,95 @@
+"""Answers are kept as they come: a killed evaluation goes on, and nothing is generated twice."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmalign.clips import Clip
+from mmalign.evaluation.asking import Asker, Side
+from mmalign.metrics._changes import changed
+from mmalign.metrics._reading import asked
+from mmalign.metrics._seam import Question
+from mmalign.types import Message, Part, UserError
+
+
+class Echo:
+    """Answers with the prompt's words, and dies after so many."""
+
+    def __init__(self, lives: int = 10**6, kind: str = "text") -> None:
+        self.lives, self.heard, self.kind = lives, list[str](), kind
+
+    def generate(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
+    ) -> list[Part]:
+        found = []
+        for turns in prompts:
+            if len(self.heard) == self.lives:
+                raise KeyboardInterrupt
+            self.heard.append(turns[0].parts[-1].data)
+            found.append(Part(self.kind, "said " + self.heard[-1]))  # type: ignore[arg-type]
+        return found
+
+
+@contextmanager
+def model() -> Iterator[nn.Module]:
+    yield nn.Identity()
+
+
+def side(step: int = 1) -> Side:
+    return Side("tuned", {"step": step}, model)
+
+
+QUESTIONS = [Question(str(i), asked(f"word {i}\n\u2028\ud800"), "quiz") for i in range(10)]
+
+
+def test_a_killed_evaluation_goes_on(tmp_path: Path) -> None:
+    first = Echo(lives=5)
+    with pytest.raises(KeyboardInterrupt):
+        Asker(first, None, tmp_path, 2, 0).answers(side(), QUESTIONS)
+    path = tmp_path / "evaluation" / "metrics" / "quiz" / "answers.tuned.jsonl"
+    with path.open("a") as file:
+        file.write('{"id": "4", "asked": "x", "ans')  # a line that was being written
+    again, told = Echo(), list[str]()
+    found = Asker(again, None, tmp_path, 2, 0, told.append).answers(side(), QUESTIONS)
+    assert found == {one.id: "said " + one.turns[0].parts[0].data for one in QUESTIONS}
+    assert again.heard == [one.turns[0].parts[0].data for one in QUESTIONS[4:]]
+    assert told == ["quiz: 4 of 10 answers of tuned are kept"]
+    silent = Echo(lives=0)
+    assert Asker(silent, None, tmp_path, 3, 0, told.append).answers(side(), QUESTIONS) == found
+    rows = [json.loads(line) for line in path.read_text(errors="surrogatepass").split("\n")[:-1]]
+    assert len(rows) == 11 and rows[0] == {"mmalign": "answers", "side": "tuned", "seed": 0, "step": 1}
+
+
+def test_other_weights_other_answers(tmp_path: Path) -> None:
+    Asker(Echo(), None, tmp_path, 4, 0).answers(side(), QUESTIONS)
+    again, told = Echo(), list[str]()
+    Asker(again, None, tmp_path, 4, 0, told.append).answers(side(step=2), QUESTIONS)
+    assert len(again.heard) == 10 and "other weights or another seed" in told[0]
+
+
+def test_a_changed_question_is_asked_again(tmp_path: Path) -> None:
+    Asker(Echo(), None, tmp_path, 4, 0).answers(side(), QUESTIONS[:3])
+    other = Question("1", asked("another"), "quiz")
+    again = Echo()
+    found = Asker(again, None, tmp_path, 4, 0).answers(side(), [QUESTIONS[0], other])
+    assert again.heard == ["another"] and found["1"] == "said another"
+
+
+def test_pictures_are_no_answers(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="quiz: question '0' was answered by a image; metrics read texts"):
+        Asker(Echo(kind="image"), None, tmp_path, 4, 0).answers(side(), QUESTIONS)
+
+
+def test_frames_are_shuffled_alike_every_time() -> None:
+    frames = torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1).expand(6, 3, 2, 2)
+    clip = Clip(frames, tuple(range(6)), tuple(map(float, range(6))), 1.0, 6, "memory")
+    turns = asked(Part("video", clip), "What happens?")
+    one, same, other = (changed("shuffled_frames", turns, seed, "7") for seed in (0, 0, 1))
+    orders = [t[0].parts[0].data.frames[:, 0, 0, 0].tolist() for t in (one, same, other)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(6)) != orders[0]
+    assert one[0].parts[0].data.seconds == clip.seconds and changed("", turns, 0, "7") == turns
