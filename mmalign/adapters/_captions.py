@@ -6,11 +6,14 @@ How a family turns captions into states is upstream's own `encode_prompt`, calle
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from mmalign.adapters._families import Condition, Family
 from mmalign.types import Message, UserError
@@ -38,6 +41,20 @@ def caption_of(prompt: Sequence[Message], tokenizers: Sequence[Any], where: str)
         if token in caption:
             raise UserError(f"{where}: caption contains the control token {token}; remove it")
     return caption
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No word of the libraries below an error."""
+    logs = (transformers_logging, diffusers_logging)
+    levels = [one.get_verbosity() for one in logs]
+    try:
+        for one in logs:
+            one.set_verbosity_error()
+        yield
+    finally:
+        for one, level in zip(logs, levels, strict=True):
+            one.set_verbosity(level)
 
 
 class Captions:
@@ -100,6 +117,7 @@ class Captions:
     @torch.no_grad()
     def _encode(self, captions: list[str], negative: bool) -> Condition:
         # what is remembered here must not depend on whether a round or a loader asked first
-        with torch.autocast(self._device, enabled=False):
+        # captions that are cut are counted: upstream would warn of errors that cannot be
+        with torch.autocast(self._device, enabled=False), _quiet():
             encoded = self._family.encode(self._pipeline, captions, negative)
         return {name: value.detach().cpu() for name, value in encoded.items()}

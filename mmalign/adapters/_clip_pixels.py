@@ -9,16 +9,14 @@ from PIL import Image
 from torch import Tensor
 
 from mmalign.adapters._buckets import Frame
-from mmalign.adapters._pictures import fitted
+from mmalign.adapters._pictures import fitted, require_one
 from mmalign.types import Clip, Part, UserError
 
 
 def clip_of(response: Sequence[Part], num_frames: int, where: str) -> Clip:
     """The one decoded clip of a response, of exactly `num_frames` frames; UserError, starting with `where`,
     for anything else: a clip that is too short is never stretched or repeated."""
-    if len(response) != 1 or response[0].kind != "video":
-        kinds = ", ".join(part.kind for part in response) or "nothing"
-        raise UserError(f"{where}: response must be exactly one video, got {kinds}")
+    require_one(response, "video", where)
     clip = response[0].data
     if not isinstance(clip, Clip):
         raise UserError(f"{where}: video must be decoded first, got {type(clip).__name__}")

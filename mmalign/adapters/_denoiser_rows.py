@@ -100,8 +100,9 @@ class DenoiserRows:
         for role in roles:
             for slot, example in enumerate(sample.examples.get(role, ())):
                 caption, medium = self._read(sample, role, slot, example)
-                if self._captions.too_long(caption):
-                    found.append("captions cut to fit")
+                cut = "captions cut to fit"
+                if cut not in found and self._captions.too_long(caption):  # of rows, whose sides share it
+                    found.append(cut)
                 if medium is None:
                     continue
                 size = medium.frames.shape[-2:] if self._family.video else medium.size

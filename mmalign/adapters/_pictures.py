@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmalign.adapters._buckets import Frame
+from mmalign.data._paths import is_media, kind_of
 from mmalign.types import Part, UserError
 
 _MAX_RATIO = 10  # longer than this, a centre crop would keep less than a tenth of the picture
@@ -18,9 +20,7 @@ _MIN_SIDE = 8
 
 def picture_of(response: Sequence[Part], where: str) -> Image.Image:
     """The one decoded RGB picture of a response; UserError, starting with `where`, for anything else."""
-    if len(response) != 1 or response[0].kind != "image":
-        kinds = ", ".join(part.kind for part in response) or "nothing"
-        raise UserError(f"{where}: response must be exactly one image, got {kinds}")
+    require_one(response, "image", where)
     picture = response[0].data
     if not isinstance(picture, Image.Image) or picture.mode != "RGB":
         found = picture.mode if isinstance(picture, Image.Image) else type(picture).__name__
@@ -32,6 +32,19 @@ def picture_of(response: Sequence[Part], where: str) -> Image.Image:
             f"{picture.width} x {picture.height}; leave the row out or crop the image"
         )
     return picture
+
+
+def require_one(response: Sequence[Part], kind: Literal["image", "video"], where: str) -> None:
+    """Raise UserError, starting with `where`, unless a response is one medium of this kind; a text that names
+    a file is told how to be one."""
+    if len(response) == 1 and response[0].kind == kind:
+        return
+    kinds = ", ".join(part.kind for part in response) or "nothing"
+    line = f"{where}: response must be exactly one {kind}, got {kinds}"
+    alone = response[0].data if len(response) == 1 and response[0].kind == "text" else ""
+    if is_media(alone.strip()):
+        line += f"""; give {{"{kind_of(alone.strip())}": "{alone.strip()[:80]}"}} in place of the bare text"""
+    raise UserError(line)
 
 
 def fitted(picture: Image.Image, frame: Frame, flip: bool = False) -> Tensor:

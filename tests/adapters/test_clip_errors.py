@@ -95,7 +95,8 @@ def test_a_clip_of_another_number_of_frames_is_refused(subject: Subject) -> None
 def test_anything_but_one_decoded_clip_is_refused(subject: Subject) -> None:
     adapter = subject.adapter()
     for wrong, message in (
-        (Part("text", "a cat"), "response must be exactly one video, got text"),
+        (Part("text", "a cat"), "response must be exactly one video, got text$"),
+        (Part("text", "a/1.mp4"), r'got text; give \{"video": "a/1.mp4"\} in place of the bare text$'),
         (Part("video", "a.mp4"), "video must be decoded first, got str"),
     ):
         with pytest.raises(UserError, match=message):

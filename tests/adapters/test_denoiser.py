@@ -1,5 +1,6 @@
 """The diffusion adapter's rows: pictures and captions prepared, encoded once, named by content, refused."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,29 @@ def test_long_captions_and_small_pictures_are_counted(folder: Path) -> None:
     ]
     assert adapter.check(samples[0], ROLES) == ()
     found = adapter.check(samples[1], ROLES)
-    assert sorted(found) == ["captions cut to fit", "captions cut to fit", "pictures enlarged"]
+    assert sorted(found) == ["captions cut to fit", "pictures enlarged"], "rows, not their sides"
     (encoded,) = adapter.encode([adapter.prepare(samples[1], ROLES)])
     assert encoded.rows[0].data["states"].shape == (77, 32)
+
+
+def test_captions_that_are_cut_are_cut_without_a_word_of_upstream(folder: Path) -> None:
+    """It warns once per process of "indexing errors" that cannot be; other warnings still come through."""
+    adapter = Diffusion(str(folder)).build(CPU)
+    heard: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
+    levels = [one.getEffectiveLevel() for one in loggers]
+    for one in loggers:
+        one.addHandler(handler)
+    try:
+        adapter._captions.conditions(["z" * 90])
+        assert heard == [] and [one.getEffectiveLevel() for one in loggers] == levels
+        adapter._parts.pipeline.encode_prompt(["z" * 90], CPU, 1, False)
+        assert any("truncated" in line for line in heard)
+    finally:
+        for one in loggers:
+            one.removeHandler(handler)
 
 
 def test_pictures_are_resized_by_the_short_side_and_cropped_in_the_centre() -> None:
@@ -118,6 +139,10 @@ def text(caption: Any) -> tuple[Message, ...]:
     ("given", "message"),
     [
         (Example(text("cat"), (Part("text", "hello"),)), "response must be exactly one image, got text"),
+        (
+            Example(text("cat"), (Part("text", "winners/000.png"),)),
+            r'one image, got text; give \{"image": "winners/000.png"\} in place of the bare text$',
+        ),
         (Example(text("cat"), ()), "response must be exactly one image, got nothing"),
         (Example(text("cat"), (Part("image", "cat.png"),)), "must be decoded to RGB first, got str"),
         (Example(text("cat"), (Part("image", picture(1).convert("L")),)), "decoded to RGB first, got L"),

@@ -69,7 +69,7 @@ def test_image_rows(bench: Bench, tmp_path: Path) -> None:
     assert reason.count == 2 and "role 'chosen', image '…': the file is empty" in reason.rule
     (leak,) = found.leaks
     assert leak.what == "sample", "files of other names hold the same pictures"
-    assert found.shortened["captions cut to fit"] == 2
+    assert found.shortened["captions cut to fit"] == 1
     spread = {(one.what, one.kind): one for one in found.tokens}
     assert spread["chosen", "caption"].maximum == found.limit
     assert {one.what for one in found.media} == {"image"}
