@@ -143,7 +143,11 @@ EDITS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "LoRA targets": (OBJECTIVE, OBJECTIVE + "lora: {targets: ((}\n", ("lora.targets", "regular expression")),
     "LoRA rank": (OBJECTIVE, OBJECTIVE + "lora: {rank: 0}\n", ("lora.rank: must be above 0, got 0",)),
-    "no data file": ("pairs.jsonl", "gone.jsonl", ("'gone.jsonl'", "no such file")),
+    "no data file": (
+        "pairs.jsonl",
+        "gone.jsonl",
+        ("'gone.jsonl'", "no such file (relative paths start at /"),
+    ),
     "no data folder": ("pairs.jsonl", "gone/pairs.jsonl", ("data.path 'gone/pairs.jsonl'", "no such file")),
     "data a folder": ("pairs.jsonl", ".", ("data.path '.'", "not a regular file")),
     "data name too long": ("pairs.jsonl", "x" * 300, ("x" * 50, "File name too long")),

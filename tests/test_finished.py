@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from mmalign.adapters._causal_lm import CausalLM
 from mmalign.adapters._denoiser import Denoiser
 from mmalign.training import finished
-from mmalign.training.finished import FinishedRun, export, merge, open_run
+from mmalign.training.finished import FinishedRun, export, merge, open_run, read_config
 from mmalign.training.lora import BaseTunerLayer
 from mmalign.training.run import run
 from mmalign.training.setup import build_policy
@@ -76,6 +76,32 @@ def test_a_run_whose_model_has_moved(copied: Path, bench: Bench) -> None:
     config = copied / "config.yaml"
     config.write_text(config.read_text().replace(bench.model["text"]["path"], "./moved"))
     refused(copied, "model.path: there is no folder ./moved")
+
+
+def test_a_run_is_opened_from_another_folder(
+    copied: Path, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its relative paths start where it was started, unless they lead somewhere from here."""
+    home, away = tmp_path / "home", tmp_path / "away"
+    for one in (home, away):
+        one.mkdir()
+    model, data = (Path(section["path"]) for section in (bench.model["text"], bench.data["text"]))
+    (home / "model").symlink_to(model)
+    (home / "rows").symlink_to(data.parent)
+    config = copied / "config.yaml"
+    config.write_text(config.read_text().replace(str(model), "model").replace(str(data), f"rows/{data.name}"))
+    record = json.loads((copied / "run.json").read_text())
+    assert record["started_in"] == str(Path.cwd())
+    (copied / "run.json").write_text(json.dumps({**record, "started_in": str(home)}))
+    monkeypatch.chdir(away)
+    found = open_run(copied)
+    assert found.config.model.path == f"{home}/model"
+    assert found.config.data[0][1].path == f"{home}/rows/{data.name}"
+    (away / "model").symlink_to(model)
+    assert read_config(copied).model.path == "model"
+    (copied / "run.json").write_text(json.dumps({**record, "started_in": str(away / "gone")}))
+    (away / "model").unlink()
+    refused(copied, f"there is no folder model (relative paths start at {away}, where the command runs)")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "manifest.json", "trainer.json"])

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mmalign.data._paths import started_from
 from mmalign.types import UserError
 
 # Buffers that older files carry and newer code computes itself.
@@ -39,7 +40,8 @@ def resolve_folder(path: str, revision: str | None, files: Sequence[str]) -> Pat
         raise UserError(f"model.path: {path} is a file; name the folder that holds config.json")
     looks_local = path.startswith((".", "/", "~")) or path.endswith("/") or "\\" in path
     if looks_local or not _HUB_ID.fullmatch(path) or (local.parent.is_dir() and local.parent != Path(".")):
-        raise UserError(f"model.path: there is no folder {path}; give an existing folder or a hub id")
+        where = started_from(path)
+        raise UserError(f"model.path: there is no folder {path}{where}; give an existing folder or a hub id")
     return _download(path, revision, files)
 
 
@@ -55,8 +57,8 @@ def _download(path: str, revision: str | None, files: Sequence[str]) -> Path:
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
-            f"model.path: there is no folder {path}, and as a hub id it could not be fetched "
-            f"({first_line(error)}); give a local folder or go online"
+            f"model.path: there is no folder {path}{started_from(path)}, and as a hub id it could not be "
+            f"fetched ({first_line(error)}); give a local folder or go online"
         ) from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmalign.data._paths import is_media
+from mmalign.data._paths import is_media, started_from
 from mmalign.data._sources import Row
 from mmalign.data.csv import Csv
 from mmalign.data.jsonl import Jsonl
@@ -17,7 +17,7 @@ _METADATA = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
 def media_files(folder: Path, setting: str) -> list[Path]:
     """Pictures and clips of a folder by name, without those of its folders and hidden ones."""
     if not folder.is_dir():
-        raise UserError(f"{setting} {str(folder)!r}: no such folder")
+        raise UserError(f"{setting} {str(folder)!r}: no such folder{started_from(str(folder))}")
     files = (file for file in folder.iterdir() if not file.name.startswith("."))
     return sorted((file for file in files if is_media(file.name)), key=lambda file: file.name)
 

@@ -81,11 +81,17 @@ def locate(file: File) -> Path:
     return Path(path)
 
 
+def started_from(path: str) -> str:
+    """Words that follow "no such file": the folder that a relative path starts from; none for others."""
+    relative = not Path(path).expanduser().is_absolute()
+    return f" (relative paths start at {Path.cwd()}, where the command runs)" if relative else ""
+
+
 def existing_file(path: str) -> Path:
     """`path` as a readable regular file, or UserError naming it."""
     found = Path(path).expanduser()
     if not found.exists():
-        raise UserError(f"data.path {path!r}: no such file")
+        raise UserError(f"data.path {path!r}: no such file{started_from(path)}")
     if not found.is_file():
         raise UserError(f"data.path {path!r}: not a regular file")
     if not os.access(found, os.R_OK):

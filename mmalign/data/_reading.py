@@ -11,7 +11,7 @@ from mmalign.data._formats import Format, LeftOut, known_formats, read_row
 from mmalign.data._lists import Lists
 from mmalign.data._load_report import LoadReport, Skipped
 from mmalign.data._options import Row, SourceOptions
-from mmalign.data._paths import File
+from mmalign.data._paths import File, started_from
 from mmalign.data._records import PROMPT
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
@@ -66,7 +66,7 @@ def _refuse_alone(sample: PreferenceSample, columns: tuple[str, ...]) -> None:
 
 def _refuse_missing_root(options: SourceOptions) -> None:
     if options.root is not None and not Path(options.root).is_dir():
-        raise UserError(f"data.root {options.root!r}: no such folder")
+        raise UserError(f"data.root {options.root!r}: no such folder{started_from(options.root)}")
 
 
 def _sample(

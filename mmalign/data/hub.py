@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data._arrow import table_rows
+from mmalign.data._paths import started_from
 from mmalign.data._sources import Row, SourceOptions
 from mmalign.types import UserError
 
@@ -66,7 +67,7 @@ class Hub(SourceOptions):
             if path.exists():
                 raise UserError(f"data.path {self.path!r} is a file; use source: jsonl or source: parquet")
             if not _NAME.fullmatch(self.path):
-                raise UserError(f"data.path {self.path!r}: no such folder")
+                raise UserError(f"data.path {self.path!r}: no such folder{started_from(self.path)}")
             return datasets.load_dataset(self.path, self.name, revision=self.revision)
         except UserError:
             raise

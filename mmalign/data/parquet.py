@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmalign.data._arrow import table_rows
+from mmalign.data._paths import started_from
 from mmalign.data._sources import Row, SourceOptions
 from mmalign.types import UserError
 
@@ -43,7 +44,7 @@ class Parquet(SourceOptions):
         """Every row with its origin; a file that is damaged or no parquet file is a UserError."""
         path = Path(self.path).expanduser()
         if not path.exists():
-            raise UserError(f"data.path {self.path!r}: no such file or folder")
+            raise UserError(f"data.path {self.path!r}: no such file or folder{started_from(self.path)}")
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not files:
             raise UserError(f"data.path {self.path!r}: the folder holds no .parquet file")

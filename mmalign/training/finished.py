@@ -15,11 +15,13 @@ import torch
 from torch import nn
 
 from mmalign import config as configs
+from mmalign._yaml import parse_file
 from mmalign.adapters import _users as users
 from mmalign.config import RunConfig
 from mmalign.training import checkpoint, lora
 from mmalign.training._state import restore_tensors
 from mmalign.training.console import Console
+from mmalign.training.record import RunRecord
 from mmalign.training.reference import model_at
 from mmalign.training.setup import build_policy
 from mmalign.training.world import World
@@ -45,7 +47,32 @@ def read_config(folder: Path, allow_code: bool = False) -> RunConfig:
     stored = folder / "config.yaml"
     if not stored.is_file():
         raise UserError(f"{folder}: holds no run (config.yaml is missing)")
-    return configs.load(stored, allow_code=allow_code)
+    begun = RunRecord.read(folder)
+    tree = parse_file(stored)
+    if begun is not None and begun.started_in:
+        tree = _found_again(tree, Path(begun.started_in))
+    return configs.from_tree(tree, str(stored), allow_code)
+
+
+_PATHS = ("path", "root", "head")
+"""Fields of config sections that name files and folders."""
+
+
+def _found_again(value: Any, start: Path) -> Any:
+    """A config's values, in which a relative path that leads nowhere from here is taken from the folder the
+    run was started in, if it leads somewhere from there."""
+    if isinstance(value, list):
+        return [_found_again(one, start) for one in value]
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for name, one in value.items():
+        if name in _PATHS and isinstance(one, str) and one and not Path(one).expanduser().exists():
+            there = start / one
+            found[name] = str(there) if there.exists() else one
+        else:
+            found[name] = _found_again(one, start)
+    return found
 
 
 def open_run(

@@ -1,6 +1,6 @@
 """What a run leaves to be read later: run.json, metrics.jsonl, and the lock that keeps a second run out.
 
-Nothing here writes times or paths: two runs of one config leave the same files.
+Nothing here writes times, and one path alone: two runs of one config from one folder leave the same files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _LIBRARIES = ("torch", "transformers", "diffusers", "peft", "accelerate", "safet
 @dataclass(frozen=True)
 class RunRecord:
     """What produced a run. `data` holds the data's hash and its counts; `notes` every choice and fallback
-    that the user should know of, in words; `resumed_at` the steps at which it was taken up again."""
+    that the user should know of, in words; `resumed_at` the steps at which it was taken up again;
+    `started_in` the folder that relative paths of its config start from."""
 
     config_hash: str
     seed: int
@@ -53,6 +54,7 @@ class RunRecord:
     resumed_at: Sequence[int] = field(default_factory=list)
     status: Status = "running"
     step: int = 0
+    started_in: str = ""
 
     def write(self, folder: Path) -> None:
         """Write run.json into the run folder at once: a reader never sees half of it."""

@@ -65,6 +65,7 @@ class Position:
             data=data,
             notes=list(notes),
             skipped=dict(self.skipped),
+            started_in=str(Path.cwd()),
         )
         old = record.RunRecord.read(folder) if self.step else None
         if old is not None:
