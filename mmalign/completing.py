@@ -1,8 +1,10 @@
-"""Models that go on with an answer somebody else began, as some ways of making pairs ask for."""
+"""What some ways of making pairs ask of a model besides answers: to go on with an answer somebody else began,
+and to tell what of its pictures an answer of its own attended to."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -44,3 +46,31 @@ class HidingCompleter(Protocol):
         """What follows each beginning, as `Completer` has it. `visible`: for a prompt, which places of all
         its media may be attended to, bool [sum of its `media_tokens`]; None: all. No token of the prompt or
         of the answer looks at the others, at any step; positions stay as they are (arXiv 2407.02477)."""
+
+
+@dataclass(frozen=True)
+class Attended:
+    """A greedy answer and what it looked at.
+
+    `certainty` [n]: the probability of every token that was chosen, that of the end among them. `attention`:
+    for each medium of the prompt, in order, how much its places [places] were attended to, mean over heads
+    and over the steps behind the first; None for an answer of one step. `grids`: rows and columns in which
+    the places of a medium stand, None where its family lays them out otherwise.
+    """
+
+    answer: Part
+    certainty: Tensor
+    attention: tuple[Tensor, ...] | None
+    grids: tuple[tuple[int, int] | None, ...]
+
+
+@runtime_checkable
+class Attentive(Protocol):
+    """An adapter whose model tells what its answers attend to."""
+
+    def attend(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], layer: int | float
+    ) -> list[Attended]:
+        """A greedy answer to every prompt (media decoded), with the attention of one layer of the language
+        model: its number from 0, or a share of the depth below 1. Raises UserError as `generate` does, for a
+        layer that is not there or keeps no attention, and for media that cannot be told apart."""

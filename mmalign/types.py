@@ -24,6 +24,8 @@ from torch import Tensor, nn
 # every record has one address: the names below are part of this module
 from mmalign.clips import Clip as Clip
 from mmalign.clips import Frames as Frames
+from mmalign.completing import Attended as Attended
+from mmalign.completing import Attentive as Attentive
 from mmalign.completing import Completer as Completer
 from mmalign.completing import HidingCompleter as HidingCompleter
 from mmalign.judging import Judge as Judge

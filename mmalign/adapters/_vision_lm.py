@@ -18,6 +18,7 @@ from mmalign.adapters import _loading, _sequences, _tokens
 from mmalign.adapters._describe import seeing_view
 from mmalign.adapters._sequences import end_ids
 from mmalign.adapters._text_sampling import evaluating
+from mmalign.adapters._vision_attention import attended
 from mmalign.adapters._vision_batch import batch_inputs, row_data, row_key, units_of, with_media
 from mmalign.adapters._vision_config import VisionOptions
 from mmalign.adapters._vision_loading import limit_pixels, load_vision_lm
@@ -38,6 +39,7 @@ from mmalign.adapters._vision_places import Medium, media_of
 from mmalign.adapters._vision_rows import Reader, Seen, markers_of
 from mmalign.adapters._vision_sampling import sample_answers
 from mmalign.types import (
+    Attended,
     Batch,
     Draw,
     Frames,
@@ -320,6 +322,23 @@ class VisionLM:
             seen = self.reader.prompt(prompt, f"prompt {number}")
             found.append(tuple(len(one.places) for one in self._media(seen, prompt)))
         return found
+
+    def attend(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], layer: int | float
+    ) -> list[Attended]:
+        """A greedy answer to every prompt with what it attended to, as `Attentive` has it; of
+        `model.generation` the length and the batch count."""
+        seen = [self.reader.prompt(prompt, f"prompt {i}") for i, prompt in enumerate(prompts)]
+        _sequences.refuse_full([len(one.ids) for one in seen], self.reader.rules.limit)
+        media = [self._media(one, prompt) for one, prompt in zip(seen, prompts, strict=True)]
+        with evaluating(model), torch.no_grad():
+            return attended(self, model, seen, media, layer)
+
+    @property
+    def merge(self) -> int:
+        """Patches of a picture that one place stands for, on each side, where they keep their grid."""
+        model: Any = self.policy
+        return int(getattr(model.config.vision_config, "spatial_merge_size", 1))
 
     def _media(self, seen: Seen, prompt: Sequence[Message]) -> list[Medium]:
         """The media of a prompt with their places."""

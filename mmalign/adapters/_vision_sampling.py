@@ -30,26 +30,40 @@ def sample_answers(
     seeds: Sequence[int],
     visible: Sequence[Tensor | None] | None = None,
 ) -> list[str]:
-    """One answer per prompt, or what follows one that is begun, batches of prompts of similar length.
-    `visible`: see `HidingCompleter`."""
+    """One answer per prompt, or what follows one that is begun. `visible`: see `HidingCompleter`."""
+    settings = adapter.config.generation
+    new = sample_new(adapter, model, seen, seeds, settings, visible)
+    begun = [list(one.ids[one.start :]) for one in seen]
+    return [text_of(adapter, first, ids, settings) for first, ids in zip(begun, new, strict=True)]
+
+
+def sample_new(
+    adapter: VisionLM,
+    model: nn.Module,
+    seen: Sequence[Seen],
+    seeds: Sequence[int],
+    settings: Sampling,
+    visible: Sequence[Tensor | None] | None = None,
+) -> list[list[int]]:
+    """New ids for every prompt without the id that ended them, batches of prompts of similar length."""
     hidden = hidden_places(seen, adapter.reader.ids, visible)
-    size = adapter.config.generation.batch
     order = sorted(range(len(seen)), key=lambda i: len(seen[i].ids))
-    texts: dict[int, str] = {}
-    for begin in range(0, len(order), size):
-        chosen = order[begin : begin + size]
+    found: dict[int, list[int]] = {}
+    for begin in range(0, len(order), settings.batch):
+        chosen = order[begin : begin + settings.batch]
         rows = [seen[i] for i in chosen]
         with hiding(model, [hidden[i] for i in chosen], [len(row.ids) for row in rows]):
-            new = _new_ids(adapter, model, rows, [seeds[i] for i in chosen])
-        answers = zip(chosen, rows, new, strict=True)
-        texts |= {i: _text(adapter, list(row.ids[row.start :]), ids) for i, row, ids in answers}
-    return [texts[i] for i in range(len(seen))]
+            new = _new_ids(adapter, model, rows, [seeds[i] for i in chosen], settings)
+        found |= dict(zip(chosen, new, strict=True))
+    return [found[i] for i in range(len(seen))]
 
 
-def _new_ids(adapter: VisionLM, model: Any, seen: Sequence[Seen], seeds: Sequence[int]) -> list[list[int]]:
+def _new_ids(
+    adapter: VisionLM, model: Any, seen: Sequence[Seen], seeds: Sequence[int], settings: Sampling
+) -> list[list[int]]:
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-    settings, limit = adapter.config.generation, adapter.reader.rules.limit
+    limit = adapter.reader.rules.limit
     room = [settings.max_new_tokens if limit is None else limit - len(one.ids) for one in seen]
     most = min(settings.max_new_tokens, max(room))
     core = core_of(model)
@@ -118,7 +132,7 @@ def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
     return ids
 
 
-def _text(adapter: VisionLM, begun: list[int], new: list[int]) -> str:
+def text_of(adapter: VisionLM, begun: list[int], new: list[int], settings: Sampling) -> str:
     """Text of the new ids; behind a beginning, what they add to its text: decoding them alone would lose a
     leading space with some tokenizers."""
     before = str(adapter.tokenizer.decode(begun, skip_special_tokens=True)) if begun else ""
@@ -127,6 +141,6 @@ def _text(adapter: VisionLM, begun: list[int], new: list[int]) -> str:
         text = text[len(before) :]
     else:
         text = str(adapter.tokenizer.decode(new, skip_special_tokens=True))
-    for end in adapter.config.generation.stop:
+    for end in settings.stop:
         text = text.split(end, 1)[0]
     return text
