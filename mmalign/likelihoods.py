@@ -6,7 +6,8 @@ denoising steps), V entries of a vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -34,6 +35,13 @@ class Distribution(Protocol):
 
     def kl_from(self, other: Distribution) -> Tensor:
         """KL(other || self) in nats -> [N, K] float32; `other` is not differentiated."""
+
+    def guided(self, ids: Tensor, other: Distribution, guidance: float) -> Tensor:
+        """Log-probabilities of `ids` [N, K] under the distribution proportional to
+        self^guidance / other^(guidance - 1) -> [N, K] float32; `other` is not differentiated."""
+
+    def within(self, switch: Callable[[], AbstractContextManager[object]]) -> Distribution:
+        """The handle of a frozen source whose weights are in place only inside `switch`."""
 
     def take(self, rows: Tensor) -> Distribution:
         """The same handle for a selection of rows."""

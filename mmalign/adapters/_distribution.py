@@ -6,6 +6,7 @@ Letters: M positions that are scored, H hidden width, V vocabulary, N rows of K 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -202,13 +203,17 @@ class TiledDistribution:
     """Next-token distributions of N rows as hidden states plus head; implements `types.Distribution`.
 
     `hidden` [M, H] holds every scored position; `index` [N, K] says which one stands where, -1 at padding.
-    Padding gives 0. `gather`, `entropy` and `kl_from` are differentiable, `argmax` and `topk` are not.
+    Padding gives 0. `gather`, `entropy`, `kl_from` and `guided` are differentiable, `argmax` and `topk` not.
+    `autocast` is the type that the head ran in when the hidden states were made, which it runs in again. What
+    has a `switch` belongs to a frozen source and is never differentiated.
     """
 
     hidden: Tensor
     index: Tensor
     head: Head
     size: int | None = None
+    autocast: torch.dtype | None = None
+    switch: Callable[[], AbstractContextManager[object]] | None = None
 
     @property
     def mask(self) -> Tensor:
@@ -217,7 +222,9 @@ class TiledDistribution:
 
     def gather(self, ids: Tensor) -> Tensor:
         """Log-probabilities of `ids` [N, K] -> [N, K] float32."""
-        return self._spread(token_log_probs(self._flat(), ids[self.mask], self.head, self.size))
+        with self._entered():
+            scored = token_log_probs(self._flat(), ids[self.mask], self.head, self.size)
+        return self._spread(scored)
 
     def argmax(self) -> Tensor:
         """Most likely ids -> [N, K] long."""
@@ -228,7 +235,8 @@ class TiledDistribution:
         """The k largest log-probabilities and their ids -> two [N, K, k]."""
         hidden = self._flat()
         size = self.size or tile_rows(self.head, hidden)
-        found = [self.head.log_probs(hidden[a:b]).topk(k) for a, b in tiles(len(hidden), size)]
+        with self._entered():
+            found = [self.head.log_probs(hidden[a:b]).topk(k) for a, b in tiles(len(hidden), size)]
         values = torch.zeros(*self.index.shape, k, device=hidden.device)
         ids = torch.zeros(*self.index.shape, k, dtype=torch.long, device=hidden.device)
         if found:
@@ -243,29 +251,74 @@ class TiledDistribution:
             logp = self.head.log_probs(part)
             return -(logp.exp() * logp).sum(-1)
 
-        return self._spread(per_position(self._flat(), self.head, score, self.size))
+        return self._each(score)
 
     def kl_from(self, other: object) -> Tensor:
         """KL(other || self) in nats -> [N, K] float32; `other` is not differentiated.
 
         Raises ValueError unless both describe the same positions.
         """
-        assert isinstance(other, TiledDistribution), "both handles must come from the same kind of adapter"
-        theirs = other._flat().detach()
-        if len(theirs) != int(self.mask.sum()) or not torch.equal(other.mask.sum(-1), self.mask.sum(-1)):
-            raise ValueError("a divergence needs the same positions in both sources")
+        theirs = self._beside(other)
 
         def score(part: Tensor, start: int, end: int) -> Tensor:
-            ours = self.head.log_probs(part)
-            with torch.no_grad():
-                target = other.head.log_probs(theirs[start:end])
-            return (target.exp() * (target - ours)).sum(-1)
+            target = theirs(start, end)
+            return (target.exp() * (target - self.head.log_probs(part))).sum(-1)
 
-        return self._spread(per_position(self._flat(), self.head, score, self.size))
+        return self._each(score)
+
+    def guided(self, ids: Tensor, other: object, guidance: float) -> Tensor:
+        """Log-probabilities of `ids` [N, K] where logits are guidance * ours - (guidance - 1) * theirs ->
+        [N, K] float32; `other` is not differentiated.
+
+        Raises ValueError unless both describe the same positions.
+        """
+        theirs, wanted = self._beside(other), ids[self.mask]
+
+        def score(part: Tensor, start: int, end: int) -> Tensor:
+            # normalised ones differ from logits by a number per position, which the softmax takes out again
+            mixed = guidance * self.head.log_probs(part) - (guidance - 1) * theirs(start, end)
+            return torch.log_softmax(mixed, dim=-1).gather(-1, wanted[start:end, None]).squeeze(-1)
+
+        return self._each(score)
+
+    def within(self, switch: Callable[[], AbstractContextManager[object]]) -> TiledDistribution:
+        """The handle of a frozen source: a head that is its own as it is, and one that it shares with what
+        trains only inside `switch`."""
+        return replace(self, switch=switch) if self.head.trains else self
 
     def take(self, rows: Tensor) -> TiledDistribution:
         """The same handle for a selection of rows, [n] long."""
         return replace(self, index=self.index[rows])
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """The block in which the head runs as it ran for the hidden states."""
+        kind = self.hidden.device.type
+        with ExitStack() as stack:
+            if self.switch is not None:
+                stack.enter_context(self.switch())
+                stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None))
+            yield
+
+    def _beside(self, other: object) -> Callable[[int, int], Tensor]:
+        """Another source's log-probabilities [m, V] at our positions from one to another, without a graph."""
+        assert isinstance(other, TiledDistribution), "both handles must come from the same kind of adapter"
+        hidden = other._flat().detach()
+        if len(hidden) != int(self.mask.sum()) or not torch.equal(other.mask.sum(-1), self.mask.sum(-1)):
+            raise ValueError("two distributions can be compared at the same positions only")
+
+        def at(start: int, end: int) -> Tensor:
+            with torch.no_grad(), other._entered():
+                return other.head.log_probs(hidden[start:end])
+
+        return at
+
+    def _each(self, score: Score) -> Tensor:
+        """`score` of every position, [N, K]."""
+        with self._entered():
+            scored = per_position(self._flat(), self.head, score, self.size)
+        return self._spread(scored)
 
     def _flat(self) -> Tensor:
         return self.hidden.index_select(0, self.index[self.mask])

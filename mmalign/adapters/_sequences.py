@@ -79,6 +79,9 @@ def score(model: nn.Module, hidden: Tensor, batch: Batch, needs: frozenset[str])
     head = Head.of(model)
     scored = token_log_probs(read, inputs["target"], head)
     values = torch.zeros(index.numel(), device=index.device).index_copy(0, inputs["place"], scored)
+    kind = hidden.device.type
+    running = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    whole = TiledDistribution(read, index, head, autocast=running) if "distribution" in needs else None
     return LogProbs(
         values=values.view(index.shape),
         mask=index >= 0,
@@ -86,7 +89,7 @@ def score(model: nn.Module, hidden: Tensor, batch: Batch, needs: frozenset[str])
         unit="token",
         sample=batch.row_sample,
         slot=batch.row_slot,
-        distribution=TiledDistribution(read, index, head) if "distribution" in needs else None,
+        distribution=whole,
         ids=inputs["response"] if "tokens" in needs else None,
     )
 

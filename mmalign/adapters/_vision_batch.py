@@ -49,9 +49,13 @@ def with_media(row: Row, kept: Mapping[bytes, Mapping[str, Tensor]]) -> Row:
     """The row with other tensors for its media, by their digests."""
     units = units_of(row)
     data = {n: v for n, v in row.data.items() if n.partition(".")[0] not in KINDS}
+    seen: set[bytes] = set()
     for place, unit in enumerate(units):
         data[f"{unit.kind}.{place}.digest"] = torch.frombuffer(bytearray(unit.digest), dtype=torch.uint8)
-        data |= {f"{unit.kind}.{place}.{name}": value for name, value in kept[unit.digest].items()}
+        for name, value in kept[unit.digest].items():
+            # files of the cache allow no shared memory, and a picture may stand in a row twice
+            data[f"{unit.kind}.{place}.{name}"] = value.clone() if unit.digest in seen else value
+        seen.add(unit.digest)
     return replace(row, data=data)
 
 

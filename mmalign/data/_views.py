@@ -145,6 +145,7 @@ CHANGES: Mapping[str, Change] = {
     "crop": Change(_pixels(pictures.crop), _no_media, media=SEEN, random=True),
     "noise": Change(_pixels(pictures.noise), _no_media, media=SEEN, random=True),
     "black": Change(_pixels(pictures.black), _no_media, media=SEEN),
+    "gray": Change(_pixels(pictures.gray), _no_media, media=SEEN),
     "other_image": Change(other_image, _no_media, _OTHER_MEDIA, media=SEEN),
     "no_image": Change(no_image, _no_text_beside_media, media=SEEN),
     "reversed_frames": Change(_order(pictures.reversed_order), _no_frames, media=frozenset({"video"})),

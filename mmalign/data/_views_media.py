@@ -25,6 +25,7 @@ Pixels = Callable[[Tensor, Generator], Tensor]  # one medium's pixels -> the cha
 _AREA = (0.01, 0.2)  # share of the picture that a crop keeps
 _ASPECT = (3 / 4, 4 / 3)  # width / height of a crop
 _NOISE_STEP = 500  # of the schedule below
+_MEAN_COLOUR = (123, 117, 104)  # 255 times CLIP's means
 
 
 def crop(frames: Tensor, generator: Generator) -> Tensor:
@@ -69,6 +70,14 @@ def noise(frames: Tensor, generator: Generator) -> Tensor:
 def black(frames: Tensor, generator: Generator) -> Tensor:
     """Every pixel black."""
     return torch.zeros_like(frames)
+
+
+def gray(frames: Tensor, generator: Generator) -> Tensor:
+    """Every pixel of the colour that processors with CLIP's means (CLIP's own, those of LLaVA-1.5 and the
+    Qwen-VL models) turn into zeros, up to the rounding to 8 bits: nothing is normalised here, the mean colour
+    is given. With means of one half it becomes -0.2 to 0."""
+    mean = torch.tensor(_MEAN_COLOUR, dtype=torch.uint8)
+    return mean[None, :, None, None].expand(frames.shape).clone()
 
 
 def reversed_order(count: int, generator: Generator) -> Tensor:

@@ -48,6 +48,8 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         )
     if whole and reference == "cached":
         raise UserError(f"reference.name=cached: keeps scores, and this run needs {NEEDS[whole[0]]}")
+    if "distribution" in needed_of(config):
+        _check_distributions(config)
     if train.backward == "direct" and _coupled(config) and _splits(config, processes):
         square = ", model.buckets=square" if _of_several_shapes(config) else ""
         raise UserError(
@@ -89,6 +91,22 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
                 f"about {term.surrogate_beta:g}, and this one will hardly move"
             )
     return notes
+
+
+def _check_distributions(config: RunConfig) -> None:
+    """What is read from distributions is not changed by transforms of tokens, nor joined over forwards."""
+    for transform in config.transforms:
+        if {"units", "tokens"} & transform.needs:
+            name = name_of(KINDS["transforms"], type(transform))
+            raise UserError(
+                f"transforms: {name} changes scores of tokens, but not the distributions that objective "
+                f"{_name(KINDS['objective'], config.objective)} reads; remove it"
+            )
+    if _coupled(config):
+        raise UserError(
+            f"objective: one part needs {NEEDS['distribution']}, which are not kept over a step; another "
+            "couples its samples: leave one out"
+        )
 
 
 def _check_paths(config: RunConfig, processes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,13 @@ class Scorer(nn.Module):
             if source == "policy":
                 return self._adapter.logprobs(self.policy, batch, draw, needs)
             with self._switches[source]() as model, torch.no_grad():
-                return self._adapter.logprobs(model, batch, draw, needs)
+                scored = self._adapter.logprobs(model, batch, draw, needs)
+            whole = scored.distribution
+            return (
+                scored
+                if whole is None
+                else replace(scored, distribution=whole.within(self._switches[source]))
+            )
 
     def _model(self, source: str) -> AbstractContextManager[nn.Module]:
         return nullcontext(self.policy) if source == "policy" else self._switches[source]()

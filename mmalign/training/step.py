@@ -171,9 +171,15 @@ def frozen_scores(
             surrogate = engine.adapter.kind == "surrogate"
             seeds = draw_seeds(engine, micro.items, purpose) if surrogate else [None] * len(micro.items)
             scores[source] = {
-                role: engine.cached.load(micro.encoded, role, seeds, policy[role]) for role in roles
+                role: engine.cached.load(micro.encoded, role, seeds, _like(engine, policy, role))
+                for role in roles
             }
     return scores
+
+
+def _like(engine: Engine, policy: Mapping[str, LogProbs], role: str) -> LogProbs:
+    """The policy's scores of a role's rows, or, of a view that it does not score, of those it is made of."""
+    return policy[role] if role in policy else policy[engine.objective.views[role].of]
 
 
 def score_all(engine: Engine, micro: Micro, purpose: str = "draw") -> dict[str, dict[str, LogProbs]]:
@@ -205,10 +211,15 @@ def labels_of(engine: Engine, micro: Micro, purpose: str = "draw") -> Mapping[st
 
 
 def _groups(engine: Engine, roles: Sequence[str]) -> list[list[str]]:
-    """Roles scored in one forward: those with a graph first, then the detached ones. Every source is scored
-    in the same groups: another batch shape would round differently, and log-ratios would not start at 0."""
-    detached = engine.objective.detached
-    groups = ([r for r in roles if r not in detached], [r for r in roles if r in detached])
+    """Roles scored in one forward: those with a graph first, then the detached ones, then those that the
+    policy does not score. Every source is scored in the same groups: another batch shape would round
+    differently, and log-ratios would not start at 0."""
+    detached, ours = engine.objective.detached, engine.objective.roles["policy"]
+    groups = [
+        [role for role in roles if role in ours and role not in detached],
+        [role for role in roles if role in detached],
+        [role for role in roles if role not in ours],
+    ]
     return [group for group in groups if group]
 
 

@@ -1,5 +1,9 @@
 """Tiled distributions against the whole [M, V] tensor, values and gradients."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -174,3 +178,77 @@ def test_a_score_sees_its_own_tile() -> None:
 
     per_position(torch.randn(7, H), make_head(False), score, size=3)
     assert bounds == [(0, 3, 3), (3, 6, 3), (6, 7, 1)]
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("guidance", [0.5, 1.0, 2.5])
+def test_guided_log_probs_are_those_of_mixed_logits(trains: bool, guidance: float) -> None:
+    ours, our_logp = make_handle(trains, seed=3)
+    other, other_logp = make_handle(trains, seed=4)
+    ids = torch.randint(V, (3, 3), generator=torch.Generator().manual_seed(1))
+    found = ours.guided(ids, other, guidance)
+    mixed = (guidance * our_logp - (guidance - 1) * other_logp).log_softmax(-1)
+    expected = mixed.gather(-1, ids[..., None]).squeeze(-1) * (INDEX >= 0)
+    assert torch.allclose(found, expected, atol=1e-6)
+    (gradient,) = torch.autograd.grad(found.sum(), ours.hidden, retain_graph=True)
+    (plain,) = torch.autograd.grad(expected.sum(), ours.hidden, retain_graph=True)
+    assert torch.allclose(gradient, plain, atol=1e-6)
+    assert torch.autograd.grad(found.sum(), other.hidden, allow_unused=True) == (None,)
+    if guidance == 1.0:
+        assert torch.allclose(found, ours.gather(ids), atol=1e-6)
+
+
+def test_a_handle_runs_its_head_as_it_ran_before() -> None:
+    """In half precision the head's weights and the hidden states may be of two types outside autocast."""
+    handle, _ = make_handle()
+    half = TiledDistribution(handle.hidden.bfloat16(), INDEX, handle.head, autocast=torch.bfloat16)
+    ids = torch.zeros(3, 3, dtype=torch.long)
+    assert torch.allclose(half.gather(ids), handle.gather(ids), atol=0.05)
+    full = handle.gather(ids)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(handle.gather(ids), full)
+    other, _ = make_handle(seed=4)
+    whole = TiledDistribution(other.hidden.bfloat16(), INDEX, other.head, autocast=torch.bfloat16)
+    assert torch.allclose(handle.kl_from(whole), handle.kl_from(other), atol=0.1)
+
+
+def test_a_shared_head_has_the_frozen_weights_only_inside_its_switch() -> None:
+    """Positions of the frozen source, the policy's head: the switch puts the old weights back each time."""
+    policy, _ = make_handle(trains=True, seed=3)
+    frozen, _ = make_handle(trains=True, seed=4)
+    ids = torch.ones(3, 3, dtype=torch.long)
+    layer = policy.head.module
+    assert isinstance(layer, nn.Linear)
+    old = layer.weight.data
+    moved = old + torch.randn(old.shape, generator=torch.Generator().manual_seed(9))
+
+    @contextmanager
+    def switch() -> Iterator[None]:
+        layer.weight.data = old
+        yield
+        layer.weight.data = moved
+
+    borrowed = replace(frozen, head=policy.head).within(switch)
+    layer.weight.data = moved
+    assert torch.equal(borrowed.gather(ids), frozen.gather(ids))  # whose head has not moved
+    assert torch.equal(borrowed.topk(3)[0], frozen.topk(3)[0])
+    assert not borrowed.gather(ids).requires_grad
+    ours, theirs = whole(policy.head, policy.hidden), whole(frozen.head, frozen.hidden)
+    expected = (theirs.exp() * (theirs - ours)).sum(-1)
+    found = policy.kl_from(borrowed)
+    assert torch.allclose(found[INDEX >= 0], expected, atol=1e-5)
+    (gradient,) = torch.autograd.grad(found.sum(), policy.hidden, retain_graph=True)
+    (plain,) = torch.autograd.grad(expected.sum(), policy.hidden)
+    assert torch.allclose(gradient, plain, atol=1e-5)
+    assert torch.equal(layer.weight.data, moved)
+
+
+def test_a_head_of_its_own_needs_no_switch() -> None:
+    handle, _ = make_handle(trains=False)
+
+    @contextmanager
+    def never() -> Iterator[None]:
+        raise AssertionError
+        yield
+
+    assert handle.within(never) is handle

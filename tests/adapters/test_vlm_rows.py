@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 
 from mmalign.adapters._vision_lm import VisionLM
 from mmalign.adapters._vision_parts import core_of
+from mmalign.data._cache import TensorCache
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
 
@@ -132,3 +133,17 @@ def test_pixel_bounds(vlm_folders: dict[str, Path]) -> None:
     assert tight.fingerprint() != build_vlm(vlm_folders["qwen2_5_vl"]).fingerprint()
     with pytest.raises(UserError, match="resizes to a fixed size"):
         build_vlm(vlm_folders["llava"], max_pixels=100)
+
+
+@pytest.mark.parametrize("trains", [("language",), ("language", "projector")])
+def test_a_picture_that_stands_in_a_row_twice_can_be_kept(
+    vlm_folders: dict[str, Path], tmp_path: Path, trains: tuple[str, ...]
+) -> None:
+    """The files of a cache hold every tensor by itself."""
+    adapter = build_vlm(vlm_folders["qwen2_5_vl"], trains=trains)
+    (done,) = adapter.encode([adapter.prepare(vlm_pair("a", (picture(1), picture(1))), ("chosen",))])
+    cache = TensorCache(tmp_path)
+    cache.put("row", done.rows[0].data)
+    kept = cache.get("row")
+    assert kept is not None and kept.keys() == done.rows[0].data.keys()
+    assert all(torch.equal(value, done.rows[0].data[name]) for name, value in kept.items())

@@ -3,14 +3,13 @@
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass, replace
+from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fixtures import (
-    PADDING,
     SAMPLES,
     changed_scores,
     exact,
@@ -23,6 +22,7 @@ from fixtures import (
     units,
 )
 from torch import Tensor
+from whole import carrying, wider
 
 from mmalign._names import KINDS, class_of, names
 from mmalign.catalogue import lacking
@@ -87,7 +87,10 @@ def scored(kind: str, objective: Objective, leaf: Tensor, role: int) -> LogProbs
         mask = lengths(0)
         return units(1.0 - 4e-5 * leaf, "step", mask)
     if kind == "exact":
-        return exact(-leaf, lengths(role))
+        # roles made of a side have its tokens
+        plain = exact(-leaf, lengths(role % 2))
+        read = {"distribution", "tokens"} & objective.needs
+        return carrying(plain, role) if read else plain
     if "segments" in objective.needs:
         return units(-0.5 * leaf, "segment")
     if "prediction" in objective.needs:
@@ -190,12 +193,8 @@ def test_a_sample_alone_has_the_loss_it_has_in_a_batch(name: str, kind: str) -> 
 def test_padding_changes_nothing(name: str, kind: str) -> None:
     step = make(name, kind, torch.float64)
 
-    def widen(side: LogProbs) -> LogProbs:
-        values = torch.nn.functional.pad(side.values, (0, 4), value=PADDING)
-        return replace(side, values=values, mask=torch.nn.functional.pad(side.mask, (0, 4)))
-
     loss = run(step.objective, step.scores, step.labels).loss
-    padded = run(step.objective, changed_scores(step.scores, widen), step.labels).loss
+    padded = run(step.objective, changed_scores(step.scores, lambda side: wider(side, 4)), step.labels).loss
     assert torch.allclose(padded, loss, rtol=0, atol=1e-12)
 
 

@@ -1,0 +1,100 @@
+"""Objectives on what a model sees, in whole runs: where they start, what must not change them, refusals."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import Bench, add_vision, largest_gap, losses, metrics, weights
+
+from mmalign.training.run import run
+from mmalign.types import UserError
+
+LN2 = math.log(2)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    bench = Bench(tmp_path_factory.mktemp("bench"))
+    add_vision(bench)
+    yield bench
+    torch.set_num_threads(threads)
+
+
+def train(bench: Bench, output: str, objective: dict[str, Any], **sections: Any) -> Path:
+    """A short LoRA run on pairs about pictures."""
+    settings = {"lora": {"rank": 4}, "data": {"heldout": 3}, **sections}
+    settings["train"] = {"steps": 2, **sections.get("train", {})}
+    return run(bench.config("seeing", output, objective=objective, **settings))
+
+
+# ln 2 for every term whose two sides agree before the first step
+STARTS: dict[str, tuple[dict[str, Any], float]] = {
+    "vdpo-plain": ({"name": "vdpo", "guidance": 1.0}, LN2),
+    "vdpo-visual": ({"name": "vdpo", "guidance": 1.0, "visual_weight": 0.5}, 1.5 * LN2),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_terms_that_compare_with_the_reference_start_at_ln_2(bench: Bench, name: str) -> None:
+    objective, expected = STARTS[name]
+    found = losses(train(bench, f"start-{name}", objective))
+    assert found[0] == pytest.approx(expected, abs=1e-5)
+    assert found[1] != found[0] and math.isfinite(found[1])
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "vdpo": {"name": "vdpo", "visual_weight": 0.5},
+    "vdpo-reference": {"name": "vdpo", "unguided": "reference", "picture": "other_image"},
+    "vdpo-logits": {"name": "vdpo", "use_logits": True, "picture": "black"},
+}
+WHOLE = ("vdpo-logits",)
+"""Those that read whole distributions."""
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_micro_batches_change_nothing(bench: Bench, name: str) -> None:
+    """Other neighbours, other padding; rows of a micro-batch stand in another order."""
+    plain = train(bench, f"{name}-plain", OBJECTIVES[name])
+    small = train(bench, f"{name}-small", OBJECTIVES[name], train={"micro_batch": 1})
+    assert losses(small) == pytest.approx(losses(plain), abs=1e-5)
+    assert largest_gap(weights(small, 2), weights(plain, 2)) < 2e-5
+    assert [line for line in metrics(plain) if "heldout/loss" in line]
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_cached_reference_gives_the_same_run_or_is_refused(bench: Bench, name: str) -> None:
+    cached = {"reference": {"name": "cached"}, "views": {"redraw": "once"}}
+    if name in WHOLE:
+        with pytest.raises(UserError, match="^reference.name=cached: keeps scores, and this run needs whole"):
+            train(bench, f"{name}-cached", OBJECTIVES[name], **cached)
+        return
+    live = train(bench, f"{name}-live", OBJECTIVES[name], views={"redraw": "once"})
+    kept = train(bench, f"{name}-cached", OBJECTIVES[name], **cached)
+    assert losses(kept) == pytest.approx(losses(live), abs=1e-5)
+
+
+@pytest.mark.parametrize("transform", ["segment_weights", "length_desensitized"])
+def test_weights_of_tokens_do_not_reach_distributions(bench: Bench, transform: str) -> None:
+    with pytest.raises(
+        UserError, match=f"^transforms: {transform} changes scores of tokens, but not the dist"
+    ):
+        train(bench, "refused", OBJECTIVES[WHOLE[0]], transforms=[{"name": transform}])
+
+
+def test_distributions_are_not_kept_over_a_coupled_step(bench: Bench) -> None:
+    coupled = [OBJECTIVES[WHOLE[0]], {"name": "dpo", "target_gradient": 0.2}]
+    with pytest.raises(UserError, match="^objective: one part needs whole next-token distributions"):
+        train(bench, "coupled", coupled)  # type: ignore[arg-type]
+
+
+def test_segment_weights_before_mdpo(bench: Bench) -> None:
+    """Three terms at ln 2: weights do not move log-ratios of 0."""
+    found = train(bench, "segments", {"name": "mdpo"}, transforms=[{"name": "segment_weights"}])
+    assert losses(found)[0] == pytest.approx(3 * LN2, abs=1e-5)
+    shares = [line["changed_share"] for line in metrics(found) if "changed_share" in line]
+    assert shares and all(0 < share <= 1 for share in shares)
