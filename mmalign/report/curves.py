@@ -1,14 +1,17 @@
-"""Which curves go together: one chart per family of metrics, train and held-out on the same axes."""
+"""Which curves go together: one chart per family of metrics, train and held-out on the same axes.
+
+The winner has the first colour and the loser the second, in every chart that has both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mmalign.report.html import Html
 from mmalign.report.levels import PREFIX
 from mmalign.report.plot import Axis, Line, figure
-from mmalign.report.series import Metrics
+from mmalign.report.series import Metrics, Series
 
 _MOST_LABELS = 6  # of one chart: as many as there are colours
 
@@ -18,7 +21,11 @@ _KNOWN: dict[str, tuple[str, str]] = {
         "Implicit accuracy",
         "share of pairs whose chosen side has the larger reward, ties one half",
     ),
-    "accuracy": ("Accuracy", "share of pairs whose chosen side has the larger reward, ties count as wrong"),
+    "accuracy": (
+        "Accuracy",
+        "share of pairs whose chosen side has the larger reward, ties count as wrong; no point where all "
+        "pairs tie, as at the start",
+    ),
     "reward/margin": ("Reward margin", "implicit reward of chosen minus rejected"),
     "reward": ("Implicit reward", "beta times the log-ratio to the reference, by role"),
     "seeing": (
@@ -44,6 +51,7 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "logp": ("Log-likelihood", "of whole responses, by role"),
     "length": ("Length", "scored units of a response, by role"),
     "implicit_acc by noise": ("Accuracy by noise level", "quarters of the schedule, t1 has the least noise"),
+    "nll": ("Negative log-likelihood", "of the responses that sft trains on, as its loss counts it"),
     "grad_norm": ("Gradient norm", "before clipping"),
     "lr": ("Learning rate", "as the schedule gave it"),
 }
@@ -56,6 +64,8 @@ _SHARES = (  # drawn on 0..1
     "image_accuracy",
     "anchor_accuracy",
 )
+_COLOURS = {"chosen": 0, "Dw": 0, "rejected": 1, "Dl": 1}
+_CALLED = {"Dw": "winner, Dw", "Dl": "loser, Dl"}
 _TOGETHER = {
     "Dw": "rise",
     "Dl": "rise",
@@ -73,31 +83,96 @@ class Chart:
 
     name: str
     lines: tuple[Line, ...]
+    same: tuple[str, ...] = ()  # other metrics with the very same curves
+    term: bool = False  # of one part of a summed objective
 
 
 def charts(metrics: Metrics) -> list[Chart]:
     """Every curve of a run but those at fixed noise levels, sorted into charts: the known families first, any
     other metric after them."""
+    metrics = decided(metrics)
     families: dict[str, list[str]] = {}
     for name in (name for name in metrics.names if not name.startswith(PREFIX)):
         families.setdefault(_family(name), []).append(name)
     known = [family for family in _KNOWN if family in families]
-    found = []
+    found: list[Chart] = []
+    alone: dict[_Curves, int] = {}  # charts of a single metric, by their points
     for family in [*known, *(family for family in sorted(families) if family not in _KNOWN)]:
         names = families[family]
+        points = _points(metrics, names[0])
+        twin = next((place for other, place in alone.items() if _within(points, other)), None)
+        if len(names) == 1 and twin is not None:
+            found[twin] = replace(found[twin], same=(*found[twin].same, family))
+            continue
+        if len(names) == 1 and _moves(points):
+            alone[points] = len(found)
         for start in range(0, len(names), _MOST_LABELS):
             title = family if start == 0 else f"{family} ({start // _MOST_LABELS + 1})"
-            found.append(Chart(title, tuple(_lines(metrics, names[start : start + _MOST_LABELS]))))
+            lines = tuple(_lines(metrics, names[start : start + _MOST_LABELS]))
+            found.append(Chart(title, lines, term=f"{family}/loss" in names))
+    return found
+
+
+def decided(metrics: Metrics) -> Metrics:
+    """The same curves without points of `accuracy` at which all pairs tie: it counts ties as wrong, and would
+    read 0 where nothing has been learned yet."""
+    return Metrics(*(_decided(group) for group in (metrics.train, metrics.heldout)))
+
+
+def _decided(group: Mapping[str, Series]) -> dict[str, Series]:
+    found, fair = dict(group), group.get("implicit_acc", Series())
+    tied = {step for step, value in zip(fair.steps, fair.values, strict=True) if value == 0.5}
+    if series := found.pop("accuracy", None):
+        points = zip(series.steps, series.values, strict=True)
+        kept = [(step, value) for step, value in points if value > 0 or step not in tied]
+        if kept or series.broken:
+            found["accuracy"] = Series([s for s, _ in kept], [v for _, v in kept], series.broken)
     return found
 
 
 def draw(chart: Chart, last_step: float) -> Html:
     """One chart as a figure: heading, SVG whose x axis runs from 0 to `last_step`, and legend."""
     title, words = _KNOWN.get(chart.name, (chart.name, ""))
+    if chart.term and not words:
+        title, words = f"Part {chart.name}", "of a summed objective, before its weight"
+    if chart.same:
+        words += f"; the same curve: {', '.join(_KNOWN.get(name, (name,))[0] for name in chart.same)}"
     return figure(title, words, chart.lines, Axis("step", max(1, last_step)), chart.name in _SHARES)
 
 
 # ---------------------------------------------------------------- which lines go together
+
+
+_Curves = tuple[tuple[tuple[float, float], ...], ...]
+
+
+def _points(metrics: Metrics, name: str) -> _Curves:
+    """The points of a metric in training and on held-out rows."""
+    both = (group.get(name, Series()) for group in (metrics.train, metrics.heldout))
+    return tuple(tuple(zip(one.steps, one.values, strict=True)) for one in both)
+
+
+def _within(points: _Curves, others: _Curves) -> bool:
+    """True if there are points and all of them are those of another metric."""
+    pairs = zip(points, others, strict=True)
+    return any(points) and all(set(ours) <= set(theirs) for ours, theirs in pairs)
+
+
+def _moves(points: _Curves) -> bool:
+    """Flat curves may be equal by chance; they are told apart."""
+    return len({value for curve in points for _, value in curve}) > 1
+
+
+def _colours(names: Sequence[str]) -> dict[str, int]:
+    """A colour for every metric of a chart: the winner's and the loser's are the same in all of them."""
+    fixed = {name: _COLOURS[role] for name in names if (role := _role(name)) in _COLOURS}
+    free = (place for place in range(len(names) + 2) if place not in fixed.values())
+    return {name: fixed[name] if name in fixed else next(free) for name in names}
+
+
+def _role(name: str) -> str:
+    head, slash, rest = name.partition("/")
+    return name if not slash else "" if head == "reference_error" else rest
 
 
 def _family(name: str) -> str:
@@ -111,14 +186,15 @@ def _family(name: str) -> str:
 
 def _lines(metrics: Metrics, names: Sequence[str]) -> list[Line]:
     lines = []
-    for place, name in enumerate(names):
+    colours = _colours(names)
+    for name in sorted(names, key=lambda one: _COLOURS.get(one, 0)):
         head, slash, rest = name.partition("/")
-        label = "" if len(names) == 1 else rest or name
+        label = "" if len(names) == 1 else _CALLED.get(name, rest or name)
         if head == "reference_error" and slash:
             label = f"reference, {rest}"
         for heldout, group in ((False, metrics.train), (True, metrics.heldout)):
             if name in group:
                 words = [label, "held-out" if heldout else "" if label else "training"]
-                colour = int(heldout) if not label else place
+                colour = int(heldout) if not label else colours[name]
                 lines.append(Line(", ".join(word for word in words if word), group[name], heldout, colour))
     return lines

@@ -10,8 +10,9 @@ from itertools import pairwise
 from mmalign.report.html import Html, element, join
 from mmalign.report.series import Series
 
-_WIDTH, _HEIGHT = 420, 230
+_WIDTH, _HEIGHT, _SHORT = 420, 230, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 12, 34
+_FEW = 5  # points: a shorter line has a mark at each, and a chart of such lines alone is less high
 _MOST_POINTS = 60  # of a drawn line; a longer series is drawn as means of equal blocks, with their range
 
 
@@ -40,9 +41,14 @@ def figure(title: str, words: str, lines: Sequence[Line], axis: Axis, share: boo
     values = [value for line in lines for value in line.series.values]
     if not values:
         return element("figure", {"class": "chart"}, heading, element("p", None, "no finite value"))
-    frame = _Frame.around(values, axis, share)
+    few = all(len(line.series.values) < _FEW for line in lines)
+    frame = _Frame.around(values, axis, share, _SHORT if few else _HEIGHT)
     parts = [*_axes(frame), *(part for line in lines for part in _curve(frame, line))]
-    box = {"viewBox": f"0 0 {_WIDTH} {_HEIGHT}", "role": "img", "aria-label": f"{title} over {axis.name}s"}
+    box = {
+        "viewBox": f"0 0 {_WIDTH} {frame.height}",
+        "role": "img",
+        "aria-label": f"{title} over {axis.name}s",
+    }
     several = len({line.colour for line in lines if not line.heldout}) > 1
     named = [line for line in lines if not (several and line.heldout)]  # dashes are explained once
     legend = element("ul", {"class": "legend"}, *(_legend(line) for line in named))
@@ -86,20 +92,21 @@ class _Frame:
     low: float
     high: float
     axis: Axis
+    height: int = _HEIGHT
 
     @staticmethod
-    def around(values: Sequence[float], axis: Axis, share: bool) -> _Frame:
+    def around(values: Sequence[float], axis: Axis, share: bool, height: int) -> _Frame:
         low, high = min(values), max(values)
         if share and low >= 0 and high <= 1:
-            return _Frame(0.0, 1.0, axis)
+            return _Frame(0.0, 1.0, axis, height)
         room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
-        return _Frame(low - room, high + room, axis)
+        return _Frame(low - room, high + room, axis, height)
 
     def x(self, step: float) -> float:
         return _LEFT + step / self.axis.last * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        return _TOP + (self.high - value) / (self.high - self.low) * (_HEIGHT - _TOP - _BOTTOM)
+        return _TOP + (self.high - value) / (self.high - self.low) * (self.height - _TOP - _BOTTOM)
 
     def at(self, step: float, value: float) -> str:
         return f"{self.x(step):.1f},{self.y(value):.1f}"
@@ -107,19 +114,21 @@ class _Frame:
 
 def _axes(frame: _Frame) -> list[Html]:
     parts = []
-    values = [0.0 if abs(v) < 1e-9 * (frame.high - frame.low) else v for v in ticks(frame.low, frame.high)]
+    wanted = 5 if frame.height == _HEIGHT else 3
+    found = ticks(frame.low, frame.high, wanted)
+    values = [0.0 if abs(v) < 1e-9 * (frame.high - frame.low) else v for v in found]
     for value, words in zip(values, tick_labels(values), strict=True):
         y = f"{frame.y(value):.1f}"
         ends = {"x1": str(_LEFT), "x2": str(_WIDTH - _RIGHT), "y1": y, "y2": y}
         parts.append(element("line", {**ends, "class": "grid" if value else "zero"}))
         place = {"x": str(_LEFT - 6), "y": y, "class": "ylabel"}
         parts.append(element("text", place, words))
-    bottom = _HEIGHT - _BOTTOM
+    bottom = frame.height - _BOTTOM
     steps = [step for step in ticks(0, frame.axis.last) if step == int(step) or not frame.axis.whole]
     for step, words in zip(steps, tick_labels(steps), strict=True):
         place = {"x": f"{frame.x(step):.1f}", "y": str(bottom + 15), "class": "xlabel"}
         parts.append(element("text", place, f"{int(step)}" if frame.axis.whole else words))
-    name = {"x": str((_LEFT + _WIDTH - _RIGHT) // 2), "y": str(_HEIGHT - 4), "class": "xlabel"}
+    name = {"x": str((_LEFT + _WIDTH - _RIGHT) // 2), "y": str(frame.height - 4), "class": "xlabel"}
     return [*parts, element("text", name, frame.axis.name)]
 
 
@@ -136,10 +145,10 @@ def _curve(frame: _Frame, line: Line) -> list[Html]:
             parts.append(element("polygon", {"points": " ".join(edge), "class": f"band {style}"}))
         points = " ".join(frame.at(step, value) for step, value, _, _ in middle)
         parts.append(element("polyline", {"points": points, "class": style}))
-        if line.heldout or len(middle) == 1:
+        if line.heldout or len(line.series.values) < _FEW or len(middle) == 1:
             parts += [_dot(frame, step, value, style) for step, value, _, _ in middle]
     for step in line.series.broken:
-        x, bottom = f"{frame.x(step):.1f}", _HEIGHT - _BOTTOM
+        x, bottom = f"{frame.x(step):.1f}", frame.height - _BOTTOM
         place = {"x1": x, "x2": x, "y1": str(bottom - 8), "y2": str(bottom), "class": "broken"}
         parts.append(
             element("line", place, element("title", None, f"not finite at {frame.axis.name} {step:g}"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mmalign.evaluation.comparison import Comparison
 from mmalign.evaluation.win_rate import WinRate
-from mmalign.report.html import Html, element, table
+from mmalign.report.html import Html, element, join, table
 
 _HEADS = ("win rate", "95% interval", "resampled", "ties", "of the decided", "won / lost", "prompts")
 
@@ -21,7 +21,7 @@ def by_score(comparison: Comparison) -> Html | None:
     if len(comparison.names) < 2:
         return None
     rows = [(called(comparison, name), rate) for name, rate in comparison.win_rates.items()]
-    return _rates("win rate on", rows)
+    return join([_rates("win rate on", rows), footnote()])
 
 
 def by_group(comparison: Comparison) -> list[Html]:
@@ -33,8 +33,20 @@ def by_group(comparison: Comparison) -> list[Html]:
             rows = [(f"{kind}: {group}", rate) for (kind, group), rate in rates.items()]
             title = f"Groups of prompts, judged by {called(comparison, total)}"
             opened: dict[str, str] = {} if found else {"open": ""}
-            found.append(element("details", opened, element("summary", None, title), _rates("group", rows)))
+            note = [] if found or len(comparison.names) > 1 else [footnote()]
+            head = element("summary", None, title)
+            found.append(element("details", opened, head, _rates("group", rows), *note))
     return found
+
+
+def footnote() -> Html:
+    """What the columns of a table of win rates mean."""
+    words = (
+        "A tie counts one half, and its Wilson interval takes every prompt for a yes or no. Resampled: the "
+        "95% interval of the same rate when the prompts are drawn anew, with replacement, which knows of "
+        "ties. Of the decided: the share of won prompts among those that did not tie."
+    )
+    return element("p", {"class": "judge"}, words)
 
 
 def called(comparison: Comparison, name: str) -> str:

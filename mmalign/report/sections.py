@@ -10,7 +10,7 @@ from mmalign.evaluation.comparison import TOTAL, Comparison, JudgeNote
 from mmalign.evaluation.win_rate import WinRate
 from mmalign.report import rates
 from mmalign.report.alarms import Alarm
-from mmalign.report.curves import charts, draw
+from mmalign.report.curves import charts, decided, draw
 from mmalign.report.html import Child, Html, element, join, section, table
 from mmalign.report.levels import is_level
 from mmalign.report.plot import number
@@ -45,6 +45,8 @@ def header(config: Mapping[str, Any], record: RunRecord) -> Html:
     objective = config.get("objective")
     if isinstance(objective, Mapping):
         facts[1:1] = [(str(k), str(v)) for k, v in objective.items() if k != "name" and _is_plain(v)]
+    elif isinstance(objective, list):
+        facts[1:1] = [_part(term) for term in objective if isinstance(term, Mapping)]
     listed = [
         element("div", None, element("dt", None, name), element("dd", None, value)) for name, value in facts
     ]
@@ -55,6 +57,13 @@ def header(config: Mapping[str, Any], record: RunRecord) -> Html:
         element("h1", None, title_of(config)),
         element("dl", {"class": "facts"}, *listed),
     )
+
+
+def _part(term: Mapping[str, Any]) -> tuple[str, str]:
+    """One part of a summed objective: its weight, and its own settings."""
+    plain = {"weight": term.get("weight", 1.0), **{k: v for k, v in term.items() if k != "weight"}}
+    told = [f"{name} {value}" for name, value in plain.items() if name != "name" and _is_plain(value)]
+    return str(term.get("name", "?")), ", ".join(told)
 
 
 def _reference(config: Mapping[str, Any], record: RunRecord) -> str:
@@ -209,6 +218,7 @@ def warnings(alarms: Sequence[Alarm], notes: Sequence[str]) -> Html:
 
 def curves(metrics: Metrics) -> Html | None:
     """All charts, and the figures of the curves' ends."""
+    metrics = decided(metrics)
     found = charts(metrics)
     if not found:
         return None

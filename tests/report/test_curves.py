@@ -53,6 +53,51 @@ def test_margins_with_and_without_the_picture_share_a_chart() -> None:
     assert (labels[0], labels[-1]) == ("0.0", "1.0")  # a share: the whole axis
 
 
+def test_winner_and_loser_have_their_colours_in_every_chart() -> None:
+    one = series(1.0, 2.0)
+    names = ["Dw", "Dl", "logp/chosen", "logp/rejected", "error/rejected", "reference_error/chosen"]
+    found = {chart.name: chart for chart in charts(Metrics(dict.fromkeys(names, one), {}))}
+    colours = {name: [(line.label, line.colour) for line in chart.lines] for name, chart in found.items()}
+    assert colours["rise"] == [("winner, Dw", 0), ("loser, Dl", 1)]
+    assert colours["logp"] == [("chosen", 0), ("rejected", 1)]
+    assert colours["error"] == [("rejected", 1), ("reference, chosen", 0)]
+
+
+def test_a_start_where_all_pairs_tie_is_no_accuracy_of_0() -> None:
+    held = {"accuracy": series(0.0, 0.0, 0.75), "implicit_acc": series(0.5, 0.25, 0.8)}
+    (fair, strict) = charts(Metrics({}, held))
+    assert strict.lines[0].series.values == [0.0, 0.75]  # the second is wrong indeed
+    assert "no point where all pairs tie" in str(draw(strict, 3)) and fair.name == "implicit_acc"
+    assert [
+        chart.name for chart in charts(Metrics({}, {"accuracy": series(0.0), "implicit_acc": series(0.5)}))
+    ] == ["implicit_acc"]
+
+
+def test_equal_curves_are_drawn_once() -> None:
+    held = {"accuracy": series(0.0, 0.6, 0.7), "implicit_acc": series(0.5, 0.6, 0.7)}
+    train = {"nll": series(3.0, 2.0), "loss": series(3.0, 2.0), "flat": series(1.0), "level_": series(1.0)}
+    found = charts(Metrics(train, held))
+    assert [(chart.name, chart.same) for chart in found] == [
+        ("loss", ("nll",)), ("implicit_acc", ("accuracy",)), ("flat", ()), ("level_", ()),
+    ]  # fmt: skip
+    assert "the same curve: Negative log-likelihood" in str(draw(found[0], 2))
+
+
+def test_parts_of_a_sum_say_so() -> None:
+    (part,) = charts(Metrics({"dpo/loss": series(0.7, 0.6), "dpo/accuracy": series(0.5, 0.6)}, {}))
+    assert "Part dpo</b> <span>of a summed objective, before its weight" in str(draw(part, 2))
+
+
+@pytest.mark.parametrize(("count", "height", "marks"), [(4, "150", 4), (5, "230", 0)])
+def test_short_runs_have_marks_in_a_lower_chart(count: int, height: str, marks: int) -> None:
+    figure = drawn(charts(Metrics({"loss": series(*range(count))}, {}))[0], count)
+    svg = figure.find("./svg")
+    assert svg is not None and svg.attrib["viewBox"] == f"0 0 420 {height}"
+    assert len(svg.findall("./circle")) == marks
+    lowest = max(float(e.attrib["y"]) for e in svg.findall("./text"))
+    assert lowest < float(height)
+
+
 def test_many_roles_are_spread_over_charts() -> None:
     found = charts(Metrics({f"logp/r{i}": series(1.0) for i in range(8)}, {}))
     assert [(chart.name, len(chart.lines)) for chart in found] == [("logp", 6), ("logp (2)", 2)]

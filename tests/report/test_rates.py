@@ -53,6 +53,17 @@ def test_a_rate_that_all_prompts_share_has_no_resampled_interval() -> None:
     assert ">57% to 100%<" in str(table) and ">100% to 100%<" not in str(table)
 
 
+def test_the_columns_are_explained_once() -> None:
+    page = str(by_score(judged())) + "".join(map(str, by_group(judged())))
+    assert page.count("Of the decided: the share of won prompts") == 1
+    rows = tuple(
+        replace(row, base_scores={"score": 0.0}, tuned_scores={"score": 1.0}) for row in judged().rows
+    )
+    alone = Comparison(rows, 0)
+    assert by_score(alone) is None and len(by_group(alone)) == 1
+    assert str(by_group(alone)[0]).count("Of the decided: the share of won prompts") == 1
+
+
 def test_one_score_and_no_group_need_no_table() -> None:
     rows = [replace(row, base_scores={"score": 0.0}, tuned_scores={"score": 1.0}) for row in told(3).rows]
     assert by_score(Comparison(tuple(rows), 0)) is None and by_group(Comparison(tuple(rows), 0)) == []

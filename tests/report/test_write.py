@@ -169,8 +169,9 @@ def test_pictures_in_prompts_are_shown(make_run: MakeRun) -> None:
 
 
 def test_a_sum_of_objectives_is_named(make_run: MakeRun) -> None:
-    terms = [{"name": "dpo", "weight": 1.0}, {"name": "sft", "weight": 0.1}]
-    assert "dpo + sft on text" in Page(write_report(make_run("text", config={"objective": terms}))).texts
+    terms = [{"name": "dpo", "weight": 1.0, "beta": 0.3}, {"name": "sft", "weight": 0.1, "views": {"x": 1}}]
+    texts = Page(write_report(make_run("text", config={"objective": terms}))).texts
+    assert "dpo + sft on text" in texts and "weight 0.1" in texts and "weight 1.0, beta 0.3" in texts
 
 
 def test_refusals(tmp_path: Path, make_run: MakeRun) -> None:
