@@ -332,7 +332,7 @@ class Denoiser(MediaCopies):
         if self._told_guidance and settings.guidance is None:
             guidance = 1.0  # the denoiser has learned it
         scheduler = self._parts.pipeline.scheduler
-        return Sampler(scheduler, family.grid, family.flow, settings.steps, guidance, settings.eta)
+        return Sampler(scheduler, family.grid, family.flow, settings.steps, guidance, settings.eta or 0.0)
 
     def _new_media(self, texts: Sequence[Condition]) -> dict[str, Tensor]:
         """Conditions of media that are yet to be: of the full size, and uncropped."""

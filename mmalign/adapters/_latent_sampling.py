@@ -26,7 +26,9 @@ class Generation:
 
     steps: int = 50
     guidance: float | None = None  # 1 samples without guidance; null: as usual for the family
-    eta: float = 0.0  # share of DDPM's noise added at each step; 0 is deterministic. Not for flows
+    # share of DDPM's noise added at each step; 0 is deterministic. Null: 0, but 1 on paths that are trained on
+    # (d3po, ddpo, spo), whose steps have a density only with noise. Not for flows
+    eta: float | None = None
     batch: int = 8  # pictures or clips per forward
 
     def __post_init__(self) -> None:
@@ -34,7 +36,7 @@ class Generation:
             raise ValueError(f"generation.steps: must be 1 or more, got {self.steps}")
         if self.guidance is not None and self.guidance < 1:
             raise ValueError(f"generation.guidance: must be 1 or more, got {self.guidance}")
-        if not 0 <= self.eta <= 1:
+        if self.eta is not None and not 0 <= self.eta <= 1:
             raise ValueError(f"generation.eta: must lie in [0, 1], got {self.eta}")
         if self.batch < 1:
             raise ValueError(f"generation.batch: must be 1 or more, got {self.batch}")

@@ -85,7 +85,7 @@ class PathSampling(DenoiserRows):
         self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
     ) -> list[SampledPath]:
         """One picture or clip per prompt with the path to it, sampled with noise of share
-        `generation.eta`, 1 where that is 0. Raises UserError for a flow and for samplers without noise."""
+        `generation.eta`, 1 where that is null. Raises UserError for a flow and for samplers without noise."""
         done: list[SampledPath] = []
         for _, walk, noise in self._walks(model, prompts, seeds):
             clean, rows = walk.paths(noise)
@@ -132,6 +132,11 @@ class PathSampling(DenoiserRows):
             raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
         family, settings = self._family, self._config.generation
         refuse_flow(family.flow, family.scheduler is not None, family.pipeline.__name__)
+        if settings.eta == 0:
+            raise UserError(
+                "model.generation.eta: without noise the sampler's steps have no density to train on; "
+                "remove it (paths then take 1) or give a share above 0"
+            )
         scheduler = self._parts.pipeline.scheduler
         for name in ("clip_sample", "thresholding"):
             if scheduler.config.get(name):
@@ -151,7 +156,8 @@ class PathSampling(DenoiserRows):
             )
             sampler = self.sampler()
             noise = sampler.start(shape, [seeds[i] for i in places], self.device)
-            yield places, Walk.of(told, scheduler.timesteps, sampler.guidance, settings.eta or 1.0), noise
+            eta = 1.0 if settings.eta is None else settings.eta
+            yield places, Walk.of(told, scheduler.timesteps, sampler.guidance, eta), noise
 
     def _path_draw(self, batch: Batch) -> Draw:
         """All steps of every row, `path_pick` [N, K]; nothing about a stored path is random."""

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pipeline(tmp_path_factory.mktemp("pipeline"))
 
 
-def adapter_of(folder: Path, steps: int = 6, batch: int = 8, eta: float = 0.0) -> Denoiser:
+def adapter_of(folder: Path, steps: int = 6, batch: int = 8, eta: float | None = None) -> Denoiser:
     return Diffusion(
         str(folder), generation=Generation(steps=steps, guidance=3.0, batch=batch, eta=eta)
     ).build(CPU)
@@ -83,9 +83,9 @@ def test_a_step_that_draws_nothing_is_not_kept(folder: Path) -> None:
         assert path.data["path_below"][-1] == (0 if offset else int(path.data["path_level"][-1]) - 166)
 
 
-@pytest.mark.parametrize(("eta", "share"), [(0.0, 1.0), (0.4, 0.4)])
-def test_scoring_repeats_the_densities_of_sampling(folder: Path, eta: float, share: float) -> None:
-    """Of noise of share `generation.eta`, all of DDPM's where that is 0."""
+@pytest.mark.parametrize(("eta", "share"), [(None, 1.0), (0.4, 0.4)])
+def test_scoring_repeats_the_densities_of_sampling(folder: Path, eta: float | None, share: float) -> None:
+    """Of noise of share `generation.eta`, all of DDPM's where that is not given."""
     adapter = adapter_of(folder, eta=eta)
     paths = adapter.sample_paths(adapter.policy, PROMPTS, [1, 2, 3])
     rows = [prepared(f"s{i}", completion=dict(path.data)) for i, path in enumerate(paths)]
@@ -181,6 +181,9 @@ def test_branches_start_from_one_picture_and_are_judged_by_what_they_predict(fol
 def test_what_has_no_density_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="no transition density; needs an SDE sampler"):
         refuse_flow(True, False, "FluxPipeline")
+    with pytest.raises(UserError, match="^model.generation.eta: without noise"):
+        still = adapter_of(folder, eta=0.0)
+        still.sample_paths(still.policy, PROMPTS[:1], [1])
     with pytest.raises(UserError, match="adds no noise"):
         refuse_flow(False, True, "CogVideoXPipeline")
     adapter = adapter_of(folder)
