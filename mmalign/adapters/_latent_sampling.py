@@ -26,8 +26,8 @@ class Generation:
 
     steps: int = 50
     guidance: float | None = None  # 1 samples without guidance; null: as usual for the family
-    # share of DDPM's noise added at each step; 0 is deterministic. Null: 0, but 1 on paths that are trained on
-    # (d3po, ddpo, spo), whose steps have a density only with noise. Not for flows
+    # share of DDPM's noise added at each step; 0 is deterministic. Null: 0, but 1 on paths that are trained
+    # on (d3po, ddpo, spo), whose steps have a density only with noise. Not for flows
     eta: float | None = None
     batch: int = 8  # pictures or clips per forward
 
