@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def measure(
-    run: FinishedRun,
+    run: str | Path | FinishedRun,
     metrics: Sequence[Metric] | None = None,
     count: int | None = None,
     seed: int | None = None,
@@ -34,11 +34,13 @@ def measure(
 
     Raises UserError for no metric, and for one that the run's model cannot be asked.
     """
+    from mmalign.api import open_run
     from mmalign.config import identity, to_tree
     from mmalign.data._digest import digest
     from mmalign.evaluation.asking import Asker, Side
     from mmalign.report.write import write_report
 
+    run = open_run(run) if isinstance(run, str | Path) else run
     section = run.config.evaluation
     chosen = list(section.metrics if metrics is None else metrics)
     if not chosen:

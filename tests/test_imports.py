@@ -25,9 +25,10 @@ RANKS = {
     "evaluation": 6, "decoding": 6, "shapes": 6, "catalogue": 6,
     "training": 7,
     "builders": 8, "report": 8,
-    "api": 9, "measuring": 9,
-    "cli": 10,
-    "__main__": 11, "__init__": 11,
+    "api": 9,
+    "measuring": 10,
+    "cli": 11,
+    "__main__": 12, "__init__": 12,
 }  # fmt: skip
 BESIDE_CONFIG = {"_build", "_evaluation", "_names", "_online", "_schema", "_yaml"}
 NEUTRAL = {"__version__"}  # attributes of the package itself

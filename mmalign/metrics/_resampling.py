@@ -34,14 +34,10 @@ def figures(metric: Metric, items: Sequence[Graded]) -> dict[str, Figure]:
 
 
 def differences(metric: Metric, base: Sequence[Graded], tuned: Sequence[Graded]) -> dict[str, Figure]:
-    """Every value of the tuned model minus the base model's, on the clusters that both have."""
-    keys = [[item.cluster or item.id for item in items] for items in (base, tuned)]
-    both = set(keys[0]) & set(keys[1])
-    sides = [
-        [i for i, k in zip(s, key, strict=True) if k in both]
-        for s, key in zip((base, tuned), keys, strict=True)
-    ]
-    before, after = _drawn(metric, sides, sorted(both))
+    """Every value of the tuned model minus the base model's, on the items that both have."""
+    both = {item.id for item in base} & {item.id for item in tuned}
+    sides = [[item for item in items if item.id in both] for items in (base, tuned)]
+    before, after = _drawn(metric, sides, sorted({item.cluster or item.id for item in sides[0]}))
     return {name: _figure(after[name] - before[name]) for name in before if name in after}
 
 

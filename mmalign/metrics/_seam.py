@@ -64,9 +64,14 @@ class Sums(Mapping[str, Numbers]):
     def __len__(self) -> int:
         return len(self._found)
 
-    def within(self, name: str) -> dict[str, Numbers]:
-        """The sums of a count by the group it was counted in."""
-        return {key.partition(AT)[2]: self[key] for key in self if key.startswith(name + AT)}
+    def macro(self, top: str, bottom: str) -> Numbers:
+        """The plain mean, over the groups that a count was counted in, of the ratio within each."""
+        groups = [key.partition(AT)[2] for key in self if key.startswith(bottom + AT)]
+        if not groups:
+            return ratio(self._nothing, self._nothing)
+        shares = np.stack([ratio(self[top + AT + one], self[bottom + AT + one]) for one in groups])
+        there = ~np.isnan(shares)
+        return ratio(np.where(there, shares, 0.0).sum(0), there.sum(0).astype(np.float64))
 
 
 class Metric(ABC):
@@ -107,10 +112,3 @@ class Metric(ABC):
 def ratio(top: Numbers, bottom: Numbers) -> Numbers:
     """top / bottom; NaN where there is nothing below."""
     return np.divide(top, bottom, out=np.full_like(bottom, np.nan, dtype=np.float64), where=bottom > 0)
-
-
-def mean_over_groups(tops: Mapping[str, Numbers], bottoms: Mapping[str, Numbers]) -> Numbers:
-    """The plain mean, over the groups that have items, of the ratio within each."""
-    shares = np.stack([ratio(tops.get(name, 0 * bottom), bottom) for name, bottom in bottoms.items()])
-    there = ~np.isnan(shares)
-    return ratio(np.where(there, shares, 0.0).sum(0), there.sum(0).astype(np.float64))

@@ -74,9 +74,14 @@ def parse_caption(text: str) -> tuple[Thing, ...]:
     )
 
 
+def mentioned_things(text: str) -> list[Thing]:
+    """The things that a text names anywhere, in order and as often as it does, whatever else it says."""
+    return [Thing(kind, colour) for colour, kind in _NAMED.findall(text)]
+
+
 def named_things(text: str) -> frozenset[Thing]:
     """Every thing that a text names anywhere, whatever else it says."""
-    return frozenset(Thing(kind, colour) for colour, kind in _NAMED.findall(text))
+    return frozenset(mentioned_things(text))
 
 
 def parse_question(text: str) -> Thing | None:

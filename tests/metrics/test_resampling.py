@@ -5,7 +5,7 @@ import random
 import pytest
 
 from mmalign.metrics._resampling import Figure, differences, figures
-from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, mean_over_groups, ratio
+from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, ratio
 
 
 class Right(Metric):
@@ -18,11 +18,10 @@ class Right(Metric):
         return []
 
     def values(self, sums: Sums) -> dict[str, Numbers]:
-        macro = mean_over_groups(sums.within("right"), sums.within("asked"))
         return {
             "acc": ratio(sums["right"], sums["asked"]),
             "none": ratio(sums["x"], sums["y"]),
-            "macro": macro,
+            "macro": sums.macro("right", "asked"),
         }
 
 

@@ -1,0 +1,109 @@
+"""Benchmarks of a run and of prediction files, through the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_runs import call
+from metrics.test_pope import write
+
+from mmalign import api
+from mmalign.metrics import _measured
+from mmalign.metrics._seam import Graded
+from mmalign.metrics.pope import Pope
+from mmalign.report.measured import benchmarks
+from mmalign.types import UserError
+
+ROOT = Path(__file__).parents[1]
+SMALL = '[{name: "mmalign.shapes.metrics:Chair", num: 6}, {name: "mmalign.shapes.metrics:Pope", num: 2}]'
+Capture = pytest.CaptureFixture[str]
+
+
+def test_a_run_is_measured_and_nothing_is_asked_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.chdir(ROOT)
+    run = api.train(
+        "configs/quickstart/vlm.yaml",
+        *("train.steps=1", "train.batch=2", "data.limit=4", "heldout.limit=4", "log.progress=false"),
+        *("train.warmup_steps=0", f"output={tmp_path / 'run'}", f"cache={tmp_path / 'cache'}"),
+        f"evaluation.metrics={SMALL}",
+    )
+    done = call(capsys, "evaluate", run, "--prompts", "4", "--json")
+    assert done.code == 0, done.err
+    tree = json.loads(done.out)
+    assert tree["win_rate"] and list(tree["metrics"]) == ["Chair", "Pope"]
+    whole = tree["metrics"]["Chair"]["blocks"][0]
+    assert whole["num"] == 4 and set(whole["sides"]) == {"base", "tuned"} and "recall" in whole["difference"]
+    again = call(capsys, "evaluate", run, "--metric", "mmalign.shapes.metrics:Chair")
+    assert again.code == 0 and "win rate" not in again.out and "Chair, 6 items" in again.out
+    assert "Chair: 4 of 6 answers of base are kept" in again.err and "of tuned are kept" in again.err
+    page = (run / "report.html").read_text()
+    assert "<h2>Benchmarks</h2>" in page and "Chair (6 items, tuned at step 1)" in page
+    assert "chair_i (less is better)" in page and "split: companion" in page
+    refused = call(capsys, "evaluate", run, "--metric", "{name: pope, questions: q.jsonl, images: x}")
+    assert refused.code == 2 and "q.jsonl: No such file or directory" in refused.refusal
+
+
+def test_a_model_that_reads_no_pictures_is_refused(runs: Path, capsys: Capture) -> None:
+    done = call(capsys, "evaluate", runs / "text", "--metric", "mmalign.shapes.metrics:Chair")
+    assert done.code == 2
+    assert (
+        "Chair: asks about image, to be answered in words; this run's model (text) reads none" in done.refusal
+    )
+    done = call(capsys, "evaluate", runs / "text", "--metric", "mmalign.shapes.metrics:Chair", "--file", "x")
+    assert done.code == 2 and "leave out --judge and --file" in done.refusal
+
+
+def test_prediction_files(tmp_path: Path, capsys: Capture) -> None:
+    questions = write(tmp_path / "q.jsonl", ["yes", "no", "yes", "no"])
+    metric = f"{{name: pope, questions: '{questions}', images: photos}}"
+    base, tuned = tmp_path / "base.jsonl", tmp_path / "tuned.jsonl"
+    base.write_text("".join(f'{{"question_id": {i}, "text": "yes"}}\n' for i in range(1, 5)))
+    tuned.write_text(
+        '[{"id": "1", "answer": "Yes"}, {"id": "2", "answer": "No"}, {"id": "9", "answer": "No"}]'
+    )
+    done = call(capsys, "evaluate", "--metric", metric, "--answers", base, "--answers", tuned)
+    assert done.code == 0, done.err
+    shown = {line.split()[0]: line for line in done.out.splitlines() if " -> " in line}
+    assert "0.500" in shown["acc"] and "-> 1.000" in shown["acc"] and "change 0.500" in shown["acc"]
+    assert "tuned: 2 of 4 questions have no answer and are left out" in done.out
+    assert "tuned: 1 answers belong to no question and are left out" in done.out
+    one = json.loads(call(capsys, "evaluate", "--metric", metric, "--answers", base, "--json").out)
+    assert one["metrics"]["pope"]["blocks"][0]["sides"]["answers"]["yes_ratio"]["value"] == 1
+    tuned.write_text('{"id": "7", "answer": "No"}')
+    none = call(capsys, "evaluate", "--metric", metric, "--answers", tuned)
+    assert none.code == 2 and "tuned.jsonl: answers no question of pope; its ids are others" in none.refusal
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "name the folder of a run, or answers to grade"),
+        (["--answers", "a.jsonl"], "say by --metric what the files answer"),
+        (["run", "--answers", "a.jsonl", "--prompts", "3"], "leave out RUN, --prompts"),
+        (["--answers", "a.jsonl", "--metric", "pop"], "no metric is called 'pop'; did you mean pope?"),
+        (["--answers", "a.jsonl", "--metric", "pope"], "--metric[0].questions: this field is required"),
+    ],
+)
+def test_refusals(options: list[str], words: str, capsys: Capture) -> None:
+    done = call(capsys, "evaluate", *options)
+    assert done.code == 2 and words in done.refusal
+
+
+def test_results_are_read_back(tmp_path: Path) -> None:
+    metric = Pope(str(write(tmp_path / "random.jsonl", ["yes", "no"])), "photos")
+    graded = {
+        "base": metric.grade({"random/1": "no"}),
+        "tuned": list[Graded](metric.grade({"random/1": "yes"})),
+    }
+    found = _measured.measured(metric, "pope", graded, ["a <b> note"], 7)
+    _measured.write(tmp_path, found, graded)
+    assert _measured.read(tmp_path) == [found]
+    rows = (tmp_path / "evaluation" / "metrics" / "pope" / "items.tuned.jsonl").read_text().splitlines()
+    assert json.loads(rows[0])["shown"] == {"said": "yes", "label": "yes"}
+    page = str(benchmarks([found]))
+    assert "a &lt;b&gt; note" in page and "+1.000" in page and benchmarks([]) is None
+    (tmp_path / "evaluation" / "metrics" / "pope" / "results.json").write_text("{}")
+    with pytest.raises(UserError, match="not a metric's results"):
+        _measured.read(tmp_path)
