@@ -257,8 +257,14 @@ class Objective(ABC):
 
     @property
     def surrogate_beta(self) -> float | None:
-        """Published `beta` on surrogate scores, where it differs by orders of magnitude from the default."""
+        """Published `beta`, or `tau`, on surrogate scores, where it differs by orders of magnitude from the
+        default."""
         return None
+
+    @property
+    def surrogate_advice(self) -> str:
+        """What else to set beside it, as the end of a sentence; mostly nothing."""
+        return ""
 
     def initial_state(self) -> State:
         """Tensors carried from step to step and saved in checkpoints."""

@@ -226,8 +226,11 @@ def test_one_way_to_hold_rows_back(make: Any) -> None:
 def test_a_text_sized_beta_on_errors_is_pointed_out(make: Any) -> None:
     notes = check_config(make(model=DIFFUSION))
     assert any("objective.beta 0.1" in note and "about 2000" in note for note in notes)
+    (line,) = (n for n in check_config(make(model=DIFFUSION, objective="{name: ipo}")) if "tau" in n)
+    assert line.startswith("warning: objective.tau 0.1 is of") and "about 2000 with scale=unit" in line
     for sections in (
         {"model": DIFFUSION, "objective": "{name: dpo, beta: 2000}"},
+        {"model": DIFFUSION, "objective": "{name: ipo, tau: 2000, scale: unit}"},
         {},
         {"objective": "{name: kto}"},
     ):

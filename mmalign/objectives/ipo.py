@@ -26,6 +26,8 @@ class IPO(Objective):
 
     roles = PAIR_WITH_REFERENCE
     needs = frozenset({"ratio", "length"})
+    surrogate_beta = 2000.0
+    surrogate_advice = " with scale=unit"
 
     def __post_init__(self) -> None:
         require(self.tau > 0, f"tau: must be above 0, got {self.tau}")

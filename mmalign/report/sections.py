@@ -16,6 +16,7 @@ from mmalign.report.levels import is_level
 from mmalign.report.plot import number
 from mmalign.report.rates import percent as _percent
 from mmalign.report.series import Metrics
+from mmalign.training.console import WARNING
 from mmalign.training.record import RunRecord
 
 # ---------------------------------------------------------------- header and headline
@@ -112,7 +113,8 @@ def _rate_tiles(rate: WinRate) -> list[Html]:
 def _visible_tile(found: Changes) -> Html:
     """The share of prompts on which the tuned model wins by a size that can be seen."""
     lost = f"{found.losses} visibly lost; visible is a change above {_score(found.least)}"
-    middle = f"median change {_score(found.median)}, 95% interval {_interval(found.low, found.high)}"
+    sure = f", 95% interval {_interval(found.low, found.high)}" if found.low is not None else ""
+    middle = f"median change {_score(found.median)}{sure}"
     return _tile("Visible wins", _percent(found.gains / found.num), lost, middle)
 
 
@@ -203,7 +205,10 @@ def _interval(low: float | None, high: float | None) -> str:
 
 
 def warnings(alarms: Sequence[Alarm], notes: Sequence[str]) -> Html:
-    """Findings first, then every choice and fallback the run noted."""
+    """Findings first, the run's own warnings among them, then every choice and fallback it noted."""
+    told = [note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)]
+    notes = [note for note in notes if not note.startswith(WARNING)]
+    alarms = [*alarms, *(Alarm("caution", note) for note in told)]
     listed: list[Child] = [
         element("li", {"class": alarm.level}, element("b", None, alarm.level), " ", alarm.text)
         for alarm in alarms

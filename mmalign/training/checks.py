@@ -14,6 +14,7 @@ from mmalign.data._views import unseen
 from mmalign.objectives._sum import WeightedSum
 from mmalign.rewards._reads import made_by
 from mmalign.training._online_modes import check_online
+from mmalign.training.console import WARNING
 from mmalign.training.judged import check_judges
 from mmalign.training.masks import check_masks
 from mmalign.training.trackers import check_trackers
@@ -84,11 +85,13 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
         raise UserError("heldout: give either this section or data.heldout, not both")
     terms = [term for _, _, term in objective.terms] if isinstance(objective, WeightedSum) else [objective]
     for term in terms:
-        beta = getattr(term, "beta", None)  # an objective of the user's own may have none
+        name = "tau" if getattr(term, "beta", None) is None else "beta"
+        beta = getattr(term, name, None)  # an objective of the user's own may have none
         if config.model.kind == "surrogate" and term.surrogate_beta and beta is not None and beta < 10:
             notes.append(
-                f"objective.beta {beta} is of the size used for text; on diffusion errors published runs use "
-                f"about {term.surrogate_beta:g}, and this one will hardly move"
+                f"{WARNING}objective.{name} {beta} is of the size used for text; on diffusion errors "
+                f"published runs use about {term.surrogate_beta:g}{term.surrogate_advice}, and this one will "
+                "hardly move"
             )
     return notes
 

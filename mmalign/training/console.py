@@ -10,6 +10,9 @@ from tqdm import tqdm
 
 from mmalign.training.world import World
 
+WARNING = "warning: "
+"""A note that begins so is one to act on; reports put it among their findings."""
+
 
 class Console:
     """Prints from the main process only, above a progress bar if there is one."""
@@ -25,9 +28,8 @@ class Console:
             tqdm.write(line, file=sys.stderr)
 
     def warn(self, line: str) -> None:
-        """Print a line and keep it for run.json."""
-        self.say(f"warning: {line}")
-        self._notes.append(line)
+        """Print a line as a warning and keep it so for run.json."""
+        self.note(f"{WARNING}{line}")
 
     def note(self, line: str) -> None:
         """Print a line and keep it for run.json."""

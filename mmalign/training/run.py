@@ -11,7 +11,8 @@ from mmalign.config import RunConfig
 from mmalign.training import checkpoint, record
 from mmalign.training.checks import check_config, check_output
 from mmalign.training.checkups import checkups
-from mmalign.training.console import Console, Progress
+from mmalign.training.console import WARNING, Console, Progress
+from mmalign.training.idle import Idle
 from mmalign.training.online import OnlineData
 from mmalign.training.optim import make_schedule
 from mmalign.training.rows import load_data
@@ -46,6 +47,9 @@ def run(config: RunConfig) -> Path:
     accelerator, world = start()
     console = Console(world, config.log.progress)
     notes = check_config(config, world.size)
+    for note in notes:
+        if note.startswith(WARNING):
+            console.say(note)
     check_output(config)
     data = load_data(config, world, console)
     if config.online is not None:
@@ -88,6 +92,7 @@ def run(config: RunConfig) -> Path:
         trainable = [p for p in adapter.policy.parameters() if p.requires_grad]
         stream = data.loader(adapter, config, position.skips.add, encoder.cache)
         loader = stream.steps(position.step, steps)
+        idle = Idle(config)
         bar = Progress(steps, position.step, config.train.batch, console.progress)
         for items in loader:
             micros = micro_batches(engine, encoder, items, config.train)
@@ -108,7 +113,10 @@ def run(config: RunConfig) -> Path:
 
             last, signum = position.step == steps, signals.requested(world)
             if last or position.step % config.log.every == 0:
-                bar.describe(position.report())
+                line = position.report()
+                bar.describe(line)
+                if still := idle.see(line, last):
+                    console.warn(still)
             if measured and (last or _due(position.step, config.train.eval_every)):
                 measured.take(position)
             if last or signum or _due(position.step, config.train.save_every):

@@ -168,6 +168,13 @@ def test_pictures_in_prompts_are_shown(make_run: MakeRun) -> None:
     assert page.tags.count("img") == 1 and "a disc" in page.texts
 
 
+def test_warnings_of_the_run_stand_among_the_findings(make_run: MakeRun) -> None:
+    notes = ["reference: none", "warning: objective.beta 0.1 will hardly move"]
+    page = write_report(make_run("text", record={"notes": notes})).read_text()
+    assert '<li class="caution"><b>caution</b> objective.beta 0.1 will hardly move</li>' in page
+    assert "no rule for warnings applies" not in page and "<b>note</b> reference: none" in page
+
+
 def test_a_sum_of_objectives_is_named(make_run: MakeRun) -> None:
     terms = [{"name": "dpo", "weight": 1.0, "beta": 0.3}, {"name": "sft", "weight": 0.1, "views": {"x": 1}}]
     texts = Page(write_report(make_run("text", config={"objective": terms}))).texts
