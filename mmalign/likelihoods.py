@@ -92,7 +92,7 @@ class LogProbs:
 
     def unit_ratio(self, other: LogProbs) -> Tensor:
         """Per-unit log-ratio to the same responses scored elsewhere, [N, K]. Paddings may differ in width."""
-        theirs, their_mask = _fit(other.values, self.values.shape[1]), _fit(other.mask, self.mask.shape[1])
+        theirs, their_mask = fit(other.values, self.values.shape[1]), fit(other.mask, self.mask.shape[1])
         on_cpu = self.mask.device.type == "cpu"  # elsewhere the comparison would stall the device every step
         same = not on_cpu or (
             torch.equal(their_mask, self.mask) and not other.mask[:, self.mask.shape[1] :].any()
@@ -179,7 +179,7 @@ class LogProbs:
         )
 
 
-def _fit(values: Tensor, width: int) -> Tensor:
+def fit(values: Tensor, width: int) -> Tensor:
     """Columns cut or zero-padded to `width`."""
     if values.shape[1] >= width:
         return values[:, :width]

@@ -35,6 +35,11 @@ def train(bench: Bench, output: str, objective: dict[str, Any], **sections: Any)
 # ln 2 for every term whose two sides agree before the first step
 STARTS: dict[str, tuple[dict[str, Any], float]] = {
     "vdpo-plain": ({"name": "vdpo", "guidance": 1.0}, LN2),
+    "povid": ({"name": "povid"}, LN2),
+    "povid-own": ({"name": "povid", "reference_argmax": "own"}, LN2),
+    "povid-single": ({"name": "povid", "form": "single"}, LN2),
+    "chip": ({"name": "chip"}, LN2),
+    "chip-sum": ({"name": "chip", "combine": "sum"}, 3 * LN2),
     "vdpo-visual": ({"name": "vdpo", "guidance": 1.0, "visual_weight": 0.5}, 1.5 * LN2),
 }
 
@@ -51,8 +56,11 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "vdpo": {"name": "vdpo", "visual_weight": 0.5},
     "vdpo-reference": {"name": "vdpo", "unguided": "reference", "picture": "other_image"},
     "vdpo-logits": {"name": "vdpo", "use_logits": True, "picture": "black"},
+    "povid": {"name": "povid"},
+    "povid-single": {"name": "povid", "form": "single", "corruption": "crop"},
+    "chip": {"name": "chip", "beta": 1.0},
 }
-WHOLE = ("vdpo-logits",)
+WHOLE = ("vdpo-logits", "povid", "povid-single", "chip")
 """Those that read whole distributions."""
 
 
