@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from mmalign.evaluation import _files
-from mmalign.evaluation.changes import Changes, changes
+from mmalign.evaluation.changes import Changes, apart, changes
 from mmalign.evaluation.means import Means, paired_means
 from mmalign.evaluation.win_rate import WinRate, win_rate
 from mmalign.rewards._scoring import TOTAL as TOTAL  # the score that responses are compared by
@@ -137,7 +137,8 @@ class Comparison:
         ]
         for name, mean in self.means.items():
             won = f"   wins {self.win_rates[name].rate:.1%}"
-            told.append(f"{name:14} {mean.base:8.3f} -> {mean.tuned:8.3f}{won}")
+            base, tuned = apart(mean.base, mean.tuned)
+            told.append(f"{name:14} {base:>8} -> {tuned:>8}{won}")
         return told
 
     def write(self, folder: Path) -> Path:

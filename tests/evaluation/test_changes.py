@@ -3,6 +3,8 @@
 import pytest
 
 from mmalign.evaluation.changes import apart, changes
+from mmalign.evaluation.comparison import Answered, Comparison
+from mmalign.types import Part
 
 
 def test_the_median_and_its_interval_by_the_sign_test() -> None:
@@ -36,3 +38,9 @@ def test_numbers_that_differ_are_shown_apart() -> None:
     assert apart(1.0, 1.0) == ("1.000", "1.000")
     assert apart(-0.5, 0.5) == ("\u22120.500", "0.500")
     assert apart(1.375, 1.37500001)[1] == "1.37500001"
+
+
+def test_plain_lines_tell_means_apart() -> None:
+    text = Part("text", "x")
+    found = Comparison((Answered("r", "x", (), text, text, {"score": 1.3751}, {"score": 1.3753}),), 0)
+    assert any("1.3751 ->   1.3753   wins 100.0%" in line for line in found.lines())
