@@ -80,8 +80,11 @@ def test_findings_end_with_code_1(capsys: Capture, config: Path, work: Path) -> 
     out = called.out
     assert "4 findings:" in out
     assert out.count("1 training row cannot be used: ") == 3
-    assert "held-out rows whose sample is in training: 1: held.jsonl row 1 = pairs.jsonl row 4" in out
-    assert "rows: pairs.jsonl row 9" in out and "such as: pairs.jsonl row 9" in out
+    assert (
+        "held-out rows whose sample is in training: 1: held-out held.jsonl row 1, training pairs.jsonl row 4"
+        in out
+    )
+    assert "rows: pairs.jsonl row 9" in out and "training: pairs.jsonl row 9" in out and "…" not in out
     assert "\x1b" not in out, "data cannot steer the terminal"
     assert not (work / "out").exists() and not (work / "cache").exists()
 
@@ -92,7 +95,7 @@ def test_a_source_of_ones_own(capsys: Capture, config: Path, monkeypatch: pytest
     called = call(capsys, "check", config, "data.source=test_cli_check:Own")
     assert called.code == 1, called.err
     assert "training: Own, 8 rows" in called.out and "can be used: 6 training" in called.out
-    assert "2 findings:" in called.out and "such as: own row 7: is not there" in called.out
+    assert "2 findings:" in called.out and "training: own row 7: is not there" in called.out
 
 
 @pytest.mark.parametrize(

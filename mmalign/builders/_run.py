@@ -140,7 +140,7 @@ def _summary(record: dict[str, Any]) -> list[str]:
     lines = [
         f"{kept['pairs']} pairs from {kept['prompts with pairs']} of {record['prompts']['count']} prompts"
     ]
-    lines += [f"left out: {count} {reason}" for reason, count in sorted(record["left_out"].items())]
+    lines += [f"left out ({reason}): {count}" for reason, count in sorted(record["left_out"].items())]
     if record["skipped"]:
         lines.append(f"the first row that cannot be used: {record['skipped'][0]}")
     return lines

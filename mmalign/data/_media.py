@@ -152,6 +152,9 @@ def decode_image(data: Any) -> Image.Image:
     raise UserError(f"a picture must be a file, bytes, a PIL image or an array, got {type(data).__name__}")
 
 
+_SIGNS = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"RIFF": "WEBP"}
+
+
 def _from_bytes(data: bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
@@ -165,6 +168,8 @@ def _from_bytes(data: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise UserError(f"more than {MAX_PIXELS} pixels; make it smaller") from None
     except Image.UnidentifiedImageError:
+        if begun := next((kind for sign, kind in _SIGNS.items() if data.startswith(sign)), None):
+            raise UserError(f"the picture is broken: it begins as a {begun} file and cannot be read") from None
         start = data[:16].decode("latin-1").strip()
         kinds = ", ".join(FORMATS)
         raise UserError(f"not a picture (it starts with {start!r}); known formats: {kinds}") from None

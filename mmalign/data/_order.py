@@ -47,7 +47,8 @@ class Order:
 
     def __post_init__(self) -> None:
         if not self.sizes or min(self.sizes) < 1:
-            raise UserError(f"data: every source needs at least one row, got {list(self.sizes)}")
+            place = f"[{self.sizes.index(min(self.sizes))}]" if len(self.sizes) > 1 else ""
+            raise UserError(f"data{place}: no row can be used, and every source needs at least one")
         if self.batch < self.processes:
             raise UserError(f"train.batch {self.batch} is smaller than the {self.processes} processes")
         if self.batch > self.rows:

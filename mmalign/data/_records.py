@@ -27,6 +27,7 @@ _COMMON = frozenset(
     {"id", "prompt", "system", "images", "videos", "weight", "margin", "tie", "group", "user", "split"}
     | {"spans", "mask"}
 )
+_BUILT = frozenset({"built"})  # how a build came to the row: for people, known and not read
 _FIELDS: dict[Shape, frozenset[str]] = {
     "pair": frozenset(
         {"chosen", "rejected", "chosen_image", "rejected_image", "chosen_score", "rejected_score"}
@@ -77,7 +78,7 @@ def read_record(
     if weight <= 0:
         raise reader.fail("weight", f"must be above 0, got {weight:g}")
     sample = PreferenceSample("", examples, labels, weight, origin)
-    used = _COMMON | _FIELDS[shape]
+    used = _COMMON | _FIELDS[shape] | _BUILT
     unused = tuple(str(key) for key in row if key not in used)
     return Record(_with_id(sample, row.get("id"), number, reader), unused)
 

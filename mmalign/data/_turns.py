@@ -127,7 +127,8 @@ class Reader:
         """Chat turns {role, content} (or {from, value}) in legal order: system first if at all, then user
         and assistant in turn, the user first."""
         if not isinstance(value, (list, tuple)) or not value:
-            raise self.fail(field, f"must be a list of {{role, content}}, got {_kind(value)}")
+            rule = "must be a text or a list of {role, content}"
+            raise self.fail(field, f"{rule}, got {_kind(value)}")
         messages = tuple(self._turn(turn, f"{field}[{place}]") for place, turn in enumerate(value))
         body = messages[1:] if messages[0].speaker == "system" else messages
         single_answer = len(messages) == 1 and messages[0].speaker == "assistant"

@@ -114,6 +114,11 @@ def test_pil_images_and_arrays() -> None:
         (Image.fromarray(np.full((2, 2), 70_000, np.int32)), "16 bits"),
         (Image.new("L", (9000, 9000)), "64000000 pixels"),
         (None, "NoneType"),
+        (
+            b"\x89PNG\r\n\x1a\n" + bytes(40),
+            "^the picture is broken: it begins as a PNG file and cannot be read$",
+        ),
+        (b"hello", r"^not a picture \(it starts with 'hello'\)"),
     ],
 )
 def test_values_that_are_no_picture(data: Any, words: str) -> None:

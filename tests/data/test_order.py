@@ -84,7 +84,10 @@ def test_without_weights_a_mix_holds_every_row_once() -> None:
     [
         ({"sizes": (3,), "batch": 4}, "train.batch 4 is larger than the data \\(3 rows\\)"),
         ({"sizes": (30,), "batch": 2, "processes": 3}, "smaller than the 3 processes"),
-        ({"sizes": (5, 0), "batch": 2}, "at least one row"),
+        (
+            {"sizes": (5, 0), "batch": 2},
+            r"^data\[1\]: no row can be used, and every source needs at least one$",
+        ),
         ({"sizes": (5, 5), "batch": 2, "weights": (1.0,)}, "1 weights for 2 sources"),
         ({"sizes": (5, 5), "batch": 2, "weights": (1.0, 0.0)}, "above 0"),
         ({"sizes": (5, 5), "batch": 2, "weights": (1.0, float("nan"))}, "above 0"),

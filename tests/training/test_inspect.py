@@ -227,12 +227,12 @@ def test_leaks(bench: Bench, tmp_path: Path) -> None:
     assert (sample.what, sample.count, sample.rows) == (
         "sample",
         1,
-        ("held.jsonl row 1 = train.jsonl row 3",),
+        ("held-out held.jsonl row 1, training train.jsonl row 3",),
     )
     assert (prompt.what, prompt.count, prompt.rows) == (
         "prompt",
         1,
-        ("held.jsonl row 2 = train.jsonl row 4",),
+        ("held-out held.jsonl row 2, training train.jsonl row 4",),
     )
     assert len(found.findings) == 2
 

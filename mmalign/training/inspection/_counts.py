@@ -240,4 +240,4 @@ def leaks(seen: Sequence[Seen]) -> tuple[Leak, ...]:
 
 
 def _named(rows: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    return tuple(f"{ours} = {theirs}" for ours, theirs in list(rows)[:_NAMED])
+    return tuple(f"held-out {ours}, training {theirs}" for ours, theirs in list(rows)[:_NAMED])

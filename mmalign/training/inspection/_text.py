@@ -24,15 +24,16 @@ _MB = 2**20
 
 def reason(one: Reason) -> str:
     """A rule that rows break, as a finding."""
-    return f"{_number(one.count, f'{one.part} row')} cannot be used: {one.rule}"
+    such = "" if one.count == 1 else "such as "
+    return f"{_number(one.count, f'{one.part} row')} cannot be used: {such}{one.example}"
 
 
 def leak(one: Leak) -> str:
     """Rows of both parts, as a finding."""
+    rows, held = "; ".join(one.rows), _number(one.count, "held-out row")
     if one.what == "sample":
-        return f"{_number(one.count, 'held-out row')} are training rows too ({'; '.join(one.rows)})"
-    rows = "; ".join(one.rows)
-    return f"{_number(one.count, 'held-out row')} have a prompt that training rows have too ({rows})"
+        return f"{held} {'is a training row' if one.count == 1 else 'are training rows'} too ({rows})"
+    return f"{held} {'has' if one.count == 1 else 'have'} a prompt that training rows have too ({rows})"
 
 
 def warnings(sides: Sides | None, repeats: Repeats, shortened: Mapping[str, int]) -> list[str]:
@@ -64,7 +65,7 @@ def source_lines(notes: Sequence[str], sources: Sequence[SourceRead]) -> list[st
     """Notes on the config, and what the sources hold."""
     lines = [*notes, "What was read"]
     for one in sources:
-        lines.append(f"  {one.part}: {one.title}, {_number(one.rows, 'row')}, {one.kept} taken")
+        lines.append(f"  {one.part}: {one.title}, {_number(one.rows, 'row')}, {one.kept} of sound form")
         lines += [f"    {line.removeprefix('data: ')}" for line in one.lines]
     return lines
 
@@ -74,8 +75,7 @@ def row_lines(found: Inspection) -> list[str]:
     usable = ", ".join(f"{count} {part}" for part, count in found.usable.items()) or "none"
     lines = ["", "Rows", f"  can be used: {usable}"]
     for one in found.reasons:
-        lines += [f"  {one.count:>6}  {one.part}: {one.rule}", f"          rows: {', '.join(one.rows)}"]
-        lines.append(f"          such as: {one.example}")
+        lines += [f"  {one.count:>6}  {one.part}: {one.example}", f"          rows: {', '.join(one.rows)}"]
     limit = "no limit" if found.limit is None else f"limit {found.limit}"
     lines += ["", f"Tokens of a row, as the model gets them ({limit})", *_table(found.tokens)]
     lines += [f"  {name}: {count}" for name, count in found.shortened.items()]
@@ -167,7 +167,7 @@ def round_lines(one: Round | None) -> list[str]:
     judged = f"{_number(one.answers, 'answer')} to {_number(one.prompts, 'prompt')} sampled and judged"
     lines = ["", f"A small round: {judged}, which make {_number(one.samples, 'sample')}"]
     lines.append(f"  scores from {one.lowest:.4g} to {one.highest:.4g}, mean {one.mean:.4g}")
-    lines += [f"  left out: {count} {reason}" for reason, count in sorted(one.left_out.items())]
+    lines += [f"  left out ({reason}): {count}" for reason, count in sorted(one.left_out.items())]
     whole = f"a round of {_number(one.whole_prompts, 'prompt')}, for {_number(one.steps, 'step')}"
     return [*lines, f"  {one.seconds:.2f} s; {whole}, takes about {one.round_seconds:.1f} s"]
 
