@@ -120,8 +120,11 @@ def sample(
     plain: bool = False,
     images: Sequence[str | Path] = (),
     videos: Sequence[str | Path] = (),
+    *,
+    base: bool = False,
 ) -> list[Part]:
-    """One response per prompt from a run's trained model, or from the base it started from.
+    """One response per prompt from a run's trained model, or from the base it started from (`base`, which is
+    `model="base"`).
 
     A prompt is a user turn for a language model, or text to continue with `plain`; for an image model it is
     the caption. `images` and `videos`, files, stand in every prompt for a model that looks: where it says
@@ -142,7 +145,7 @@ def sample(
     ]
     turns = [turns for _, turns in decode_prompts(asked, finished.adapter.frames)]
     seeds = [derive_seed(seed, 0, f"{i}/{prompt}", "sample") for i, prompt in enumerate(prompts)]
-    with (finished.base if model == "base" else finished.tuned)() as chosen:
+    with (finished.base if base or model == "base" else finished.tuned)() as chosen:
         return finished.adapter.generate(chosen, turns, seeds)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,17 @@ TOPICS = {
     "prompts": "prompts",
     "metrics": "metrics",
 }
+
+_SHAPES = {
+    "sources": tuple(
+        f"mmalign.shapes.sources:{name}" for name in ("ImagePairs", "CaptionPairs", "ClipPairs")
+    ),
+    "rewards": tuple(
+        f"mmalign.shapes.judges:{name}"
+        for name in ("ImageJudge", "StoryJudge", "CaptionJudge", "MotionJudge")
+    ),
+}
+"""What the quickstart's world has, by its dotted names."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ def catalogue(topic: str | None = None, adapter: str | None = None) -> list[Entr
     Raises UserError for an unknown topic or adapter.
     """
     if topic is not None and topic not in TOPICS:
-        raise UserError(f"list: no topic {topic!r}; topics: {', '.join(TOPICS)}")
+        raise UserError(f"list: no topic {topic!r}; topics: {', '.join(TOPICS)}; or give a name")
     adapters = {name: class_of(KINDS["model"], name) for name in names(KINDS["model"])}
     if adapter is not None and adapter not in adapters:
         raise UserError(f"list --adapter: no adapter {adapter!r}; known: {', '.join(adapters)}")
@@ -57,6 +69,48 @@ def catalogue(topic: str | None = None, adapter: str | None = None) -> list[Entr
     if adapter is None:
         return entries
     return [e for e in entries if e.adapters is None or e.adapters[adapter] is True]
+
+
+def topics_of(name: str) -> list[str]:
+    """Topics that have something of this name: a plain one, or module:Class of the built-in world."""
+    dotted = [topic for topic, names_ in _SHAPES.items() if name in names_]
+    return [topic for topic, kind in TOPICS.items() if name in names(KINDS[kind])] + dotted
+
+
+def shapes(topic: str) -> dict[str, str]:
+    """What the built-in world of shapes has for a topic: module:Class -> what it is in a line."""
+    found = {name: class_of(KINDS[TOPICS[topic]], name) for name in _SHAPES.get(topic, ())}
+    return {name: _first_line(cls) for name, cls in found.items()}
+
+
+def fields_of(topic: str, name: str) -> list[str]:
+    """The config keys of one thing as "name: type = default", a required one without a default."""
+    cls: Any = class_of(KINDS[TOPICS[topic]], name)
+    found = []
+    for one in dataclasses.fields(cls):
+        if not one.init:
+            continue
+        line = f"{one.name}: {_shown(one.type)}"
+        if one.default is not dataclasses.MISSING:
+            line += f" = {_plain(one.default)}"
+        elif one.default_factory is not dataclasses.MISSING:
+            line += f" = {_plain(one.default_factory())}"
+        found.append(line)
+    return found
+
+
+def _shown(kind: Any) -> str:
+    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+
+
+def _plain(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return type(value).__name__ if dataclasses.is_dataclass(value) else str(value)
+
+
+def _first_line(cls: Any) -> str:
+    return (inspect.getdoc(cls) or "").split("\n")[0]
 
 
 def lacking(needs: frozenset[str], offers: frozenset[str]) -> list[str]:

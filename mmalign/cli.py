@@ -158,7 +158,7 @@ def _refuse_once(args: Sequence[str], processes: int) -> None:
 @app.command()
 def sample(
     run: RunFolder,
-    prompt: Annotated[list[str], typer.Option(help="may be given several times")],
+    prompt: Annotated[list[str] | None, typer.Option(help="may be given several times")] = None,
     seed: int = 0,
     base: Annotated[bool, typer.Option("--base", help="sample from the base model instead")] = False,
     plain: Annotated[
@@ -180,6 +180,8 @@ def sample(
     from mmalign.evaluation._sheet import save_animation
     from mmalign.training.finished import open_run
 
+    if not prompt:
+        raise UserError("sample: needs --prompt TEXT, once or several times")
     if out is not None and out.exists() and not out.is_dir():
         raise UserError(f"sample --out: {out} is a file; choose a folder")
     finished = open_run(run, allow_code)
@@ -260,15 +262,21 @@ def list_(
     topic: Annotated[
         str | None,
         typer.Argument(
-            help="objectives, adapters, sources, formats, transforms, rewards, builders, prompts, metrics"
+            help="objectives, adapters, sources, formats, transforms, rewards, builders, prompts, metrics; "
+            "or a name, whose fields and defaults are shown"
         ),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="only what this adapter can run")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Show what can be chosen by name, what it needs, and which objectives run on which adapters."""
-    from mmalign.catalogue import TOPICS, catalogue
+    from mmalign.catalogue import TOPICS, catalogue, fields_of, shapes, topics_of
 
+    if topic is not None and topic not in TOPICS and (places := topics_of(topic)):
+        for place in places:
+            print(f"{topic} ({place}); fields, with defaults where there are any")
+            print("\n".join(f"  {line}" for line in fields_of(place, topic)) or "  none")
+        return
     entries = catalogue(topic, adapter)
     if as_json:
         print(json.dumps([asdict(entry) for entry in entries], indent=2))
@@ -286,6 +294,8 @@ def list_(
                 works = [f"{name}: {'yes' if ok is True else ok}" for name, ok in listed.items()]
                 frozen = f"; scores a frozen {', '.join(entry.sources)}" if entry.sources else ""
                 print(f"  {'':22}needs {', '.join(entry.needs) or 'nothing'}{frozen} | {'; '.join(works)}")
+        for name, summary in shapes(shown).items():
+            print(f"  {name}\n  {'':22}{summary}")
         if not any(e.topic == shown for e in entries):
             print("  none by a plain name; yours go by package.module:Class")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from mmalign._names import KINDS, class_of, names
-from mmalign.catalogue import TOPICS, Entry, catalogue
+from mmalign.catalogue import TOPICS, Entry, catalogue, fields_of, shapes, topics_of
 from mmalign.types import NEEDS, UserError
 
 
@@ -84,3 +84,23 @@ def test_unknown_topics_and_adapters_are_refused() -> None:
         catalogue("losses")
     with pytest.raises(UserError, match=r"no adapter 'gpt'; known: .*text"):
         catalogue(adapter="gpt")
+
+
+def test_a_name_is_shown_with_its_fields_and_defaults() -> None:
+    assert topics_of("ddpo") == ["objectives"] and topics_of("gone") == []
+    assert topics_of("jsonl") == ["sources"]
+    assert "advantage_clip: float = 5.0" in fields_of("objectives", "ddpo")
+    pairs = fields_of("sources", "folder_pairs")
+    assert {"path: str", "winners: str = winners", "root: str | None = null"} <= set(pairs)
+    assert "generation: Generation = Generation" in fields_of("adapters", "diffusion")
+    for topic, kind in TOPICS.items():
+        for name in names(KINDS[kind]):
+            assert all(": " in line for line in fields_of(topic, name))
+
+
+def test_the_built_in_world_is_listed_too() -> None:
+    assert sorted(shapes("rewards")) == [
+        f"mmalign.shapes.judges:{name}Judge" for name in ("Caption", "Image", "Motion", "Story")
+    ]
+    assert all(10 < len(line) < 160 for topic in ("sources", "rewards") for line in shapes(topic).values())
+    assert shapes("objectives") == {} and topics_of("mmalign.shapes.sources:ClipPairs") == ["sources"]

@@ -16,6 +16,7 @@ import yaml
 from cli_runs import assert_refused, call, listing
 from PIL import Image, ImageChops
 
+from mmalign.api import open_run, sample
 from mmalign.config import RunConfig
 from mmalign.types import PreferenceSample
 
@@ -119,7 +120,7 @@ def test_debug_shows_where_a_refusal_was_made(capsys: Capture, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "argv", [("trian",), ("train",), ("train", "a.yaml", "--fast"), ("sample", "runs/a")]
+    "argv", [("trian",), ("train",), ("train", "a.yaml", "--fast")]
 )
 def test_wrong_usage_has_code_2(capsys: Capture, argv: tuple[str, ...]) -> None:
     wrong = call(capsys, *argv)
@@ -177,6 +178,19 @@ def test_sample_refuses(capsys: Capture, runs: Path, work: Path, case: str) -> N
     before = listing(work)
     assert_refused(call(capsys, "sample", runs / name, "--prompt", "cat", *options), words)
     assert listing(work) == before
+
+
+def test_the_base_is_asked_for_by_the_same_word_in_python(runs: Path) -> None:
+    finished = open_run(runs / "text")
+    base, named, tuned = (
+        [part.data for part in sample(finished, ["the red fox", "why?"], **how)]
+        for how in ({"base": True}, {"model": "base"}, {})
+    )
+    assert base == named != tuned
+
+
+def test_sample_without_a_prompt_is_refused_in_one_line(capsys: Capture, runs: Path) -> None:
+    assert_refused(call(capsys, "sample", runs / "text"), ("sample: needs --prompt TEXT",))
 
 
 # ---------------------------------------------------------------- evaluate
