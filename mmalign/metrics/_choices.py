@@ -1,0 +1,152 @@
+"""Questions with given choices: which of them an answer means, and the shares of right ones."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mmalign.metrics._seam import AT, Graded, Groups, Metric, Numbers, Question, Sums, ratio
+from mmalign.types import Message, Part, UserError
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LEADS = (
+    "the best answer is", "the correct answer is", "the answer is", "the answer", "the best option is",
+    "the correct option is", "best answer:", "best option:", "answer:", "option",
+)  # fmt: skip
+_MARKED = re.compile(r"\(([A-Z])\)|^([A-Z])(?:[.):,]|\s*$)")
+_SPACES = re.compile(r"[\s.,;:!?\"'()]+")
+
+
+@dataclass(frozen=True)
+class ChoiceItem:
+    """A question with its right answer: a letter where there are options, else a text. `average` is the group
+    that a mean over groups counts it in."""
+
+    id: str
+    turns: tuple[Message, ...]
+    answer: str
+    options: tuple[str, ...] = ()
+    cluster: str = ""
+    groups: Groups = field(default_factory=dict)
+    average: str = ""
+
+
+class ChoiceMetric(Metric):
+    """Accuracy over items. `asks` is the name that answers are kept under; of `scale` 100 the values are in
+    percent; `only_answered`: answers from which no choice can be read are left out of the accuracy."""
+
+    asks: ClassVar[str]
+    scale: ClassVar[float] = 1.0
+    only_answered: ClassVar[bool] = False
+    costs: ClassVar[frozenset[str]] = frozenset({"unanswered"})
+
+    @property
+    @abstractmethod
+    def items(self) -> Mapping[str, ChoiceItem]:
+        """Every question by its id. Raises UserError naming file and row."""
+
+    def said(self, item: ChoiceItem, answer: str) -> str | None:
+        """What an answer chooses, to be compared with the item's; None if that cannot be told."""
+        return chosen(answer, item.options) if item.options else plain(answer) or None
+
+    def ask(self) -> Sequence[Question]:
+        """Every question, in the order of the file."""
+        return [Question(name, item.turns, self.asks) for name, item in self.items.items()]
+
+    def grade(self, answers: Mapping[str, str]) -> list[Graded]:
+        """One item per question."""
+        found = []
+        for name, item in self.items.items():
+            if name in answers:
+                said = self.said(item, answers[name])
+                right = float(
+                    said is not None and said == (item.answer if item.options else plain(item.answer))
+                )
+                base = float(said is not None) if self.only_answered else 1.0
+                counts = {"asked": 1.0, "answered": float(said is not None), "right": right, "base": base}
+                if item.average:
+                    counts |= {f"right{AT}{item.average}": right, f"base{AT}{item.average}": base}
+                shown = {"said": said, "right": item.answer}
+                found.append(Graded(name, counts, item.groups, item.cluster, shown))
+        return found
+
+    def values(self, sums: Sums) -> dict[str, Numbers]:
+        """acc, the share without a readable choice, and, where items are averaged by group, macro."""
+        found = {"acc": self.scale * ratio(sums["right"], sums["base"])}
+        if any(name.startswith("base" + AT) for name in sums):
+            found["macro"] = self.scale * sums.macro("right", "base")
+        unread = sums["asked"] - sums["answered"]
+        return {**found, "unanswered": self.scale * ratio(unread, sums["asked"])}
+
+
+def plain(text: str) -> str:
+    """A short answer without case, punctuation and spaces at its ends."""
+    return _SPACES.sub(" ", text).strip().lower()
+
+
+def lettered(options: Sequence[str]) -> str:
+    """Options as lines, "A. a red one"."""
+    return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
+def bare(option: str) -> str:
+    """An option without a letter in front of it."""
+    return re.sub(r"^\(?[A-Z][.):]\)?\s*", "", option.strip())
+
+
+def letter_in(text: str, count: int, where: str, name: str) -> str:
+    """The letter of the right option, from "B", "(B)" or "B. a red one"; UserError for one without option."""
+    found = re.match(r"\(?([A-Z])(?![A-Za-z])", text.strip())
+    if not found or found[1] not in LETTERS[:count]:
+        raise UserError(f"{where}: {name} must be a letter of one of the {count} options, got {text!r:.60}")
+    return found[1]
+
+
+def without_lead(answer: str) -> str:
+    """An answer without a phrase such as "The best answer is" in front."""
+    text = answer.strip()
+    for lead in _LEADS:
+        if text.lower().startswith(lead):
+            text = text[len(lead) :].lstrip(" :")
+    return text
+
+
+def chosen(answer: str, options: Sequence[str]) -> str | None:
+    """The letter that an answer chooses: one in brackets, or one that stands first with a mark after it or
+    alone; else that of the one option whose words are all of the answer, or all of its beginning."""
+    text = without_lead(answer)
+    for match in _MARKED.finditer(text):
+        letter = match[1] or match[2]
+        if letter in LETTERS[: len(options)]:
+            return letter
+    first = re.match(r"([A-Z])\s", text)
+    if first and first[1] not in "AI" and first[1] in LETTERS[: len(options)]:
+        return first[1]
+    said = plain(text)
+    same = [i for i, option in enumerate(options) if plain(bare(option)) == said]
+    starts = same or [
+        i
+        for i, option in enumerate(options)
+        if plain(bare(option)) and f"{said} ".startswith(plain(bare(option)) + " ")
+    ]
+    return LETTERS[starts[0]] if len(starts) == 1 else None
+
+
+def placed(text: str, media: Sequence[Part], where: str) -> list[Part | str]:
+    """Text and media in order: where the text says <image> or <video>, or all in front where it does not.
+
+    Raises UserError where there are some places, but not one for each.
+    """
+    pieces = re.split(r"<(?:image|video)>", text)
+    if len(pieces) == 1:
+        return [*media, text]
+    if len(pieces) != len(media) + 1:
+        raise UserError(f"{where}: the question has {len(pieces) - 1} places for {len(media)} pictures")
+    found: list[Part | str] = []
+    for place, piece in enumerate(pieces):
+        found += [piece] if piece.strip() else []
+        found += media[place : place + 1]
+    return found
