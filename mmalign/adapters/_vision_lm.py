@@ -25,18 +25,27 @@ from mmalign.adapters._vision_loading import limit_pixels, load_vision_lm
 from mmalign.adapters._vision_media import (
     GROUP,
     KINDS,
-    PIXELS,
     TOWER,
     Unit,
     answering,
     encode_units,
     fitted,
+    pixel_name,
     run_tower,
     together,
 )
-from mmalign.adapters._vision_parts import core_of, freeze, has_one_projector, lora_sites, parts_of, unread_of
+from mmalign.adapters._vision_parts import (
+    core_of,
+    freeze,
+    has_one_projector,
+    lora_sites,
+    parts_of,
+    reads_both_ways,
+    unread_of,
+)
 from mmalign.adapters._vision_places import Medium, media_of
-from mmalign.adapters._vision_rows import Reader, Seen, markers_of
+from mmalign.adapters._vision_processor import markers_of
+from mmalign.adapters._vision_rows import Reader, Seen
 from mmalign.adapters._vision_sampling import sample_answers
 from mmalign.types import (
     Attended,
@@ -98,13 +107,11 @@ class VisionLM:
         absent = sorted(self.media - set(markers))
         if "image" in absent or (absent and self.frames is not None):
             raise UserError(f"{folder}: its processor reads no {absent[0]}s; use another adapter or model")
-        if (
-            self.frames is not None
-            and PIXELS["video"] not in self.processor.video_processor.model_input_names
-        ):
+        apart = reads_both_ways(self.policy)
+        if apart and config.plain_prompts == "chat":
             raise UserError(
-                f"{folder}: its processor hands frames over as pictures; video_lm reads families that "
-                "keep clips apart (Qwen2.5-VL, LLaVA-OneVision)"
+                f"{folder}: reads its prompt both ways and its answer as a suffix, which no chat template "
+                "writes; set model.plain_prompts: raw and give plain text"
             )
         if config.plain_prompts == "chat" and self.processor.chat_template is None:
             raise UserError(
@@ -112,7 +119,7 @@ class VisionLM:
             )
         banned = tuple(sorted({*_tokens.special_tokens(tokenizer), *markers.values()}))
         rules = _sequences.rules_of(config, tokenizer, self.positions, banned, folder)
-        return Reader(self.processor, rules, self.media, config.plain_prompts, markers, ids)
+        return Reader(self.processor, rules, self.media, config.plain_prompts, markers, ids, apart)
 
     @cached_property
     def lora_targets(self) -> str | list[str]:
@@ -283,7 +290,7 @@ class VisionLM:
                 given[name.removeprefix("row.")] = value.to(self.device)
         for kind in KINDS:
             pixels = together([unit for unit in units_of(row) if unit.kind == kind])
-            given |= {name: value.to(self.device) for name, value in pixels.items()}
+            given |= {pixel_name(model, n): value.to(self.device) for n, value in pixels.items()}
         logits = model(input_ids=ids, use_cache=False, **given).logits[0].float()
         theirs = torch.log_softmax(logits, dim=-1).gather(-1, whole[1:, None]).squeeze(-1)
         return float((ours - theirs[-len(ours) :]).abs().max())

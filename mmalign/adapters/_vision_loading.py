@@ -11,7 +11,6 @@ from mmalign.adapters._loading import load_weights, read_json, readable_errors, 
 from mmalign.types import UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_TWO_WAY = ("paligemma",)
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")
 
 
@@ -57,11 +56,6 @@ def _check_architecture(settings: dict[str, Any], folder: Path) -> None:
     where, model_type = f"{folder}/config.json", settings.get("model_type")
     if not isinstance(model_type, str):
         raise UserError(f"{where}: has no model_type; this is not a transformers model folder")
-    if model_type in _TWO_WAY:
-        raise UserError(
-            f"{where}: {model_type} attends both ways over all of its text, answers included, so that every "
-            "token of an answer would see those behind it; not supported"
-        )
     if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return
     if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:

@@ -240,7 +240,7 @@ def answering(core: nn.Module, features: Mapping[MediaKind, Sequence[Tensor]]) -
         object.__setattr__(core, METHOD[kind], answer(kind, getattr(core, METHOD[kind])))
     try:
         # not empty: LLaVA-NeXT takes no pixels for no picture
-        yield {PIXELS[kind]: torch.empty(1) for kind in kinds}
+        yield {pixel_name(core, PIXELS[kind]): torch.empty(1) for kind in kinds}
     finally:
         for kind in kinds:
             object.__delattr__(core, METHOD[kind])
@@ -250,6 +250,13 @@ def answering(core: nn.Module, features: Mapping[MediaKind, Sequence[Tensor]]) -
                 f"{type(core).__name__}: its forward does not call {METHOD[kind]}, so that its {kind}s would "
                 "go unseen; this family is not supported"
             )
+
+
+def pixel_name(model: nn.Module, name: str) -> str:
+    """The parameter of the model's forward that takes these pixels: Video-LLaVA had names of its own."""
+    old = f"{name}_images"
+    taken = inspect.signature(model.forward).parameters
+    return old if old in taken and (name not in taken) else name
 
 
 def _answer(features: Sequence[Tensor], width: int, splits: bool) -> Any:

@@ -25,7 +25,7 @@ def parts_of(model: Any) -> dict[str, list[str]]:
     if tower is core or language is core or language is model:
         raise UserError(f"{type(model).__name__}: its vision tower and language model cannot be told apart")
     inner = {id(p) for name in PROJECTORS if (m := _at(core, name)) is not None for p in m.parameters()}
-    vision = {id(p) for p in tower.parameters()} - inner
+    vision = {id(p) for own in towers_of(core) for p in own.parameters()} - inner
     words = {id(p) for p in language.parameters()}
     words |= {
         id(p) for m in (model.get_output_embeddings(), model.get_input_embeddings()) for p in m.parameters()
@@ -43,6 +43,17 @@ def core_of(model: Any) -> Any:
     if not isinstance(core, nn.Module) or not hasattr(core, "get_image_features"):
         raise UserError(f"{type(model).__name__}: has no core that encodes pictures (get_image_features)")
     return core
+
+
+def reads_both_ways(model: Any) -> bool:
+    """True for models whose tokens see the whole prompt and of the answer what is before them (PaliGemma)."""
+    return str(model.config.model_type) == "paligemma"
+
+
+def towers_of(core: Any) -> list[nn.Module]:
+    """The vision tower; in Video-LLaVA also the one for clips."""
+    other = _at(core, "video_tower")
+    return [core.get_encoder(modality="image"), *([] if other is None else [other])]
 
 
 def _at(core: nn.Module, name: str) -> nn.Module | None:
@@ -67,9 +78,10 @@ def has_one_projector(core: Any) -> bool:
     return sum(_at(core, name) is not None for name in PROJECTORS) == 1
 
 
-def tower_layers(core: Any) -> nn.ModuleList:
-    """The transformer layers of the vision tower."""
-    tower = core.get_encoder(modality="image")
+def tower_layers(core: Any, tower: nn.Module | None = None) -> nn.ModuleList:
+    """The transformer layers of a vision tower; without one named, of that for pictures."""
+    tower = core.get_encoder(modality="image") if tower is None else tower
+    assert tower is not None
     lists = [m for m in tower.modules() if isinstance(m, nn.ModuleList)]
     if not lists:
         raise UserError(f"{type(core).__name__}: its vision tower has no list of layers")
@@ -96,14 +108,14 @@ def unread_of(model: Any) -> frozenset[str]:
     chosen = getattr(model.config, "vision_feature_layer", None)
     if chosen is None:
         return frozenset()
-    tower, layers = core_of(model).get_encoder(modality="image"), tower_layers(core_of(model))
-    last = max(
-        i if i >= 0 else len(layers) + 1 + i for i in ([chosen] if isinstance(chosen, int) else chosen)
-    )
-    behind = [
-        *layers[last:],
-        *(m for n, m in tower.named_modules() if n.endswith(("post_layernorm", "head"))),
-    ]
+    behind: list[nn.Module] = []
+    for tower in towers_of(core_of(model)):
+        layers = tower_layers(core_of(model), tower)
+        last = max(
+            i if i >= 0 else len(layers) + 1 + i for i in ([chosen] if isinstance(chosen, int) else chosen)
+        )
+        behind += layers[last:]
+        behind += [m for n, m in tower.named_modules() if n.endswith(("post_layernorm", "head"))]
     found = {id(parameter) for module in behind for parameter in module.parameters()}
     return frozenset(name for name, parameter in model.named_parameters() if id(parameter) in found)
 

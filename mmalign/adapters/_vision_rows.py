@@ -2,6 +2,10 @@
 
 The processor is called on the whole conversation, so that ids are upstream's own. It is never allowed to
 truncate; how many placeholders stand for media is counted here, before and after it.
+
+Two families are read in ways of their own. PaliGemma reads its prompt both ways and its answer from left to
+right: answers go to the processor apart, as its `suffix`. SmolVLM and InternVL know no clips: their
+processors hand frames over as pictures, and all media of a row are units of kind "image".
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ import torch
 from torch import Tensor
 
 from mmalign.adapters import _tokens
-from mmalign.adapters._vision_media import KINDS, MediaKind, Unit, cut
-from mmalign.types import Clip, Example, Message, Part, PreferenceSample, UserError
+from mmalign.adapters._vision_media import KINDS, MediaKind, Unit
+from mmalign.adapters._vision_processor import Memo
+from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
-_TEXT_OUTPUTS = ("input_ids", "attention_mask")  # ids are kept apart, the mask is made anew for every batch
+# ids are kept apart, the mask is made anew for every batch, and what is scored is our own matter
+_TEXT_OUTPUTS = ("input_ids", "attention_mask", "labels")
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ class Reader:
     markers: Mapping[MediaKind, str] = field(
         default_factory=dict
     )  # kind -> the placeholder a template writes
-    ids: Mapping[MediaKind, int] = field(default_factory=dict)  # kind -> the id that features replace
+    # kind -> the id that features replace; none for clips whose frames are handed over as pictures
+    ids: Mapping[MediaKind, int] = field(default_factory=dict)
+    apart: bool = False  # answers are the processor's `suffix`
 
     def sample(self, sample: PreferenceSample, roles: Sequence[str]) -> dict[tuple[str, int], Seen]:
         """Every response of the given roles, keyed by (role, slot). Raises UserError naming row and role.
@@ -65,7 +73,7 @@ class Reader:
         The prompt is what its own ids share with those of all responses given to it; those that are given to
         it with other media begin as many ids before its end.
         """
-        memo = _Memo(self.processor)
+        memo = Memo(self.processor)
         heads: dict[Any, _Processed] = {}
         merged: dict[str, int] = {}  # ids at the end of a prompt that some response to it changes
         keys: dict[tuple[str, int], Any] = {}
@@ -92,21 +100,24 @@ class Reader:
     def prompt(self, prompt: tuple[Message, ...], where: str) -> Seen:
         """A prompt that is to be answered."""
         _, text = self._prompt(prompt, where)
-        found = self._process(_Memo(self.processor), text, prompt, where)
+        found = self._process(Memo(self.processor), text, prompt, where)
         return Seen(tuple(found.ids), len(found.ids), False, found.per_token, found.others, found.units)
 
     def begun(self, prompt: tuple[Message, ...], begun: str, where: str) -> Seen:
         """A prompt whose answer is begun and is to be gone on with; the answer begins at `start`."""
         _tokens.refuse_text(begun, where, self.rules.banned)
         _, text = self._prompt(prompt, where)
-        memo, full = _Memo(self.processor), text + begun
+        memo, full = Memo(self.processor), text + begun
         turns = self._turns(prompt, where)
         if turns is not None and begun.strip():
             turns = [*turns, {"role": "assistant", "content": [{"type": "text", "text": begun}]}]
             rendered = _tokens.render(self.processor, turns, where, answer=True)
             full = _tokens.begun_text(rendered, text, begun, where)
         head = self._process(memo, text, prompt, where)
-        found = head if full == text else self._process(memo, full, prompt, where)
+        if self.apart and begun.strip():
+            found = _without_end(self._process(memo, text, prompt, where, begun))
+        else:
+            found = head if full == text else self._process(memo, full, prompt, where)
         start = _tokens.common_prefix(head.ids, found.ids)
         return Seen(tuple(found.ids), start, False, found.per_token, found.others, found.units)
 
@@ -114,6 +125,8 @@ class Reader:
 
     def _turns(self, prompt: Sequence[Message], where: str) -> list[dict[str, Any]] | None:
         """Chat turns with lists of contents, or None where the prompt is to stand as it is."""
+        if self.apart and [message.speaker for message in prompt] == ["user"]:
+            return None  # one question, for a model that knows no turns
         if not _tokens.is_plain(prompt, where):
             return [{"role": m.speaker, "content": self._contents(m.parts, where)} for m in prompt]
         if self.plain == "raw":
@@ -165,7 +178,7 @@ class Reader:
         self._refuse_kind(part, where)
         return self.markers[part.kind]
 
-    def _answered(self, memo: _Memo, example: Example, prompt: str, where: str) -> _Processed:
+    def _answered(self, memo: Memo, example: Example, prompt: str, where: str) -> _Processed:
         """Prompt and response, with an end token where no chat template ends the turn."""
         if any(part.kind != "text" for part in example.response):
             raise UserError(f"{where}: a response must be text; pictures and clips belong to the prompt")
@@ -179,8 +192,11 @@ class Reader:
             turns = [*turns, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
             rendered = _tokens.render(self.processor, turns, where, answer=True)
             full, open_ended = _tokens.split_ending(rendered, prompt, answer, where)
-        found = self._process(memo, full, example.prompt, where)
         eos = self.rules.eos_id
+        if self.apart:  # this processor always writes the end
+            found = self._process(memo, prompt, example.prompt, where, answer)
+            return _without_end(found) if eos is None else found
+        found = self._process(memo, full, example.prompt, where)
         if not open_ended or eos is None or found.ids[-1:] == [eos]:
             return found
         longer = {name: torch.cat([value, value.new_zeros(1)]) for name, value in found.per_token.items()}
@@ -188,21 +204,21 @@ class Reader:
 
     # ------------------------------------------------------------ the processor
 
-    def _process(self, memo: _Memo, text: str, prompt: Sequence[Message], where: str) -> _Processed:
+    def _process(
+        self, memo: Memo, text: str, prompt: Sequence[Message], where: str, suffix: str | None = None
+    ) -> _Processed:
         media = _media(prompt)
-        images = [part.data for part in media if part.kind == "image"]
-        clips = [part.data for part in media if part.kind == "video"]
-        out = memo(text, images, clips, where)
+        out = memo(text, media, where, suffix)
         ids = [int(i) for i in out["input_ids"][0]]
         outputs = {name: value for name, value in out.items() if name not in _TEXT_OUTPUTS}
         per_token = {n: v[0] for n, v in outputs.items() if v.shape == (1, len(ids)) and n.endswith("_ids")}
         media_outputs = {name: value for name, value in outputs.items() if name not in per_token}
         units: list[Unit] = []
         for kind in KINDS:
-            count = len(images if kind == "image" else clips)
-            if count:
-                units += memo.units(kind, images if kind == "image" else clips, media_outputs)
-            if not count and any(i == self.ids.get(kind) for i in ids):
+            shown = [part.data for part in media if kind == (part.kind if part.kind in self.ids else "image")]
+            if shown:
+                units += memo.units(kind, shown, media_outputs)
+            elif any(i == self.ids.get(kind) for i in ids):
                 raise UserError(
                     f"{where}: the text holds a placeholder {self.markers[kind]!r} without its {kind}"
                 )
@@ -221,126 +237,7 @@ def _media(prompt: Sequence[Message]) -> list[Part]:
     return [part for message in prompt for part in message.parts if part.kind != "text"]
 
 
-class _Memo:
-    """The processor, its picture and clip halves called once for the same list of media of a sample.
-
-    Both sides of a pair mostly share their pictures; resizing them is the costly part of preparing a row.
-    """
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self._units: dict[tuple[MediaKind, tuple[int, ...]], tuple[Unit, ...]] = {}
-        self._halves = {
-            kind: _Once(half)
-            for kind in KINDS
-            if (half := getattr(processor, f"{kind}_processor", None)) is not None
-        }
-
-    def tower_inputs(self, kind: MediaKind) -> frozenset[str]:
-        """Names of the outputs that the vision tower reads for this kind of media."""
-        return frozenset(self._halves[kind].half.model_input_names) if kind in self._halves else frozenset()
-
-    def tiles(self, images: Sequence[Any]) -> list[int]:
-        """Tiles of every picture, where the processor says how it cut them; else empty."""
-        out = self._halves["image"].last if images else None
-        if out is None or "rows" not in out:
-            return []
-        rows, columns = out["rows"][0], out["cols"][0]
-        return [int(r) * int(c) + 1 if r else 1 for r, c in zip(rows, columns, strict=True)]
-
-    def units(self, kind: MediaKind, media: Sequence[Any], outputs: Mapping[str, Tensor]) -> tuple[Unit, ...]:
-        """The media of a list as units, the very same ones for every text that they stand in."""
-        key = kind, tuple(id(value) for value in media)
-        if key not in self._units:
-            read = {name: value for name, value in outputs.items() if name in self.tower_inputs(kind)}
-            tiles = self.tiles(media) if kind == "image" else ()
-            self._units[key] = tuple(cut(kind, read, len(media), tiles))
-        return self._units[key]
-
-    def __call__(self, text: str, images: list[Any], clips: list[Clip], where: str) -> Mapping[str, Tensor]:
-        """All outputs of the processor for one text. Raises UserError with the processor's reason."""
-        start = (
-            self._processor.tokenizer.bos_token
-        )  # some templates write it, others leave it to the tokenizer
-        given: dict[str, Any] = {"text": [text], "return_tensors": "pt"}
-        given["add_special_tokens"] = not (start and text.startswith(start))
-        if images:
-            given["images"] = [images]
-        if clips:
-            given["videos"] = [[clip.frames for clip in clips]]
-            given["do_sample_frames"] = False
-            given["video_metadata"] = [[_metadata(clip) for clip in clips]]
-        before = {kind: getattr(self._processor, f"{kind}_processor") for kind in self._halves}
-        for kind, half in self._halves.items():
-            half.media = tuple(id(value) for value in (images if kind == "image" else clips))
-            object.__setattr__(self._processor, f"{kind}_processor", half)
-        try:
-            out = self._processor(**given)
-        except (ValueError, TypeError, RuntimeError, StopIteration, IndexError, ZeroDivisionError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"{where}: the model's processor refuses its media ({_sizes(images, clips)}): "
-                f"{reason[:200]}; try other sizes, see the model's own description"
-            ) from error
-        finally:
-            for kind, half in before.items():
-                object.__setattr__(self._processor, f"{kind}_processor", half)
-        return {name: torch.as_tensor(value) for name, value in out.items()}
-
-
-def _sizes(images: Sequence[Any], clips: Sequence[Clip]) -> str:
-    """Media with their sizes, for messages."""
-    pictures = [f"picture {one.width}x{one.height}" for one in images]
-    videos = [f"clip of {len(c.frames)} frames {c.frames.shape[3]}x{c.frames.shape[2]}" for c in clips]
-    return ", ".join([*pictures, *videos]) or "none"
-
-
-class _Once:
-    """A picture or clip processor that remembers what it made of a list of media."""
-
-    def __init__(self, half: Any) -> None:
-        self.half = half
-        self.media: tuple[int, ...] = ()
-        self.last: Any = None
-        self._made: dict[Any, Any] = {}
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        if self.media not in self._made:
-            self._made[self.media] = self.half(*args, **options)
-        self.last = self._made[self.media]
-        return type(self.last)(dict(self.last))  # a processor may take keys out of what it is given
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.half, name)
-
-
-def _metadata(clip: Clip) -> Any:
-    from transformers.video_utils import VideoMetadata
-
-    height, width = clip.frames.shape[-2:]
-    return VideoMetadata(
-        total_num_frames=clip.total,
-        fps=clip.rate,
-        width=int(width),
-        height=int(height),
-        duration=clip.total / clip.rate,
-        video_backend=clip.reader,
-        # in ascending order whatever the order of the frames: some models are told times by them
-        frames_indices=sorted(clip.indices),
-    )
-
-
-def markers_of(
-    processor: Any, model: Any, media: frozenset[str]
-) -> tuple[dict[MediaKind, str], dict[MediaKind, int]]:
-    """The placeholder a chat template writes for every kind of media the processor knows, and the id that its
-    features replace: in Gemma 3 that of another token, which the processor puts behind the placeholder."""
-    markers: dict[MediaKind, str] = {}
-    ids: dict[MediaKind, int] = {}
-    for kind in (kind for kind in KINDS if kind in media):
-        token = getattr(processor, f"{kind}_token", None)
-        if token is not None and getattr(processor, f"{kind}_processor", None) is not None:
-            markers[kind] = str(getattr(token, "content", token))
-            own = getattr(model.config, f"{kind}_token_id", None)
-            ids[kind] = int(processor.tokenizer.convert_tokens_to_ids(markers[kind]) if own is None else own)
-    return markers, ids
+def _without_end(found: _Processed) -> _Processed:
+    """Without the last token."""
+    per_token = {name: value[:-1] for name, value in found.per_token.items()}
+    return replace(found, ids=found.ids[:-1], per_token=per_token)

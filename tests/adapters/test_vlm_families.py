@@ -1,6 +1,5 @@
 """Further families behind the vision adapters, and what only shows where a tower trains."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,12 +113,6 @@ def test_a_forward_that_does_not_ask_for_its_pictures_is_refused(folders: dict[s
         answering(core, {"image": [torch.zeros(4, 32)]}),
     ):
         pass
-
-
-def test_a_family_that_reads_answers_both_ways_is_refused(llava: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "paligemma"}))
-    with pytest.raises(UserError, match="paligemma attends both ways"):
-        build(tmp_path)
 
 
 def test_the_first_check_notices_a_model_that_looks_ahead(folders: dict[str, Path]) -> None:
