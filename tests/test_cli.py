@@ -119,9 +119,7 @@ def test_debug_shows_where_a_refusal_was_made(capsys: Capture, tmp_path: Path) -
     assert shown.err.splitlines()[-1] == f"mmalign: {tmp_path}/gone: holds no run (run.json is missing)"
 
 
-@pytest.mark.parametrize(
-    "argv", [("trian",), ("train",), ("train", "a.yaml", "--fast")]
-)
+@pytest.mark.parametrize("argv", [("trian",), ("train",), ("train", "a.yaml", "--fast")])
 def test_wrong_usage_has_code_2(capsys: Capture, argv: tuple[str, ...]) -> None:
     wrong = call(capsys, *argv)
     assert wrong.code == 2 and "Usage: mmalign" in wrong.err and "Traceback" not in wrong.err
