@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from rewards.tiny_clip import (
     CAPTIONS,
     SIZES,
@@ -31,7 +32,7 @@ from mmalign.rewards._timed_clip import FILE, TimedClip, waves
 from mmalign.rewards.combined import Combined
 from mmalign.rewards.pick_score import PickScore
 from mmalign.rewards.step_preference import StepPreference
-from mmalign.types import Message, Part, PixelReward, StepJudge, UserError
+from mmalign.types import Clip, Message, Part, PixelReward, StepJudge, UserError
 
 PICTURES = [picture(i, size) for i, size in enumerate(SIZES)]
 PROMPTS, PARTS = [said(c) for c in CAPTIONS], [shown(p) for p in PICTURES]
@@ -144,6 +145,21 @@ def test_batches_and_order_do_not_matter_and_timesteps_do(root: Path) -> None:
     assert judge.score_steps([], [], []) == []
     with pytest.raises(ValueError, match="one timestep per response"):
         judge.score_steps(PROMPTS, PARTS, [1])
+
+
+def test_a_clip_is_scored_by_its_frames_at_its_own_level(root: Path) -> None:
+    """The mean over frames that are scored as pictures at the clip's timestep, also across batches."""
+    judge = replace(judge_of(root, "timed"), batch=2)
+    frames = torch.stack(
+        [(255 * pixels_of(picture(i, (32, 32)))[0]).round().to(torch.uint8) for i in range(3)]
+    )
+    clip = Part("video", Clip(frames, (0, 1, 2), (0.0, 0.25, 0.5), 4.0, 3, "memory"))
+    alone = [Part("image", Image.fromarray(one.permute(1, 2, 0).numpy())) for one in frames]
+    first = [one["score"] for one in judge.score_steps([PROMPTS[0]] * 3, alone, [STEPS[1]] * 3)]
+    found = judge.score_steps([PROMPTS[0], PROMPTS[1]], [clip, alone[0]], [STEPS[1], STEPS[2]])
+    assert found[0]["score"] == pytest.approx(sum(first) / 3, abs=1e-4)
+    (lone,) = judge.score_steps([PROMPTS[1]], [alone[0]], [STEPS[2]])
+    assert found[1]["score"] == pytest.approx(lone["score"], abs=1e-4)
 
 
 def test_finished_pictures_have_a_gradient(root: Path) -> None:
