@@ -30,7 +30,7 @@ RANKS = {
     "cli": 11,
     "__main__": 12, "__init__": 12,
 }  # fmt: skip
-BESIDE_CONFIG = {"_build", "_evaluation", "_names", "_online", "_schema", "_yaml"}
+BESIDE_CONFIG = {"_build", "_evaluation", "_names", "_online", "_relative", "_schema", "_yaml"}
 NEUTRAL = {"__version__"}  # attributes of the package itself
 FENCES = {  # library -> the only units that may import it
     "accelerate": {"training"},

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mmalign.data._paths import started_from
+from mmalign._relative import started_from
 from mmalign.types import UserError
 
 # Buffers that older files carry and newer code computes itself.

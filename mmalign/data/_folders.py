@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmalign.data._paths import is_media, started_from
+from mmalign._relative import started_from
+from mmalign.data._paths import is_media
 from mmalign.data._sources import Row
 from mmalign.data.csv import Csv
 from mmalign.data.jsonl import Jsonl

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mmalign._relative import started_from
 from mmalign.types import UserError
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
@@ -79,12 +80,6 @@ def locate(file: File) -> Path:
     if not stat.S_ISREG(mode):
         raise UserError(f"{_short(name)} is not a regular file")
     return Path(path)
-
-
-def started_from(path: str) -> str:
-    """Words that follow "no such file": the folder that a relative path starts from; none for others."""
-    relative = not Path(path).expanduser().is_absolute()
-    return f" (relative paths start at {Path.cwd()}, where the command runs)" if relative else ""
 
 
 def existing_file(path: str) -> Path:

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmalign._relative import started_from
 from mmalign.data._formats import Format, LeftOut, known_formats, read_row
 from mmalign.data._lists import Lists
 from mmalign.data._load_report import LoadReport, Skipped
 from mmalign.data._options import Row, SourceOptions
-from mmalign.data._paths import File, started_from
+from mmalign.data._paths import File
 from mmalign.data._records import PROMPT
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 

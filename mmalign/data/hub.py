@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmalign._relative import started_from
 from mmalign.data._arrow import table_rows
-from mmalign.data._paths import started_from
 from mmalign.data._sources import Row, SourceOptions
 from mmalign.types import UserError
 
