@@ -6,12 +6,14 @@ They come through the same door as a source of your own: a dataclass with `sampl
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mmalign.data._sources import SourceOptions
+from mmalign.judging import Judge
+from mmalign.shapes.judges import CaptionJudge, ImageJudge, MotionJudge
 from mmalign.shapes.preferences import (
     ImagePair,
     faithful_pairs,
@@ -39,12 +41,14 @@ class ImagePairs(SourceOptions):
     `prefer`: "style" prefers filled shapes over outlines in the same scene; "faithful" prefers the captioned
     scene over one with a single wrong fact. `prompts`: "training", or the two disjoint sets with combinations
     never seen in training, "validation" for choosing settings and "heldout" for figures (style only).
+    `judged`: both pictures have their `score` by ImageJudge, and the pair its difference as `margin`.
     """
 
     num: int = 600
     seed: int = 0
     prefer: Literal["style", "faithful"] = "style"
     prompts: Literal["training", "validation", "heldout"] = "training"
+    judged: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +59,9 @@ class ImagePairs(SourceOptions):
 
     def samples(self) -> Iterator[PreferenceSample]:
         """Every pair with decoded pictures and a caption as its prompt."""
+        yield from _scored(self._drawn(), ImageJudge()) if self.judged else self._drawn()
+
+    def _drawn(self) -> Iterator[PreferenceSample]:
         for number, pair in enumerate(self._pairs(), 1):
             prompt = (Message("text", (Part("text", pair.prompt),)),)
             sides = {"chosen": pair.chosen, "rejected": pair.rejected}
@@ -80,14 +87,19 @@ class CaptionPairs(SourceOptions):
 
     `prompts`: "training", or scenes of the two disjoint streams "validation", for choosing settings, and
     "heldout", for figures; those are taken as they come, not by what a model says of them. `path`: another
-    file of such pairs (null: the shipped one).
+    file of such pairs (null: the shipped one). `judged`: both answers have their `score` by CaptionJudge, and
+    the pair its difference as `margin`.
     """
 
     prompts: Literal["training", "validation", "heldout"] = "training"
     path: str | None = None
+    judged: bool = False
 
     def samples(self) -> Iterator[PreferenceSample]:
         """Every pair with its picture drawn."""
+        yield from _scored(self._drawn(), CaptionJudge()) if self.judged else self._drawn()
+
+    def _drawn(self) -> Iterator[PreferenceSample]:
         for pair, origin in _listed(self.path, CAPTION_PAIRS_FILE, self.prompts):
             picture = render_sight(sample_sight(pair.split, pair.seed, pair.number))
             yield _sample(pair, Part("image", picture), origin)
@@ -97,14 +109,18 @@ class CaptionPairs(SourceOptions):
 class ClipPairs(SourceOptions):
     """Questions about clips, most of them on motion, with a right and a wrong answer of the shipped model.
 
-    `prompts` and `path` are those of CaptionPairs.
+    `prompts`, `path` and `judged` (by MotionJudge) are those of CaptionPairs.
     """
 
     prompts: Literal["training", "validation", "heldout"] = "training"
     path: str | None = None
+    judged: bool = False
 
     def samples(self) -> Iterator[PreferenceSample]:
         """Every pair with its clip of four frames."""
+        yield from _scored(self._drawn(), MotionJudge()) if self.judged else self._drawn()
+
+    def _drawn(self) -> Iterator[PreferenceSample]:
         for pair, origin in _listed(self.path, CLIP_PAIRS_FILE, self.prompts):
             yield _sample(pair, Part("video", clip_of(pair.split, pair.seed, pair.number)), origin)
 
@@ -126,3 +142,15 @@ def _sample(pair: SightPair, medium: Part, origin: str) -> PreferenceSample:
     sides = {"chosen": pair.chosen, "rejected": pair.rejected}
     examples = {role: (Example(prompt, (Part("text", text),)),) for role, text in sides.items()}
     return PreferenceSample(pair.id, examples, origin=origin)
+
+
+def _scored(samples: Iterable[PreferenceSample], judge: Judge) -> Iterator[PreferenceSample]:
+    """The same pairs with what the judge makes of both sides."""
+    for sample in samples:
+        (chosen,), (rejected,) = sample.examples["chosen"], sample.examples["rejected"]
+        better, worse = (judge.score(one.prompt, one.response[0])["score"] for one in (chosen, rejected))
+        examples = {
+            "chosen": (replace(chosen, labels={"score": better}),),
+            "rejected": (replace(rejected, labels={"score": worse}),),
+        }
+        yield replace(sample, examples=examples, labels={**sample.labels, "margin": better - worse})

@@ -68,7 +68,7 @@ def tried(path: Path, steps: int, folder: Path) -> Tried:
     began = time.perf_counter()
     try:
         if api.load_config(path).heldout is not None:
-            overrides.append(f"heldout.num={HELDOUT}")
+            overrides.append(f"heldout.limit={HELDOUT}")
         run = api.train(path, *overrides)
     except UserError as error:
         return Tried(path.stem, time.perf_counter() - began, fault=f"refused: {error}")

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,12 @@ from PIL import Image, ImageChops
 
 from mmalign.clips import Clip
 from mmalign.data._sources import load
+from mmalign.judging import Judge
 from mmalign.shapes.clips import render_clip, sample_clip
+from mmalign.shapes.judges import CaptionJudge, ImageJudge, MotionJudge
 from mmalign.shapes.sight_pairs import SightPair, read_pairs, write_pairs
 from mmalign.shapes.sights import render_sight, sample_sight
-from mmalign.shapes.sources import CaptionPairs, ClipPairs
+from mmalign.shapes.sources import CaptionPairs, ClipPairs, ImagePairs
 from mmalign.types import UserError
 
 PAIR = SightPair(
@@ -91,3 +94,26 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     path.write_text("{\n")
     with pytest.raises(UserError, match="line 1: not JSON"):
         read_pairs(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "judge"),
+    [
+        (CaptionPairs(judged=True, limit=3), CaptionJudge()),
+        (ClipPairs(judged=True, limit=3), MotionJudge()),
+        (ImagePairs(judged=True, num=3), ImageJudge()),
+    ],
+)
+def test_the_judge_scores_both_sides_and_their_difference_is_the_margin(source: Any, judge: Judge) -> None:
+    samples = load(source).samples
+    assert len(samples) == 3
+    for sample in samples:
+        sides = [sample.examples[role][0] for role in ("chosen", "rejected")]
+        found = [judge.score(side.prompt, side.response[0])["score"] for side in sides]
+        assert [side.labels["score"] for side in sides] == found
+        assert sample.labels["margin"] == found[0] - found[1] > 0
+
+
+def test_pairs_are_not_judged_unless_asked() -> None:
+    sample = load(CaptionPairs(limit=1)).samples[0]
+    assert "margin" not in sample.labels and not sample.examples["chosen"][0].labels
