@@ -5,7 +5,8 @@ a list (`responses` with `scores` or `ranks`), and a prompt alone, to be answere
 number, or numbers by name if there are several.
 `images` and `videos` belong to the prompt; `chosen_images`, `rejected_images`, `chosen_videos` and
 `rejected_videos` stand in their place for one side of a pair, while `chosen_image` and `rejected_image` are
-answers. `mask` says where pictures count, `segments` which clip is better when. Fields that belong to none
+answers. `retrieved_images` stand in their place in a third role, `chosen_retrieved`, with the chosen answer.
+`mask` says where pictures count, `segments` which clip is better when. Fields that belong to none
 of them are not read; the caller counts and names them.
 """
 
@@ -33,6 +34,7 @@ _FIELDS: dict[Shape, frozenset[str]] = {
         {"chosen", "rejected", "chosen_image", "rejected_image", "chosen_score", "rejected_score"}
         | {"prompt_chosen", "prompt_rejected"}
         | {"chosen_images", "rejected_images", "chosen_videos", "rejected_videos", "segments"}
+        | {"retrieved_images"}
     ),
     "single": frozenset({"completion", "completion_image", "label", "score"}),
     "list": frozenset({"responses", "response_images", "scores", "ranks"}),
@@ -201,10 +203,15 @@ def _pair(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ..
                 rule = "the conversations part before the last turn; give prompt_chosen and prompt_rejected"
                 raise reader.fail(role, rule)
     examples: dict[str, tuple[Example, ...]] = {}
+    retrieved: Example | None = None
     for role, answer in answers.items():
         prompt, response = _join(own[role], answer, role, reader)
         labels = _scores(row.get(f"{role}_score"), f"{role}_score", reader)
         examples[role] = (Example(_finish(prompt, row, reader, role), response, labels),)
+        if role == "chosen" and row.get("retrieved_images") is not None:
+            retrieved = Example(_finish(prompt, row, reader, "retrieved"), response)
+    if retrieved is not None:
+        examples["chosen_retrieved"] = (retrieved,)
     speakers = {examples[role][0].prompt[-1].speaker for role in examples}
     if len(speakers) > 1:
         raise reader.fail("rejected", "chosen and rejected must both be plain text or both be chat")

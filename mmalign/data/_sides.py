@@ -33,9 +33,11 @@ def _swapped(sample: PreferenceSample) -> PreferenceSample:
     labels = dict(sample.labels)
     if "segments" in labels:  # they say of every segment which side is better
         labels["segments"] = [-one for one in labels["segments"]]
-    return replace(
-        sample, examples={**sample.examples, "chosen": rejected, "rejected": chosen}, labels=labels
-    )
+    examples = {**sample.examples, "chosen": rejected, "rejected": chosen}
+    if "chosen_retrieved" in examples:  # the answer that counts as chosen, beside the retrieved picture
+        shown = zip(examples["chosen_retrieved"], rejected, strict=True)
+        examples["chosen_retrieved"] = tuple(replace(one, response=new.response) for one, new in shown)
+    return replace(sample, examples=examples, labels=labels)
 
 
 def part_of(
@@ -85,9 +87,17 @@ def _first_prompts(ordered: Sequence[str], rows: Mapping[str, int], count: int) 
 
 def _prompts_of(samples: Sequence[PreferenceSample]) -> list[str]:
     """The digest of every sample's prompt. Sides may have prompts of their own: samples that share any of
-    them have one name, the smallest of all theirs."""
+    them have one name, the smallest of all theirs. A picture that was retrieved for a row is mostly another
+    row's own: it ties no rows together, or chains of them would put all on one side."""
     found = [
-        sorted({digest(one.prompt) for group in sample.examples.values() for one in group})
+        sorted(
+            {
+                digest(one.prompt)
+                for role, group in sample.examples.items()
+                if role != "chosen_retrieved"
+                for one in group
+            }
+        )
         for sample in samples
     ]
     leaders: dict[str, str] = {}

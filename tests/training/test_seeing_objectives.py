@@ -1,5 +1,6 @@
 """Objectives on what a model sees, in whole runs: where they start, what must not change them, refusals."""
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,26 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 def train(bench: Bench, output: str, objective: dict[str, Any], **sections: Any) -> Path:
     """A short LoRA run on pairs about pictures."""
     settings = {"lora": {"rank": 4}, "data": {"heldout": 3}, **sections}
+    if isinstance(objective, dict) and objective["name"] == "re_align":
+        settings["data"] = {"heldout": 1, "path": str(with_retrieved(bench))}
     settings["train"] = {"steps": 2, **sections.get("train", {})}
     return run(bench.config("seeing", output, objective=objective, **settings))
+
+
+def with_retrieved(bench: Bench) -> Path:
+    """The rows that have one picture or two for both sides, with others beside them that were retrieved."""
+    source = Path(bench.data["seeing"]["path"])
+    rows = [json.loads(line) for line in source.read_text().splitlines()]
+    target = source.with_name("retrieved.jsonl")
+    lines = []
+    for row in rows:
+        parts = [part for turn in row.get("prompt", ()) for part in turn["content"]]
+        pictures = [part.pop("image") for part in parts if part["type"] == "image"]
+        if pictures:
+            other = [f"{(int(name[0]) + 3) % 6}.png" for name in pictures]
+            lines.append(json.dumps({**row, "images": pictures, "retrieved_images": other}))
+    target.write_text("\n".join(lines) + "\n")
+    return target
 
 
 # ln 2 for every term whose two sides agree before the first step
@@ -40,6 +59,7 @@ STARTS: dict[str, tuple[dict[str, Any], float]] = {
     "povid-single": ({"name": "povid", "form": "single"}, LN2),
     "chip": ({"name": "chip"}, LN2),
     "chip-sum": ({"name": "chip", "combine": "sum"}, 3 * LN2),
+    "re-align": ({"name": "re_align"}, 2 * LN2),
     "vdpo-visual": ({"name": "vdpo", "guidance": 1.0, "visual_weight": 0.5}, 1.5 * LN2),
 }
 
@@ -59,8 +79,10 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "povid": {"name": "povid"},
     "povid-single": {"name": "povid", "form": "single", "corruption": "crop"},
     "chip": {"name": "chip", "beta": 1.0},
+    "re-align": {"name": "re_align"},
+    "re-align-competitors": {"name": "re_align", "variant": "top_competitor"},
 }
-WHOLE = ("vdpo-logits", "povid", "povid-single", "chip")
+WHOLE = ("vdpo-logits", "povid", "povid-single", "chip", "re-align-competitors")
 """Those that read whole distributions."""
 
 
