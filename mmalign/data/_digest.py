@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmalign.clips import Clip
-from mmalign.data._paths import File
+from mmalign.data._paths import File, RatedFile
 from mmalign.types import Example, Message, Part, PreferenceSample
 
 
@@ -57,6 +57,8 @@ def _add(value: Any, pieces: list[bytes]) -> None:
             _add(value[key], pieces)
     elif isinstance(value, File):
         pieces.append(b"f" + value.name.encode("utf-8", "surrogatepass"))
+        if isinstance(value, RatedFile):
+            pieces.append(f"at {value.rate!r}".encode())
     elif isinstance(value, (bytes, bytearray, memoryview)):
         pieces.append(b"b" + bytes(value))
     elif isinstance(value, Image.Image):

@@ -103,10 +103,13 @@ def recognise(
     row: Mapping[str, Any], origin: str, formats: Mapping[str, Format]
 ) -> tuple[str, tuple[str, ...]]:
     """The only format that a row shows signs of, and those signs. The canonical one gives way to others:
-    their rows may hold some of its columns beside their own."""
+    their rows may hold some of its columns beside their own. So does one whose signs another shows too,
+    among more of them."""
     found = {name: signs for name, one in formats.items() if (signs := one.signs(row))}
     if len(found) > 1:
         found.pop("canonical", None)
+        sets = [set(signs) for signs in found.values()]
+        found = {name: signs for name, signs in found.items() if not any(set(signs) < one for one in sets)}
     if not found:
         columns = ", ".join(sorted(str(key) for key in row)) or "none"
         raise UserError(

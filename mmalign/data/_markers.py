@@ -55,6 +55,23 @@ def place_markers(
     return [_with_places(turn) for turn in turns]
 
 
+def user_turn(
+    value: Any, field: str, media: Mapping[str, int], reader: Reader, strip: bool = False
+) -> list[Any]:
+    """A question as a chat of one user's turn, its markers as places for `media` {kind: count}.
+
+    `<image-placeholder>` is another spelling of `<image>`. Without any marker the media come first. With
+    `strip` a single marker of either kind beside a single medium is taken out wherever it stands, and the
+    medium comes first. Raises UserError for a question without text and for counts that differ.
+    """
+    text = reader.text(value, field).replace("<image-placeholder>", "<image>")
+    if strip and sum(media.values()) == 1 and len(MARKER.findall(text)) == 1:
+        text = MARKER.sub("", text).strip()
+    if not MARKER.sub("", text).strip():
+        raise reader.fail(field, "is empty; a prompt needs text")
+    return place_markers([{"role": "user", "content": text}], field, media, reader, front=True)
+
+
 def split_markers(text: str) -> list[dict[str, str]]:
     """Text and places as content parts, in order; no character but the markers is lost."""
     parts: list[dict[str, str]] = []

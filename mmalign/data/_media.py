@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from mmalign.clips import Clip, Frames
 from mmalign.data._digest import digest
+from mmalign.data._frame_folders import read_folder
 from mmalign.data._paths import File, read_file
 from mmalign.data._video import decode_video
 from mmalign.data._workers import guarded
@@ -126,7 +127,8 @@ def _decoded(part: Part, at: _Place, frames: Frames | None) -> Image.Image | Cli
     if frames is None or part.kind == "image":
         return decode_image(part.data)
     with guarded(digest(at.sample), f"{at.where}, {_name(part)}", frames.timeout_s):
-        return decode_video(part.data, frames)
+        folder = read_folder(part.data, frames, decode_image) if isinstance(part.data, File) else None
+        return decode_video(part.data if folder is None else folder, frames)
 
 
 def _name(part: Part) -> str:
@@ -169,7 +171,9 @@ def _from_bytes(data: bytes) -> Image.Image:
         raise UserError(f"more than {MAX_PIXELS} pixels; make it smaller") from None
     except Image.UnidentifiedImageError:
         if begun := next((kind for sign, kind in _SIGNS.items() if data.startswith(sign)), None):
-            raise UserError(f"the picture is broken: it begins as a {begun} file and cannot be read") from None
+            raise UserError(
+                f"the picture is broken: it begins as a {begun} file and cannot be read"
+            ) from None
         start = data[:16].decode("latin-1").strip()
         kinds = ", ".join(FORMATS)
         raise UserError(f"not a picture (it starts with {start!r}); known formats: {kinds}") from None

@@ -30,6 +30,14 @@ class File:
     name: str
 
 
+@dataclass(frozen=True)
+class RatedFile(File):
+    """A clip whose row tells its rate, in frames per second; that counts where it is a folder of frames, for
+    these do not tell one themselves."""
+
+    rate: float
+
+
 def kind_of(name: str) -> Literal["image", "video"]:
     """What a media file is by the ending of its name; anything but a video's is taken for a picture."""
     return "video" if Path(name).suffix.lower() in _VIDEO_ENDINGS else "image"
@@ -62,6 +70,24 @@ def read_file(file: File) -> bytes:
 
 def locate(file: File) -> Path:
     """The real path of a media file, checked but not opened; raises UserError as `read_file` does."""
+    path, mode = _resolve(file)
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{_short(file.name)} is not a regular file")
+    return path
+
+
+def folder_of(file: File) -> Path | None:
+    """The real path of a name that is a folder inside the root; None if it is something else or nothing is
+    there."""
+    try:
+        path, mode = _resolve(file)
+    except UserError:
+        return None  # whoever reads the file says why
+    return path if stat.S_ISDIR(mode) else None
+
+
+def _resolve(file: File) -> tuple[Path, int]:
+    """The real path inside the root, and what stands there."""
     name = file.name
     scheme = name.split(":", 1)[0].lower()
     if "://" in name or (":" in name and scheme in {"data", "file", "http", "https", "ftp", "s3"}):
@@ -77,9 +103,7 @@ def locate(file: File) -> Path:
     except OSError as error:
         reason = "no such file in data.root" if isinstance(error, FileNotFoundError) else error.strerror
         raise UserError(f"{_short(name)}: {reason}") from None
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{_short(name)} is not a regular file")
-    return Path(path)
+    return Path(path), mode
 
 
 def existing_file(path: str) -> Path:

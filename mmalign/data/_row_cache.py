@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mmalign.data._cache import TensorCache
 from mmalign.data._digest import digest
+from mmalign.data._frame_folders import frames_content
 from mmalign.data._paths import File, read_file
 from mmalign.types import Example, Message, Part, PreferenceSample, Prepared, Row, UserError
 
@@ -167,7 +168,7 @@ def _part(part: Part) -> Part:
 def _whole(value: Any) -> Any:
     """The value with the bytes of files in place of their names."""
     if isinstance(value, File):
-        return read_file(value)
+        return frames_content(value) or read_file(value)
     if isinstance(value, Mapping):
         return {key: _whole(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mmalign.data._digest import digest
-from mmalign.data._paths import File
+from mmalign.data._paths import File, RatedFile
 from mmalign.types import Message, Part, UserError
 
 MediaKind = Literal["image", "video"]
@@ -81,7 +81,15 @@ class Reader:
         return float(value)
 
     def media(self, value: Any, kind: MediaKind, field: str) -> Part:
-        """An image or video: a path inside the root, bytes, {"bytes", "path"}, a PIL image or an array."""
+        """An image or video: a path inside the root, bytes, {"bytes", "path"}, a PIL image or an array. The
+        mapping of a video may have `fps`, the rate of a folder of frames."""
+        rate = None
+        if kind == "video" and isinstance(value, dict) and value.get("fps") is not None:
+            rate = self.number(value["fps"], f"{field}.fps")
+            if rate <= 0:
+                raise self.fail(f"{field}.fps", f"must be above 0, got {rate:g}")
+        if isinstance(value, dict) and kind == "video":
+            value = {key: one for key, one in value.items() if key != "fps"}
         if isinstance(value, dict) and kind in value:
             value = value[kind]
         if isinstance(value, dict):
@@ -92,7 +100,8 @@ class Reader:
         if value is None:
             raise self.fail(field, f"holds no {kind} (null)")
         if isinstance(value, (str, os.PathLike)):
-            return Part(kind, File(self.root, self.text(os.fspath(value), field)))
+            name = self.text(os.fspath(value), field)
+            return Part(kind, File(self.root, name) if rate is None else RatedFile(self.root, name, rate))
         if isinstance(value, (bytes, bytearray, memoryview)):
             return Part(kind, bytes(value))
         if isinstance(value, (Image.Image, np.ndarray)):
@@ -116,11 +125,11 @@ class Reader:
                 raise self.fail(field, f"a text part needs the key 'text' alone, got {sorted(given)}")
             return Part("text", self.text(given["text"], field))
         if kind == "image" or kind == "video":
-            if not set(given) <= {kind, "bytes", "path"}:
+            if not set(given) <= {kind, "bytes", "path"} | ({"fps"} if kind == "video" else set()):
                 raise self.fail(field, f"the {kind} part takes the key {kind!r}, got {sorted(given)}")
             if not given:
                 return Part(kind, None)
-            return self.media(given.get(kind, given), kind, field)
+            return self.media(given if "fps" in given else given.get(kind, given), kind, field)
         raise self.fail(field, f"part type must be text, image or video, got {kind!r}")
 
     def turns(self, value: Any, field: str) -> tuple[Message, ...]:

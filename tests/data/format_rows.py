@@ -85,7 +85,80 @@ VIDEO_ALIGN: dict[str, Any] = {
     "TA": "B",
 }
 IMAGE_TEXT: dict[str, Any] = {"file_name": "a.png", "text": "a cat"}
+RLAIF_V: dict[str, Any] = {
+    **RLHF_V,
+    "logps": "[-12.0, -2.0, [-5, -7], -16.0, -4.0, [-8, -8]]",
+}
+RE_ALIGN: dict[str, Any] = {
+    "image": "a.png",
+    "retrieved_image": "b.png",
+    "chosen": [
+        {"from": "human", "value": "<image>\nWhat is it?"},
+        {"from": "gpt", "value": "A cat."},
+    ],
+    "rejected": [
+        {"from": "human", "value": "<image>\nWhat is it?"},
+        {"from": "gpt", "value": "A dog."},
+    ],
+}
+MDPO: dict[str, Any] = {
+    "img_path": "a.png",
+    "prompt": "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+    "helpful answers. USER: <image>\nWhat is it? ASSISTANT:",
+    "chosen": "A cat.",
+    "rejected": "A dog.",
+}
+HA_DPO: dict[str, Any] = {
+    "image_id": 7,
+    "question": "Is there a cat?",
+    "chosen": "Yes, there is.",
+    "reject": "No, there is none.",
+    "answer": "yes",
+    "correct": False,
+}
+VLFEEDBACK: dict[str, Any] = {
+    "prompt": "What is it?",
+    "img_path": "a.png",
+    "completions": {
+        "annotations": [
+            {"Helpfulness": {"Rating": "2", "Rationale": "vague"}, "Ethical": {"Rating": "5"}},
+            {"Helpfulness": {"Rating": "5", "Rationale": "full"}, "Ethical": {"Rating": "4"}},
+        ],
+        "response": ["A dog.", "A cat."],
+        "model": ["m1", "m2"],
+    },
+}
+LLAVA_HOUND: dict[str, Any] = {
+    "video": "clips/v1",
+    "prompt": "What runs?\n<video>",
+    "answer": "a cat",
+    "chosen": "A cat.",
+    "rejected": "A dog.",
+}
+MM_RLHF: dict[str, Any] = {
+    "image": "a.png",
+    "prompt": "<image>\nWhat is it?",
+    "chosen": "A cat.",
+    "rejected": "A dog.",
+    "is_tie": False,
+    "delta": 1.5,
+}
+ALIGN_ANYTHING: dict[str, Any] = {
+    "question": "What is it?",
+    "image": "a.png",
+    "response_1": "A dog.",
+    "response_2": "A cat.",
+    "overall_response": 2,
+}
 SOUND = {
+    "rlaif_v": RLAIF_V,
+    "re_align": RE_ALIGN,
+    "mdpo": MDPO,
+    "ha_dpo": HA_DPO,
+    "vlfeedback": VLFEEDBACK,
+    "llava_hound": LLAVA_HOUND,
+    "mm_rlhf": MM_RLHF,
+    "align_anything": ALIGN_ANYTHING,
     "hpdv2": HPDV2,
     "image_reward": IMAGE_REWARD,
     "vision_prefer": VISION_PREFER,

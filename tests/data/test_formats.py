@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data.format_rows import BOT, MS_SWIFT, SHAREGPT, SOUND, TRL, USER, changed, prompt_of, read_rows
+from data.format_rows import BOT, LLAVA, MS_SWIFT, SHAREGPT, SOUND, TRL, USER, changed, prompt_of, read_rows
 
 from mmalign._names import KINDS, names
 from mmalign.data._formats import known_formats, recognise
@@ -27,6 +27,40 @@ def test_every_format_is_recognised_and_reads_alike_when_named(name: str, tmp_pa
     assert guessed.samples == named.samples
     assert guessed.report.data_hash == named.report.data_hash
     assert not any("read as" in line for line in named.report.lines())
+
+
+# Rows in other layouts of their formats, not to be taken for others'.
+VARIANTS: list[tuple[str, dict[str, Any]]] = [
+    ("llava", {**LLAVA, "image": ["a.png", "b.png"], "gt": "x", "prompt": "<image-placeholder> <image>?"}),
+    ("llava", {"video": "v", **changed(LLAVA, image=..., prompt="<video>What?")}),
+    ("llava_hound", changed(SOUND["llava_hound"], video=..., image_path="a.png")),
+    ("llava_hound", {**SOUND["llava_hound"], "chosen_score": 4, "rejected_score": 2}),
+    ("mm_rlhf", changed(SOUND["mm_rlhf"], image=..., video="v", is_tie=..., delta=..., ls_factor=0.3)),
+    (
+        "mm_rlhf",
+        changed(SOUND["mm_rlhf"], chosen=..., rejected=..., responses=[{"text": "x", "rank": 1}] * 2),
+    ),
+    ("ha_dpo", {"image_id": 1, "chosen": ["a"], "rejected": ["b"]}),
+    ("ha_dpo", {"image_id": 1, "image": "a.png", "question": "Q", "chosen": ["a"], "rejected": ["b"]}),
+    ("align_anything", {"prompt": "P", "response": "a", "critique": "b", "refinement": "c"}),
+    ("align_anything", changed(SOUND["align_anything"], image=..., video_path="v.mp4")),
+    ("rlhf_v", {"image": "a.png", "question": "Q", "chosen": "a", "rejected": "b", "image_path": "b.png"}),
+    ("rlaif_v", {**SOUND["rlhf_v"], "org_infos": {"scores": [0, -1]}, "image_path": "b.png"}),
+    ("re_align", {**SOUND["re_align"], "prompt": "P", "chosen": "a", "rejected": "b"}),
+    ("trl", {"video": "v.mp4", "prompt": "P", "chosen": "a", "rejected": "b"}),
+]
+
+
+@pytest.mark.parametrize(("name", "row"), VARIANTS)
+def test_other_layouts_are_told_apart(name: str, row: dict[str, Any]) -> None:
+    assert recognise(row, "x row 1", known_formats("auto"))[0] == name
+
+
+def test_each_format_is_recognised_in_the_order_of_any_file_list() -> None:
+    every = known_formats("auto")
+    for name, row in [*SOUND.items(), *VARIANTS]:
+        turned = dict(reversed(every.items()))
+        assert recognise(row, "x row 1", turned)[0] == name
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -80,7 +114,7 @@ def test_what_could_be_two_formats_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_format_is_refused_with_its_columns(tmp_path: Path) -> None:
-    rule = r"row 1: no chosen and rejected.* columns are query, reply .*formats: canonical, hpdv2, image_"
+    rule = r"row 1: no chosen and rejected.* columns are query, reply .*formats: align_anything, canonical"
     with pytest.raises(UserError, match=rule):
         read_rows(tmp_path, {"query": "Q", "reply": "R"})
     skipped = read_rows(tmp_path, {"query": "Q"}, SHAREGPT, on_error="skip").report
@@ -88,7 +122,9 @@ def test_what_is_no_format_is_refused_with_its_columns(tmp_path: Path) -> None:
 
 
 def test_names_of_formats_and_of_their_columns() -> None:
-    with pytest.raises(ValueError, match="format: no format is called 'sharegtp'; known: auto, canonical"):
+    with pytest.raises(
+        ValueError, match="format: no format is called 'sharegtp'; known: auto, align_anything"
+    ):
         Jsonl(path="x", format="sharegtp")
     assert Jsonl(path="x", columns={"caption": "text"}).format == "auto"
     with pytest.raises(ValueError, match="columns: 'caption' is no canonical field"):

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
-from mmalign.data._markers import count_media, cut_answer, has_markers, place_markers, refuse_markers
+from mmalign.data._markers import (
+    count_media,
+    cut_answer,
+    has_markers,
+    place_markers,
+    refuse_markers,
+    user_turn,
+)
 from mmalign.data._records import LABELS
 from mmalign.data._turns import Reader
 
@@ -20,8 +27,9 @@ class Llava(Format):
     """`prompt` with markers, `chosen` and `rejected` as texts (arXiv 2410.17637, 2404.01258); or
     `conversations` and `rejected_conversations` (arXiv 2402.11411), each ending with its answer.
 
-    `image` and `video` hold one value or a list. Every `<image>` or `<video>` stands for the next of them and
-    the counts must be equal; without any marker the media come first. A prompt becomes a user's turn.
+    `image` and `video` hold one value or a list. Every `<image>` (or `<image-placeholder>`) or `<video>`
+    stands for the next of them and the counts must be equal; without any marker the media come first. A
+    prompt becomes a user's turn.
     """
 
     columns = LABELS | {"prompt", "chosen", "rejected", *_WHOLE.values(), *_MEDIA}
@@ -34,7 +42,7 @@ class Llava(Format):
         if all(name in row for name in _WHOLE.values()):
             return (*media, *_WHOLE.values())
         prompt, answers = row.get("prompt"), tuple(name for name in _WHOLE if name in row)
-        marked = isinstance(prompt, str) and has_markers(prompt)
+        marked = isinstance(prompt, str) and (has_markers(prompt) or "<image-placeholder>" in prompt)
         return (*media, "prompt", *answers) if marked and len(answers) == 2 else ()
 
     def convert(self, row: Mapping[str, Any], reader: Reader) -> Converted:
@@ -47,11 +55,7 @@ class Llava(Format):
         if whole and row.get("prompt") is not None:
             raise reader.fail("prompt", f"given beside {whole[0]}; keep one")
         if not whole:
-            text = reader.text(row.get("prompt"), "prompt")
-            if not text.strip():
-                raise reader.fail("prompt", "is empty; a prompt needs text")
-            turns = [{"role": "user", "content": text}]
-            made["prompt"] = place_markers(turns, "prompt", media, reader, front=True)
+            made["prompt"] = user_turn(row.get("prompt"), "prompt", media, reader)
             made |= {role: refuse_markers(row.get(role), role, reader) for role in _WHOLE}
             return Converted(made, names)
         for role, name in _WHOLE.items():

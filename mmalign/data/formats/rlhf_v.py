@@ -1,4 +1,5 @@
-"""RLHF-V and RLAIF-V rows (arXiv 2312.00849, 2405.17220): an image, a question and two answers."""
+"""Rows of RLHF-V, RLAIF-V and SPA-VL (arXiv 2312.00849, 2405.17220, 2406.12030): an image, a question, two
+answers."""
 
 from __future__ import annotations
 
