@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 
@@ -21,3 +22,17 @@ class Message:
 
     speaker: Literal["system", "user", "assistant", "text"]
     parts: tuple[Part, ...]
+
+
+_PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+_VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg"})
+
+
+def kind_of(name: str) -> Literal["image", "video"]:
+    """What a media file is by the ending of its name; anything but a video's is taken for a picture."""
+    return "video" if Path(name).suffix.lower() in _VIDEOS else "image"
+
+
+def is_media(name: str) -> bool:
+    """Whether the ending of a name is that of a picture or of a clip."""
+    return Path(name).suffix.lower() in _PICTURES | _VIDEOS

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmalign.adapters._buckets import Frame
-from mmalign.data._paths import is_media, kind_of
+from mmalign.messages import is_media, kind_of
 from mmalign.types import Part, UserError
 
 _MAX_RATIO = 10  # longer than this, a centre crop would keep less than a tenth of the picture

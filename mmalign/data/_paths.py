@@ -10,16 +10,13 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from mmalign._relative import started_from
+from mmalign.messages import is_media as is_media
+from mmalign.messages import kind_of as kind_of
 from mmalign.types import UserError
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
-_PICTURE_ENDINGS = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
-)
-_VIDEO_ENDINGS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg"})
 
 
 @dataclass(frozen=True)
@@ -36,16 +33,6 @@ class RatedFile(File):
     these do not tell one themselves."""
 
     rate: float
-
-
-def kind_of(name: str) -> Literal["image", "video"]:
-    """What a media file is by the ending of its name; anything but a video's is taken for a picture."""
-    return "video" if Path(name).suffix.lower() in _VIDEO_ENDINGS else "image"
-
-
-def is_media(name: str) -> bool:
-    """Whether the ending of a name is that of a picture or of a clip."""
-    return Path(name).suffix.lower() in _PICTURE_ENDINGS | _VIDEO_ENDINGS
 
 
 def read_file(file: File) -> bytes:
