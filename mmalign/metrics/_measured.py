@@ -79,9 +79,9 @@ def measured(
     return Measured(
         name,
         said,
-        metric.unchecked,
+        metric.is_unchecked,
         (*metric.notes, *notes),
-        tuple(sorted(metric.costs)),
+        tuple(sorted(metric.less_is_better)),
         tuple(blocks),
         step,
     )

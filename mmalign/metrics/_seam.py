@@ -64,6 +64,11 @@ class Sums(Mapping[str, Numbers]):
     def __len__(self) -> int:
         return len(self._found)
 
+    def under(self, prefix: str) -> Sums:
+        """The sums of the counts whose names begin so, without that beginning."""
+        found = {name.removeprefix(prefix): self[name] for name in self if name.startswith(prefix)}
+        return Sums(found, len(self._nothing))
+
     def macro(self, top: str, bottom: str) -> Numbers:
         """The plain mean, over the groups that a count was counted in, of the ratio within each."""
         groups = [key.partition(AT)[2] for key in self if key.startswith(bottom + AT)]
@@ -85,6 +90,16 @@ class Metric(ABC):
     costs: ClassVar[frozenset[str]] = frozenset()
     unchecked: ClassVar[bool] = False
     answer_fields: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = ((), ())
+
+    @property
+    def less_is_better(self) -> frozenset[str]:
+        """The values of which less is better."""
+        return self.costs
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether verdicts enter that nobody has held against published ones."""
+        return self.unchecked
 
     @property
     def notes(self) -> tuple[str, ...]:

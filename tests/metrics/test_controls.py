@@ -1,0 +1,79 @@
+"""Controls ask the same words about something else and tell how far the values fall."""
+
+import json
+from pathlib import Path
+
+import pytest
+from metrics.test_pope import write
+
+from mmalign._build import build_named
+from mmalign._names import KINDS
+from mmalign.metrics._resampling import differences, figures
+from mmalign.metrics.frame_shuffle import FrameShuffle
+from mmalign.metrics.image_swap import ImageSwap
+from mmalign.types import UserError
+
+
+def pope(folder: Path, labels: list[str], per_image: int = 2) -> dict[str, str]:
+    return {
+        "name": "pope",
+        "questions": str(write(folder / "q.jsonl", labels, per_image)),
+        "images": "photos",
+    }
+
+
+def test_swapped_pictures(tmp_path: Path) -> None:
+    metric = ImageSwap(pope(tmp_path, ["yes", "no"] * 4))
+    asked = {one.id: one for one in metric.ask()}
+    assert len(asked) == 16 and asked["3#swapped"].of == "3"
+    assert (asked["3"].asks, asked["3#swapped"].asks) == ("pope", "pope.swapped")
+    for number in range(1, 9):
+        plain, swapped = asked[str(number)].turns[0].parts, asked[f"{number}#swapped"].turns[0].parts
+        assert plain[1] == swapped[1] and plain[0].data.name != swapped[0].data.name
+    again = {one.id: one for one in ImageSwap(metric.of).ask()}
+    assert again == asked and {one.id: one for one in ImageSwap(metric.of, seed=1).ask()} != asked
+
+
+def test_the_fall(tmp_path: Path) -> None:
+    """All right with the pictures, always yes without them: accuracy falls from 1 to 1/2."""
+    labels = ["yes", "no"] * 4
+    metric = ImageSwap(pope(tmp_path, labels))
+    answers = {str(i): label for i, label in enumerate(labels, 1)}
+    answers |= {f"{i}#swapped": "yes" for i in range(1, 9)}
+    items = metric.grade(answers)
+    found = figures(metric, items)
+    assert [found[name].value for name in ("acc", "acc_swapped", "acc_drop")] == [1, 0.5, 0.5]
+    assert found["yes_ratio_swapped"].value == 1 and {item.cluster for item in items} == {
+        f"{i}.jpg" for i in range(5)
+    }
+    blind = metric.grade({**answers, **{str(i): "yes" for i in range(1, 9)}})
+    assert figures(metric, blind)["acc_drop"].value == 0
+    assert metric.less_is_better == {"unclear", "unclear_swapped"}
+    assert differences(metric, blind, items)["acc_drop"].value == 0.5
+    assert (
+        len(metric.grade({"1": "yes", "2": "yes", "2#swapped": "no"})) == 2
+    )  # what was answered once is left out
+
+
+def test_shuffled_frames(tmp_path: Path) -> None:
+    row = {"videoID": "v", "question_id": "1", "question": "?", "options": ["A. a", "B. b"], "answer": "A"}
+    (tmp_path / "q.json").write_text(json.dumps([row]))
+    metric = FrameShuffle({"name": "video_mme", "questions": str(tmp_path / "q.json"), "videos": "clips"})
+    plain, shuffled = metric.ask()
+    assert (plain.change, shuffled.change, shuffled.turns) == ("", "shuffled_frames", plain.turns)
+    found = figures(metric, metric.grade({"1": "A", "1#shuffled": "B"}))
+    assert found["acc_drop"].value == 100
+    with pytest.raises(UserError, match="frame_shuffle: question '1' of pope shows no video"):
+        FrameShuffle(pope(tmp_path, ["yes"])).ask()
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no other question of pope shows other media"):
+        ImageSwap(pope(tmp_path, ["yes", "no"], per_image=9)).ask()
+    with pytest.raises(UserError, match="of: unknown key question; did you mean questions"):
+        ImageSwap({"name": "pope", "question": "x"}).ask()
+    with pytest.raises(UserError, match="not a control"):
+        ImageSwap({"name": "image_swap", "of": pope(tmp_path, ["yes"])}).ask()
+    section = {"name": "image_swap", "of": {"name": "outside.code:Metric"}}
+    with pytest.raises(UserError, match="would import code from outside mmalign"):
+        build_named(KINDS["metrics"], section, "metric", False)
