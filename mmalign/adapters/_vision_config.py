@@ -38,6 +38,8 @@ class VisionOptions:
     plain_prompts: Literal["chat", "raw"] = "chat"
     min_pixels: int | None = None  # bounds of a picture after resizing, in pixels, for processors that keep
     max_pixels: int | None = None  # the native resolution; null: as the checkpoint says
+    # tiles that a picture is cut into at most, where the processor cuts; null: as the checkpoint says
+    max_tiles: int | None = None
     allow_pickle: bool = False  # also accept .bin weights, read by torch's restricted unpickler
     generation: Sampling = field(default_factory=Sampling)
 
@@ -48,7 +50,7 @@ class VisionOptions:
             raise ValueError(f"max_length: must be 2 or more, got {self.max_length}")
         if not self.trains or len(set(self.trains)) < len(self.trains):
             raise ValueError(f"trains: must name each part once and at least one, got {list(self.trains)}")
-        for name in ("min_pixels", "max_pixels"):
+        for name in ("min_pixels", "max_pixels", "max_tiles"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be 1 or more, got {value}")

@@ -21,7 +21,7 @@ from mmalign.adapters._text_sampling import evaluating
 from mmalign.adapters._vision_attention import attended
 from mmalign.adapters._vision_batch import batch_inputs, row_data, row_key, units_of, with_media
 from mmalign.adapters._vision_config import VisionOptions
-from mmalign.adapters._vision_loading import limit_pixels, load_vision_lm
+from mmalign.adapters._vision_loading import limit_pixels, limit_tiles, load_vision_lm
 from mmalign.adapters._vision_media import (
     GROUP,
     KINDS,
@@ -81,6 +81,7 @@ class VisionLM:
         wanted = dtype if config.dtype is None else _loading.DTYPES[config.dtype]
         model, processor = load_vision_lm(folder, wanted, config.attention, config.allow_pickle)
         limit_pixels(processor, config.min_pixels, config.max_pixels)
+        limit_tiles(processor, model, config.max_tiles)
         self.config = config
         self.device = device
         self.policy: nn.Module = model.to(device)
@@ -196,7 +197,8 @@ class VisionLM:
             rules = replace(self.reader.rules, limit=self.config.max_length)
             digest.update(_tokens.fingerprint(self.processor, rules).encode())
             frames = "" if self.frames is None else _fingerprint_of(self.frames)
-            settings = [self.config.plain_prompts, self.config.min_pixels, self.config.max_pixels, frames]
+            budget = [self.config.min_pixels, self.config.max_pixels, self.config.max_tiles]
+            settings = [self.config.plain_prompts, *budget, frames]
             digest.update(json.dumps(settings).encode())
             if self.keeps != "pixels":
                 frozen = ("vision", "projector") if self.keeps == "features" else ("vision",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,38 @@ def limit_pixels(processor: Any, low: int | None, high: int | None) -> None:
     for name, edge in (("min_pixels", "shortest_edge"), ("max_pixels", "longest_edge")):
         if getattr(pictures, name, None) is not None:
             setattr(pictures, name, size[edge])
+
+
+def limit_tiles(processor: Any, model: Any, most: int | None) -> None:
+    """Bound the tiles of a picture, beside the whole of it in small. Raises UserError for a processor that
+    cuts none, or cannot do with so few.
+
+    InternVL counts tiles; Idefics3 and SmolVLM scale a picture's longer side to a number of tiles, so that
+    they make at most its square; LLaVA-NeXT and -OneVision choose from a list of sizes, which the model has
+    to know, too.
+    """
+    if most is None:
+        return
+    pictures = processor.image_processor
+    if isinstance(getattr(pictures, "max_patches", None), int):
+        if pictures.min_patches > most:
+            raise UserError(
+                f"model.max_tiles: {most} is below the {pictures.min_patches} that this processor makes"
+            )
+        pictures.max_patches = min(most, pictures.max_patches)
+    elif getattr(pictures, "max_image_size", None) is not None and "longest_edge" in dict(pictures.size):
+        side = int(dict(pictures.max_image_size)["longest_edge"])
+        longest = min(int(pictures.size["longest_edge"]), isqrt(most) * side)
+        pictures.size = type(pictures.size)(longest_edge=longest)
+    elif getattr(pictures, "image_grid_pinpoints", None) is not None:
+        tile = int(model.config.vision_config.image_size)
+        kept = [[h, w] for h, w in pictures.image_grid_pinpoints if h * w <= most * tile * tile]
+        if not kept:
+            few = min(h * w for h, w in pictures.image_grid_pinpoints) // tile**2
+            raise UserError(f"model.max_tiles: {most} is below the {few} that this processor makes")
+        pictures.image_grid_pinpoints = kept
+        model.config.image_grid_pinpoints = kept
+    else:
+        raise UserError(
+            f"model.max_tiles: {type(pictures).__name__} cuts no pictures into tiles; leave it null"
+        )
