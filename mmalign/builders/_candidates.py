@@ -12,7 +12,7 @@ from torch import nn
 
 from mmalign.data._digest import digest
 from mmalign.rewards._reads import answers_of
-from mmalign.types import Adapter, Judge, Message, Part
+from mmalign.types import Adapter, Judge, Kind, Message, Part
 
 EMPTY = "answers without any text"
 EQUAL = "answers equal to another one to the same prompt"
@@ -75,6 +75,10 @@ class Builder(ABC):
 
     copies: ClassVar[bool] = False
     """True if answers are made of the picture or clip that a row's answer is, and not of a prompt alone."""
+
+    asks_judge: ClassVar[bool] = True
+    works_with: ClassVar[Kind] = "surrogate"
+    """The kind of model that makes such copies."""
 
     def ready_for(self, adapter: Adapter) -> None:
         """Raise UserError if such a model does not give what the builder asks for."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmalign._build import build_named, build_plain, named_tree, plain_tree, refuse_unknown
 from mmalign._evaluation import prompt_file
-from mmalign._names import KINDS
+from mmalign._names import KINDS, name_of
 from mmalign._yaml import apply_overrides, parse_file, telling, text_of
 from mmalign.data._sources import RecordSource, SampleSource
 from mmalign.types import UserError
@@ -32,7 +32,7 @@ class BuildConfig:
 
     builder: Any
     prompts: Any  # a data source, of whose rows the prompts are used, or a prompt file
-    judge: Any
+    judge: Any = None  # none for a builder that asks no judge
     model: Any = None  # as in a training config
     run: str | None = None  # in place of model: folder of a run, whose trained model answers
     num_prompts: int | None = None  # the first so many different prompts; null: all
@@ -44,6 +44,11 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.run is None):
             raise ValueError("model: give exactly one of model and run")
+        if (self.judge is None) == self.builder.asks_judge:
+            name = name_of(KINDS["builder"], type(self.builder))
+            if self.judge is None:
+                raise ValueError(f"section judge is missing, which builder {name} asks for")
+            raise ValueError(f"judge: builder {name} asks none; leave the section out")
         if self.batch < 1:
             raise ValueError(f"batch: must be above 0, got {self.batch}")
         if self.num_prompts is not None and self.num_prompts < 1:
@@ -58,8 +63,8 @@ _SCALARS: dict[str, Any] = {
     "output": str,
     "seed": int,
 }
-_NONE = ("model", "run", "num_prompts")
-_REQUIRED = ("builder", "prompts", "judge")
+_NONE = ("model", "run", "num_prompts", "judge")
+_REQUIRED = ("builder", "prompts")
 FREE = ("output", "log")
 """Sections that may differ between two parts of one build."""
 
@@ -121,7 +126,7 @@ def to_tree(config: BuildConfig) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name in _SECTIONS:
         value = getattr(config, name)
-        if value is None and name in ("model", "run"):
+        if value is None and name in ("model", "run", "judge"):
             continue
         if name == "prompts":
             tree[name] = named_tree(KINDS["data" if is_source(value) else "prompts"], value)

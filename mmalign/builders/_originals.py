@@ -26,9 +26,10 @@ def refuse_unfit(config: BuildConfig, section: Any) -> None:
     name = name_of(KINDS["builder"], type(config.builder))
     if not is_source(config.prompts):
         raise UserError(f"prompts: builder {name} copies the pictures or clips of a data source; name one")
-    if section.kind != "surrogate":
+    if section.kind != config.builder.works_with:
         adapter = name_of(KINDS["model"], type(section))
-        raise UserError(f"model: builder {name} noises pictures or clips, which adapter {adapter} cannot")
+        told = "noises pictures or clips" if section.kind == "exact" else "makes pairs of written answers"
+        raise UserError(f"model: builder {name} {told}, which adapter {adapter} cannot")
 
 
 @dataclass(frozen=True)
@@ -72,5 +73,6 @@ def decode_originals(
         if isinstance(found, str):
             broken[one.id] = found
         else:
-            ready.append(replace(one, original=found[0].examples[_ROLE][0].response))
+            decoded = found[0].examples[_ROLE][0]
+            ready.append(replace(one, turns=decoded.prompt, original=decoded.response))
     return ready, broken

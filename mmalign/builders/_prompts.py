@@ -22,10 +22,9 @@ def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple
     """
     told: list[str] = []
     found: dict[str, Asked] = {}
-    copies, what = (
-        config.builder.copies,
-        "pictures or clips with prompts" if config.builder.copies else "ones",
-    )
+    copies = config.builder.copies
+    of_answers = "rows" if config.builder.works_with == "exact" else "pictures or clips with prompts"
+    what = of_answers if copies else "ones"
     if is_source(config.prompts):
         data = load(config.prompts, prompts=not copies)
         told = data.report.lines()

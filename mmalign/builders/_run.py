@@ -39,7 +39,8 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     console = Console(world, config.log.progress)
     section = section_of(config, allow_code)
     refuse_unfit(config, section)
-    refuse_unread(config.judge, made_by(section.kind), "judge")
+    if config.judge is not None:
+        refuse_unread(config.judge, made_by(section.kind), "judge")
     prompts, told = load_prompts(config, section.kind, section.media)
     facts = {"count": len(prompts), "hash": hash_of(prompts)}
     store = Store(Path(config.output))
@@ -54,9 +55,11 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     begun = before or on_main(world, lambda: _record(config, facts, told, world))
     model = None
     if missing:  # loaded before anything is written: a model or judge that cannot be had leaves no trace
-        config.builder.ready(config.judge)
+        if config.judge is not None:
+            config.builder.ready(config.judge)
         model = open_model(config, world.device, allow_code)
-        refuse_unread(config.judge, config.builder.judged(model.adapter), "judge")
+        if config.judge is not None:
+            refuse_unread(config.judge, config.builder.judged(model.adapter), "judge")
         config.builder.ready_for(model.adapter)
         mine = [prompts[number] for number in missing[world.rank :: world.size]]
         together(world, partial(refuse_broken, config, mine, model.adapter))
@@ -89,11 +92,18 @@ def _record(config: BuildConfig, facts: dict[str, Any], told: Sequence[str], wor
         "seed": config.seed,
         "prompts": facts,
         "builder": named_tree(KINDS["builder"], config.builder),
-        "judge": _rows.portable(named_tree(KINDS["judge"], config.judge)),
+        **_judge_of(config),
         "device": records.device_name(world.device),
         "versions": records.versions(),
         "notes": list(told),
     }
+
+
+def _judge_of(config: BuildConfig) -> dict[str, Any]:
+    """The judge in plain values, where the builder asks one."""
+    if config.judge is None:
+        return {}
+    return {"judge": _rows.portable(named_tree(KINDS["judge"], config.judge))}
 
 
 def _origin(record: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +111,8 @@ def _origin(record: dict[str, Any]) -> dict[str, Any]:
     told = {
         name: record["model"][name] for name in ("run", "step", "path", "weights") if name in record["model"]
     }
-    origin = {"model": told, "builder": record["builder"], "judge": record["judge"]}
+    origin: dict[str, Any] = {"model": told}
+    origin |= {name: record[name] for name in ("builder", "judge") if name in record}
     # one order of keys, whether the record comes from memory or from its file
     return dict(json.loads(json.dumps(origin, sort_keys=True)))
 

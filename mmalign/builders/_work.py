@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,10 +15,14 @@ from mmalign.builders._candidates import TOO_FEW, Asked, Builder, Group, Paired,
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._model import Answering
 from mmalign.builders._originals import BROKEN, decode_originals
-from mmalign.builders._rows import prompt_fields, rows_of
+from mmalign.builders._rows import COLUMN, prompt_fields, rows_of
 from mmalign.builders._store import Store
+from mmalign.builders._whole_rows import NewPair, Pool, RowBuilder
 from mmalign.data._prompts import decode_prompts
 from mmalign.types import Message, derive_seed
+
+_Made = tuple[Callable[[int, Asked], list[dict[str, Any]]], Counter[str]]
+"""What writes the rows of a prompt, given its number, and what was left out."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Work:
     missing: frozenset[int]
     origin: Mapping[str, Any]
 
+    @cached_property
+    def pool(self) -> Pool:
+        """All rows, of which builders may take pictures."""
+        return Pool(self.prompts, self.model.adapter.frames)
+
     def do(self, blocks: Sequence[int]) -> None:
         """Sample, judge and pair the prompts of these blocks, and write the parts that are missing."""
         for block in blocks:
@@ -42,22 +52,56 @@ class Work:
         numbers = range(block * size, min((block + 1) * size, len(self.prompts)))
         given = [self.prompts[number] for number in numbers]
         ready, broken = self._decoded(given)
-        groups, counts = self._sampled(ready)
-        fit = [group for group in groups if len(group.answers) > 1]
-        builder: Builder = self.config.builder
-        judged = builder.pair(fit, self.config.judge, self.config.seed)
-        found = {group.id: paired for group, paired in zip(fit, judged, strict=True)}
-        none = Paired((), counts=Counter({TOO_FEW: 1}))
-        by_name = {group.id: group for group in groups}
+        builder = self.config.builder
+        made = self._remade(builder, ready) if isinstance(builder, RowBuilder) else self._judged(ready)
         for number, asked in zip(numbers, given, strict=True):
             if number not in self.missing:
                 continue
             if asked.id in broken:
                 self.store.add(number, [], Counter({BROKEN: 1}), broken[asked.id])
                 continue
-            paired = found.get(asked.id, none)
-            rows = self._rows(number, asked.turns, by_name[asked.id], paired) if paired.pairs else []
-            self.store.add(number, rows, paired.counts + counts[asked.id], None)
+            rows, counts = made[asked.id]
+            self.store.add(number, rows(number, asked), counts, None)
+
+    def _remade(self, builder: RowBuilder, ready: Sequence[Asked]) -> dict[str, _Made]:
+        """What a builder makes of whole rows, by the row's id."""
+        adapter = self.model.adapter
+        with self.model.switch() as module, torch.no_grad():
+            found = builder.make(ready, self.pool, adapter, module, self.config.seed)
+
+        def writer(pairs: Sequence[NewPair]) -> Callable[[int, Asked], list[dict[str, Any]]]:
+            return lambda _, asked: [self._row(asked.id, pair) for pair in pairs]
+
+        return {
+            one.id: (writer(remade.pairs), remade.counts) for one, remade in zip(ready, found, strict=True)
+        }
+
+    def _row(self, name: str, pair: NewPair) -> dict[str, Any]:
+        """The row of a pair made of another row; the media of its prompt are written first."""
+        files = _media.store_prompt(self.store.folder, name, pair.prompt, pair.prompt)
+        sides = {"chosen": pair.chosen.data, "rejected": pair.rejected.data}
+        told = {"prompt_id": name, **pair.told, **self.origin}
+        return {"id": f"{name}/{pair.name}", **prompt_fields(pair.prompt, files), **sides, COLUMN: told}
+
+    def _judged(self, ready: Sequence[Asked]) -> dict[str, _Made]:
+        """The judged pairs of sampled answers, by the prompt's id."""
+        groups, counts = self._sampled(ready)
+        fit = [group for group in groups if len(group.answers) > 1]
+        builder: Builder = self.config.builder
+        judged = builder.pair(fit, self.config.judge, self.config.seed)
+        found = {group.id: paired for group, paired in zip(fit, judged, strict=True)}
+        none = Paired((), counts=Counter({TOO_FEW: 1}))
+
+        def writer(group: Group, paired: Paired) -> Callable[[int, Asked], list[dict[str, Any]]]:
+            return lambda number, asked: (
+                self._rows(number, asked.turns, group, paired) if paired.pairs else []
+            )
+
+        made = {}
+        for group in groups:
+            paired = found.get(group.id, none)
+            made[group.id] = writer(group, paired), paired.counts + counts[group.id]
+        return made
 
     def _decoded(self, given: Sequence[Asked]) -> tuple[list[Asked], dict[str, str]]:
         """What can be sampled from, media decoded, and why the others cannot, by the prompt's id."""
