@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,11 +40,15 @@ def attended(
     there or keeps no attention."""
     settings = replace(adapter.config.generation, temperature=0.0, stop=())
     new = sample_new(adapter, model, seen, [0] * len(seen), settings)
+    # a placeholder that the model writes itself would be read as a picture: what comes before it counts
+    pictures = set(adapter.reader.ids.values())
+    cut = [list(takewhile(lambda token: token not in pictures, ids)) for ids in new]
     found = []
-    for one, ids, shown in zip(seen, new, media, strict=True):
+    for one, ids, whole_ids, shown in zip(seen, cut, new, media, strict=True):
         space = min(settings.max_new_tokens, (adapter.reader.rules.limit or math.inf) - len(one.ids))
-        whole = [*ids, adapter.end_ids[0]] if len(ids) < space else ids
-        certainty, weights = _scored(adapter, model, _answered(one, whole), layer)
+        ended = len(whole_ids) < space and len(ids) == len(whole_ids)
+        whole = [*ids, adapter.end_ids[0]] if ended else ids
+        certainty, weights = _scored(adapter, model, _answered(one, whole, adapter.reader.apart), layer)
         seen_by = None if weights is None else tuple(weights[list(medium.places)] for medium in shown)
         grids = tuple(grid_of(medium, adapter.merge) for medium in shown)
         answer = Part("text", text_of(adapter, list(one.ids[one.start :]), ids, settings))
@@ -51,10 +56,12 @@ def attended(
     return found
 
 
-def _answered(seen: Seen, new: Sequence[int]) -> Seen:
-    """The prompt with the new ids as its answer."""
-    more = len(new)
-    per_token = {name: torch.cat([value, value.new_zeros(more)]) for name, value in seen.per_token.items()}
+def _answered(seen: Seen, new: Sequence[int], apart: bool) -> Seen:
+    """The prompt with the new ids as its answer; one that stands `apart` has types of tokens of its own."""
+    per_token = {
+        name: torch.cat([value, value.new_full((len(new),), int(apart))])
+        for name, value in seen.per_token.items()
+    }
     return replace(seen, ids=(*seen.ids, *new), start=len(seen.ids), per_token=per_token)
 
 
@@ -63,6 +70,8 @@ def _scored(
 ) -> tuple[Tensor, Tensor | None]:
     """Probabilities of the answer's tokens [n], and the attention of its steps behind the first to every
     place [T], mean over heads and steps; None where there is no such step."""
+    if len(seen.ids) == seen.start:
+        return torch.zeros(0), None
     row = Row("answer", 0, row_data(seen))
     batch = adapter.collate([Prepared("", (row,))], ["answer"])
     with plain_attention(model), catching(model, layer) as caught:

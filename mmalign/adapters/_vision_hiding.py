@@ -1,7 +1,8 @@
 """Hiding places of pictures and clips from attention while a model answers (arXiv 2407.02477, BDHS).
 
-The attention mask that the language model is given loses the hidden places as keys, at every step. It is
-changed right before the language model: positions are made from the true mask above it and stay as they are.
+The attention mask loses the hidden places as keys, at every step. It is changed where positions are made
+already, from the true mask, and stay as they are: right before the language model, or, in families that
+finish the mask above it (Gemma 3), one level higher.
 """
 
 from __future__ import annotations
@@ -40,12 +41,17 @@ def hidden_places(
     return found
 
 
-@contextmanager
-def hiding(model: Any, hidden: Sequence[Sequence[int]], lengths: Sequence[int]) -> Iterator[None]:
-    """Inside the block no token attends to the hidden places of its row; rows are of these lengths, padded on
-    the left to the longest, and grow at the right.
+class FinishedMask(Exception):
+    """The language model is handed another mask than one of tokens."""
 
-    Raises UserError for a family that hands its language model another mask than one of tokens.
+
+@contextmanager
+def hiding(module: Any, hidden: Sequence[Sequence[int]], lengths: Sequence[int]) -> Iterator[None]:
+    """Inside the block no token attends to the hidden places of its row; rows are of these lengths, padded on
+    the left to the longest, and grow at the right. `module`: whose mask is changed, one that makes no
+    positions of it.
+
+    Raises FinishedMask, from the block, if the module is given no mask of tokens, or no positions either.
     """
     if not any(hidden):
         yield
@@ -55,22 +61,20 @@ def hiding(model: Any, hidden: Sequence[Sequence[int]], lengths: Sequence[int]) 
     for row, places in enumerate(hidden):
         seen[row, [width - lengths[row] + place for place in places]] = False
 
-    def hide(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def hide(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         mask = kwargs.get("attention_mask")
         if mask is None:  # left out upstream where no row is padded
-            given, cache = kwargs["inputs_embeds"], kwargs["past_key_values"]
+            given = kwargs.get("inputs_embeds")
+            given, cache = kwargs["input_ids"] if given is None else given, kwargs["past_key_values"]
             shape = len(given), given.shape[1] + (0 if cache is None else cache.get_seq_length())
             mask = torch.ones(shape, dtype=torch.long, device=given.device)
-        if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.shape[1] < width:
-            raise UserError(
-                f"{type(model).__name__}: hands its language model a finished attention mask, in which no "
-                "places can be hidden; use another model"
-            )
+        if not isinstance(mask, Tensor) or mask.ndim != 2 or kwargs.get("position_ids") is None:
+            raise FinishedMask
         cut = mask.clone()
         cut[:, :width] *= seen.to(mask)
         return args, {**kwargs, "attention_mask": cut}
 
-    hook = model.get_decoder().register_forward_pre_hook(hide, with_kwargs=True)
+    hook = module.register_forward_pre_hook(hide, with_kwargs=True)
     try:
         yield
     finally:

@@ -351,7 +351,9 @@ class VisionLM:
 
     def _media(self, seen: Seen, prompt: Sequence[Message]) -> list[Medium]:
         """The media of a prompt with their places."""
-        kinds = Counter(str(part.kind) for message in prompt for part in message.parts)
+        own = self.reader.ids  # a clip's frames are pictures to a family that knows no clips
+        shown = (part for message in prompt for part in message.parts if part.kind != "text")
+        kinds = Counter(str(part.kind) if part.kind in own else "image" for part in shown)
         core = core_of(self.policy)
 
         def size(unit: Unit) -> int:

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from mmalign.adapters._text_sampling import Sampling, choose
 from mmalign.adapters._vision_batch import prompt_inputs
-from mmalign.adapters._vision_hiding import hidden_places, hiding
+from mmalign.adapters._vision_hiding import FinishedMask, hidden_places, hiding
 from mmalign.adapters._vision_media import KINDS, answering, encode_units, fitted
 from mmalign.adapters._vision_parts import core_of
 from mmalign.adapters._vision_rows import Seen
+from mmalign.types import UserError
 
 if TYPE_CHECKING:
     from mmalign.adapters._vision_lm import VisionLM
@@ -52,10 +53,32 @@ def sample_new(
     for begin in range(0, len(order), settings.batch):
         chosen = order[begin : begin + settings.batch]
         rows = [seen[i] for i in chosen]
-        with hiding(model, [hidden[i] for i in chosen], [len(row.ids) for row in rows]):
-            new = _new_ids(adapter, model, rows, [seeds[i] for i in chosen], settings)
+        new = _hidden_ids(
+            adapter, model, rows, [seeds[i] for i in chosen], settings, [hidden[i] for i in chosen]
+        )
         found |= dict(zip(chosen, new, strict=True))
     return [found[i] for i in range(len(seen))]
+
+
+def _hidden_ids(
+    adapter: VisionLM,
+    model: Any,
+    seen: Sequence[Seen],
+    seeds: Sequence[int],
+    settings: Sampling,
+    hidden: Sequence[Sequence[int]],
+) -> list[list[int]]:
+    """New ids of one batch, with the hidden places of every row out of sight."""
+    for module in (model.get_decoder(), core_of(model)):
+        try:
+            with hiding(module, hidden, [len(one.ids) for one in seen]):
+                return _new_ids(adapter, model, seen, seeds, settings)
+        except FinishedMask:
+            continue
+    raise UserError(
+        f"{type(model).__name__}: hands its language model a finished attention mask, in which no places can "
+        "be hidden; use another model"
+    )
 
 
 def _new_ids(

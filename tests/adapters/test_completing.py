@@ -12,8 +12,10 @@ from tiny_lm import chat, load_tiny, plain
 from tiny_vlm import build_vlm, clip, looking, mixed_pairs, picture
 
 import mmalign
+from mmalign.adapters import _vision_sampling
 from mmalign.adapters._text_sampling import Sampling
 from mmalign.adapters._vision_batch import prompt_inputs
+from mmalign.adapters._vision_hiding import FinishedMask, hiding
 from mmalign.adapters._vision_lm import VisionLM
 from mmalign.shapes.sights import render_sight, sample_sight
 from mmalign.types import Completer, HidingCompleter, Message, UserError
@@ -200,12 +202,32 @@ def test_masks_that_do_not_fit_are_refused(adapter: VisionLM) -> None:
             texts(adapter, PROMPTS[1:2], [wrong])
 
 
-def test_a_family_with_a_mask_of_its_own_is_refused(tmp_path: Path) -> None:
-    adapter = build_vlm(save_more("gemma3", tmp_path), generation=GREEDY)
-    prompt = looking(picture(1))
-    assert adapter.media_tokens([prompt]) == [(4,)]
-    with pytest.raises(UserError, match="finished attention mask"):
-        texts(adapter, [prompt], [torch.tensor([True, False, True, True])])
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl", "internvl", "llava_next"])
+def test_other_families(family: str, tmp_path: Path) -> None:
+    """Gemma 3 finishes its masks above the language model; the others have layouts of their own."""
+    own = build_vlm(save_more(family, tmp_path), generation=GREEDY)
+    test_pictures_wholly_hidden_change_no_answer(own)
+    test_hidden_places_do_not_depend_on_the_batch(own)
+    test_the_model_reads_what_is_begun_as_an_answer(own)
+
+
+def test_a_finished_mask_is_not_changed(
+    vlm_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that is given a mask of pairs of places, or makes positions of its mask, is left alone."""
+    layer = torch.nn.Linear(2, 2)
+    pairs = {"attention_mask": torch.ones(1, 1, 3, 3), "position_ids": torch.arange(3)}
+    for given in (pairs, {"attention_mask": torch.ones(1, 3)}):
+        with pytest.raises(FinishedMask), hiding(layer, [[1]], [3]):
+            layer(torch.zeros(1, 2), **given)
+    adapter = build_vlm(vlm_folders["llava"], generation=GREEDY)
+
+    def refuse(*given: Any, **more: Any) -> None:
+        raise FinishedMask
+
+    monkeypatch.setattr(_vision_sampling, "_new_ids", refuse)
+    with pytest.raises(UserError, match="finished attention mask, in which no places can be hidden"):
+        texts(adapter, PROMPTS[1:2], [torch.zeros(4, dtype=torch.bool)])
 
 
 # ---------------------------------------------------------------- which places belong to which medium

@@ -1,15 +1,20 @@
 """What a greedy answer attends to, against the attentions that the public classes give."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from clip_vlm import save_clip_vlm
+from more_vlm import save_more
 from tiny_vlm import build_vlm, clip, looking, picture
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from mmalign.adapters import _vision_attention
 from mmalign.adapters._text_sampling import Sampling
 from mmalign.adapters._vision_attention import catching, plain_attention
 from mmalign.adapters._vision_lm import VisionLM
@@ -128,3 +133,55 @@ def test_clips_have_no_grid(vlm_folders: dict[str, Path]) -> None:
     (found,) = adapter.attend(adapter.policy, [looking(clip(2), picture(1, (24, 16)))], 0)
     assert found.grids == (None, (2, 3)) and found.attention is not None
     assert len(found.attention) == 2
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3_vl", "internvl", "llava_next"])
+def test_other_families(family: str, tmp_path: Path) -> None:
+    test_attention_is_that_of_generating({family: save_more(family, tmp_path)}, family, 1)
+
+
+def test_an_answer_ends_before_a_placeholder_of_its_own(
+    vlm_folders: dict[str, Path], monkeypatch: Any
+) -> None:
+    adapter = build_vlm(vlm_folders["llava"], generation=SETTINGS)
+    written = [7, 8, adapter.reader.ids["image"], 9]
+    for begin, count in ((0, 2), (2, 0)):
+        monkeypatch.setattr(_vision_attention, "sample_new", lambda *given, b=begin: [written[b:]])
+        (found,) = adapter.attend(adapter.policy, [looking(picture(1))], 0)
+        assert len(found.certainty) == count and (found.attention is None) == (count == 0)
+        assert found.answer.data == adapter.tokenizer.decode(written[begin:2])
+
+
+def test_frames_that_are_handed_over_as_pictures(vlm_folders: dict[str, Path]) -> None:
+    adapter = build_vlm(vlm_folders["smolvlm"], video=True, generation=SETTINGS)
+    prompt = looking(clip(2), clip(3, frames=2))
+    (counts,) = adapter.media_tokens([prompt])
+    assert len(counts) == 2 and counts[0] == 2 * counts[1] > 0
+    (found,) = adapter.attend(adapter.policy, [prompt], 0)
+    assert found.attention is not None and tuple(map(len, found.attention)) == counts
+
+
+@pytest.mark.parametrize("family", ["paligemma", "idefics3"])
+def test_answers_apart_from_their_prompt(family: str, tmp_path: Path) -> None:
+    """PaliGemma reads its prompt both ways; steps of an answer must ask as they did when writing it."""
+    folder = save_clip_vlm(family, tmp_path)
+    adapter = build_vlm(folder, generation=SETTINGS, plain_prompts="raw" if family == "paligemma" else "chat")
+    (found,) = adapter.attend(adapter.policy, [looking(picture(1))], 1)
+    assert found.attention is not None
+    with plain_attention(adapter.policy), catching_all(adapter) as steps:
+        adapter.config = replace(adapter.config, generation=replace(SETTINGS, temperature=0.0, stop=()))
+        adapter.generate(adapter.policy, [looking(picture(1))], [0])
+    seen = adapter.reader.prompt(looking(picture(1)), "here")
+    places = torch.tensor(seen.ids) == adapter.reader.ids["image"]
+    expected = torch.stack([step[0, :, -1, : len(places)].mean(0) for step in steps[1:]]).mean(0)
+    assert torch.allclose(torch.cat(found.attention), expected[places], atol=1e-6)
+
+
+@contextmanager
+def catching_all(adapter: VisionLM) -> Iterator[list[Tensor]]:
+    """The weights of layer 1 at every step."""
+    steps: list[Tensor] = []
+    module = adapter.policy.get_decoder().layers[1].self_attn  # type: ignore[operator]
+    hook = module.register_forward_hook(lambda _, __, out: steps.append(out[1]))
+    yield steps
+    hook.remove()
