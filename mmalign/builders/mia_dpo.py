@@ -1,5 +1,4 @@
-"""MIA-DPO: questions about one picture among several, answered wrongly where attention drifted to the others
-(arXiv 2410.17637)."""
+"""MIA-DPO: questions about one picture among several, wrong where attention drifts (arXiv 2410.17637)."""
 
 from __future__ import annotations
 

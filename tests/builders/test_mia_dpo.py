@@ -263,7 +263,9 @@ def row(name: str, colour: str | None, answer: str = "It is a fox.", question: s
     return Asked(name, turns, (Part("text", answer),), f"row {name}")
 
 
-POOL = Pool([row("a", "red"), row("b", "blue"), row("c", "lime"), row("d", "red"), row("e", None)])
+POOL = Pool(
+    [row("a", "red"), row("b", "blue"), row("c", "lime"), row("d", "red"), row("e", None), row("f", "blue")]
+)
 
 
 def test_rows_that_cannot_be_asked_about() -> None:
@@ -307,6 +309,7 @@ def test_the_model_sees_noise_and_the_row_does_not() -> None:
             assert (kept[changed] == (255, 0, 0)).all()
         else:
             assert not changed[0].any()  # the square's border stays white
+            assert len(np.unique(kept.reshape(-1, 3), axis=0)) == 3  # two plain pictures and the square
     again = builder._question(POOL.rows[0], POOL, 1)
     assert isinstance(again, mia_dpo._Question)
     assert (np.asarray(again.asked[0].parts[0].data) == asked).all()

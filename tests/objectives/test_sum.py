@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from fixtures import fixture_f, near, run
+from fixtures import fixture_f, near, run, tokens
 
 from mmalign.objectives._sum import WeightedSum
 from mmalign.objectives.dpo import DPO
@@ -44,8 +44,23 @@ def test_worked_sum_with_a_supervised_anchor() -> None:
     """DPO plus one times the mean negative log-likelihood of the chosen response."""
     anchored = WeightedSum((("dpo", 1.0, DPO()), ("sft", 1.0, SFT())))
     assert near(run(anchored, fixture_f()).loss, [1.403947, 1.728760])
-    tokens = WeightedSum((("dpo", 1.0, DPO()), ("sft", 0.5, SFT("token_mean"))))
-    assert run(tokens, fixture_f()).loss.mean().item() == pytest.approx(0.691353 + 0.5 * 0.857143, abs=2e-6)
+    coupled = WeightedSum((("dpo", 1.0, DPO()), ("sft", 0.5, SFT("token_mean"))))
+    assert run(coupled, fixture_f()).loss.mean().item() == pytest.approx(0.691353 + 0.5 * 0.857143, abs=2e-6)
+
+
+@pytest.mark.parametrize("extra", [0, 3])
+def test_worked_loss_of_mia_dpo(extra: int) -> None:
+    """A tenth of the mean over all tokens of the batch, 5 / 4, beside DPO at a margin of 1.5."""
+    chosen = tokens([[-0.5, -1.0, -1.5], [-2.0]], extra)
+    rejected, before = tokens([[-2.5], [-2.5]], extra), tokens([[-1.0], [-1.0]], extra)
+    scores = {
+        "policy": {"chosen": chosen, "rejected": rejected},
+        "reference": {"chosen": chosen, "rejected": before},
+    }
+    anchored = WeightedSum((("dpo", 1.0, DPO()), ("sft", 0.1, SFT("token_mean"))))
+    assert run(anchored, scores).loss.mean().item() == pytest.approx(0.745957, abs=1e-6)
+    apart = WeightedSum((("dpo", 1.0, DPO()), ("sft", 0.1, SFT("sum"))))
+    assert run(apart, scores).loss.mean().item() == pytest.approx(0.620957 + 0.25, abs=1e-6)
 
 
 def test_gradients_are_the_weighted_sum_of_the_terms() -> None:
