@@ -22,7 +22,8 @@ class Clip:
 
     `indices` are their places among the source's frames in display order, `seconds` their time stamps counted
     from the source's first frame, `rate` the source's mean frames per second, `total` how many frames it has,
-    `reader` who decoded it ("pyav", "decord", or "memory" for an array).
+    `reader` who decoded it ("pyav", "decord", "pillow" for animated WebP, "folder" for a folder of frames, or
+    "memory" for an array).
     """
 
     frames: Tensor

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmalign.clips import ASSUMED_RATE, Clip, Frames
-from mmalign.data import _video_decord, _video_pyav
+from mmalign.data import _video_decord, _video_pyav, _video_webp
 from mmalign.data._paths import File, read_file
 from mmalign.data._video_container import scan
 from mmalign.types import UserError
@@ -57,6 +57,8 @@ def _decoded(data: Any, frames: Frames) -> Clip:
 
 
 def _from_bytes(data: bytes, frames: Frames) -> Clip:
+    if _video_webp.is_animation(data):
+        return _video_webp.read(data, frames)
     header = scan(data, frames)
     if frames.reader == "decord":
         clip = _video_decord.read(data, header, frames)

@@ -34,7 +34,7 @@ _MARKS = (  # demuxer, place of the mark, mark
     ("flv", 0, b"FLV\x01"),
     ("asf", 0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
 )
-_KINDS = "MP4/MOV, WebM/Matroska, AVI, GIF, MPEG-TS, MPEG-PS, FLV, WMV"
+_KINDS = "MP4/MOV, WebM/Matroska, AVI, GIF, MPEG-TS, MPEG-PS, FLV, WMV, animated WebP"
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"file ", b"[playlist]", b"<?xml", b"<MPD", b"v=0", b"#EXTINF")
 _STILLS = (
     (0, b"\x89PNG"),
@@ -144,7 +144,7 @@ def scan(data: bytes, frames: Frames) -> Header:
     damaged = False
     with container:
         whole = (container.duration or 0) / av.time_base
-        _check_seconds(whole, frames)
+        check_seconds(whole, frames)
         try:
             for packet in container.demux():
                 if not packet.size or packet.stream.type not in ("video", "audio"):
@@ -174,7 +174,7 @@ def scan(data: bytes, frames: Frames) -> Header:
         codec = stream.codec_context
         placed = sorted(one for one in shown if one is not None)
         stamps, rate = clock(placed if len(placed) == len(shown) else shown, stated)
-        _check_seconds(stamps[-1], frames)
+        check_seconds(stamps[-1], frames)
         return Header(kind, codec.codec.canonical_name, codec.width, codec.height, stamps, rate)
 
 
@@ -196,7 +196,8 @@ def clock(raw: Sequence[float | None], stated: float) -> tuple[tuple[float, ...]
     return stamps, stated if abs(stated - mean) <= 0.01 * mean else mean
 
 
-def _check_seconds(seconds: float, frames: Frames) -> None:
+def check_seconds(seconds: float, frames: Frames) -> None:
+    """Raise UserError for a video that is longer than the frames' rule allows."""
     if seconds > frames.max_seconds:
         raise UserError(
             f"{seconds:.0f} s long; model.frames.max_seconds is {frames.max_seconds:g}; cut it or raise that"

@@ -47,3 +47,21 @@ def test_a_marker_beside_a_list_called_images_is_its_place(tmp_path: Path) -> No
     data = read_rows(tmp_path, changed(LLAVA, image=..., images=["a.png"]))
     assert data.report.formats == {"canonical": 1}
     assert prompt_of(data.samples[0], "chosen") == [("text", "image:a.png", "\nWhat is it?")]
+
+
+def test_both_spellings_of_a_place(tmp_path: Path) -> None:
+    row = {
+        "id": "1",
+        "image": ["a.png", "b.png"],
+        "prompt": "Image1:<image-placeholder>\nImage2:<image>\nIn Image2, what is it?",
+        "chosen": "A cat.",
+        "rejected": "A dog.",
+        "gt": "A cat.",
+    }
+    data = read_rows(tmp_path, row, {**row, "id": "2", "prompt": "<image-placeholder> <image-placeholder>?"})
+    first, second = data.samples
+    assert data.report.formats == {"llava": 2} and data.report.unknown_columns == {"gt": 2}
+    assert prompt_of(first, "chosen") == [
+        ("user", "Image1:", "image:a.png", "\nImage2:", "image:b.png", "\nIn Image2, what is it?")
+    ]
+    assert prompt_of(second, "rejected") == [("user", "image:a.png", " ", "image:b.png", "?")]
