@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmalign.api import build, check, evaluate, export, load_config, open_run, sample, train, write_report
+    from mmalign.api import (
+        build,
+        check,
+        evaluate,
+        export,
+        load_config,
+        measure,
+        open_run,
+        sample,
+        train,
+        write_report,
+    )
     from mmalign.types import Changed, Objective, Outcome, PreferenceSample, Transform, UserError
 
 __all__ = [
@@ -27,6 +38,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_config",
+    "measure",
     "open_run",
     "sample",
     "train",

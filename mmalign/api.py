@@ -20,6 +20,8 @@ HELDOUT_PROMPTS = 64
 if TYPE_CHECKING:
     from mmalign.builders._config import BuildConfig
     from mmalign.evaluation.comparison import Comparison, Groups
+    from mmalign.metrics._measured import Measured
+    from mmalign.metrics._seam import Metric
     from mmalign.training.finished import FinishedRun
     from mmalign.training.inspection.check import Inspection
 
@@ -212,6 +214,20 @@ def evaluate(
     comparison.write(finished.folder)
     write_report(finished.folder)
     return comparison
+
+
+def measure(
+    run: str | Path | FinishedRun,
+    metrics: Sequence[Metric] | None = None,
+    count: int | None = None,
+    seed: int | None = None,
+) -> list[Measured]:
+    """Values of benchmarks, those of the config or those given, for base and trained model: see
+    `mmalign/metrics/`. Answers, figures and the report are written into the run folder; answers that are
+    there already are not generated again. `count`: so many questions of each; None: all."""
+    from mmalign.measuring import measure as measured
+
+    return measured(run, metrics, count, seed)
 
 
 def heldout_prompts(config: RunConfig, count: int) -> list[tuple[str, tuple[Message, ...]]]:

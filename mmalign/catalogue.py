@@ -32,6 +32,7 @@ _SHAPES = {
         f"mmalign.shapes.judges:{name}"
         for name in ("ImageJudge", "StoryJudge", "CaptionJudge", "MotionJudge")
     ),
+    "metrics": ("mmalign.shapes.metrics:Chair", "mmalign.shapes.metrics:Pope"),
 }
 """What the quickstart's world has, by its dotted names."""
 

@@ -248,6 +248,7 @@ def evaluate(
     finished, comparison = open_run(run, allow_code), None
     known = finished.config.evaluation.metrics
     chosen = measuring.chosen_metrics(metric or (), known) or known
+    measuring.questions_of_all(finished, chosen, prompts)
     if not metric:
         judges = measuring.judges_from(judge or ())
         comparison = api.evaluate(finished, prompts, judges or None, seed, file)

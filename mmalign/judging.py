@@ -33,6 +33,17 @@ class ManyJudge(Judge, Protocol):
 
 
 @runtime_checkable
+class VerdictJudge(Judge, Protocol):
+    """A judge that writes its verdicts in words, of which some may not be readable. `score` refuses those."""
+
+    def verdicts(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[Mapping[str, float] | None]:
+        """What `score` gives for every prompt and response, in order; None for a verdict that cannot be
+        read."""
+
+
+@runtime_checkable
 class StepJudge(Judge, Protocol):
     """A judge that also compares unfinished pictures, and is told how noisy what they were made from was."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,13 +35,13 @@ def measure(
 
     Raises UserError for no metric, and for one that the run's model cannot be asked.
     """
-    from mmalign.api import open_run
     from mmalign.config import identity, to_tree
     from mmalign.data._digest import digest
     from mmalign.evaluation.asking import Asker, Side
     from mmalign.report.write import write_report
+    from mmalign.training.finished import open_run
 
-    run = open_run(run) if isinstance(run, str | Path) else run
+    run = open_run(Path(run)) if isinstance(run, str | Path) else run
     section = run.config.evaluation
     chosen = list(section.metrics if metrics is None else metrics)
     if not chosen:
@@ -55,14 +56,25 @@ def measure(
         Side("base", {"weights": digest(start)}, run.base),
         Side("tuned", {"weights": identity(run.config), "step": run.step}, run.tuned),
     ]
-    asked = [(name, metric, questions_of(metric, name, run, count)) for name, metric in named(chosen)]
+    asked = questions_of_all(run, chosen, count)
     found = []
-    for name, metric, questions in asked:  # all were read and found askable before anything is generated
+    for name, metric, questions in asked:
         graded = {side.name: metric.grade(asker.answers(side, questions)) for side in sides}
         found.append(_measured.measured(metric, name, graded, step=run.step))
         _measured.write(run.folder, found[-1], graded)
         write_report(run.folder)
     return found
+
+
+def questions_of_all(
+    run: FinishedRun, metrics: Sequence[Metric], count: int | None
+) -> list[tuple[str, Metric, list[Question]]]:
+    """Every metric with its name and what is asked; all that grading needs is loaded, so that what cannot be
+    measured is refused before anything is generated."""
+    asked = [(name, metric, questions_of(metric, name, run, count)) for name, metric in named(metrics)]
+    for metric in metrics:
+        metric.ready()
+    return asked
 
 
 def questions_of(metric: Metric, name: str, run: FinishedRun, count: int | None) -> list[Question]:
@@ -98,6 +110,8 @@ def measure_answers(files: Sequence[Path], metrics: Sequence[Metric]) -> list[Me
         raise UserError("evaluate --answers: say by --metric what the files answer")
     sides = ("answers",) if len(files) == 1 else ("base", "tuned")
     found = []
+    for metric in metrics:
+        metric.ready()
     for name, metric in named(metrics):
         notes: list[str] = []
         graded: dict[str, list[Graded]] = {}
@@ -123,12 +137,14 @@ def _left_out(side: str, given: Mapping[str, str], asked: Sequence[str]) -> Iter
 
 
 def named(metrics: Sequence[Metric]) -> list[tuple[str, Metric]]:
-    """Every metric with its name; several of one kind are numbered."""
+    """Every metric with its name; several of one name are numbered."""
     found: list[tuple[str, Metric]] = []
+    seen: Counter[str] = Counter()
     for metric in metrics:
-        short = name_of(KINDS["metrics"], type(metric)).rpartition(":")[2].rpartition(".")[2]
-        again = sum(type(known) is type(metric) for _, known in found)
-        found.append((f"{short}_{again + 1}" if again else short, metric))
+        own = name_of(KINDS["metrics"], type(metric)).rpartition(":")[2].rpartition(".")[2]
+        name = metric.called(own)
+        seen[name] += 1
+        found.append((name if seen[name] == 1 else f"{name}_{seen[name]}", metric))
     return found
 
 

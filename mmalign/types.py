@@ -32,6 +32,7 @@ from mmalign.judging import Judge as Judge
 from mmalign.judging import ManyJudge as ManyJudge
 from mmalign.judging import PixelReward as PixelReward
 from mmalign.judging import StepJudge as StepJudge
+from mmalign.judging import VerdictJudge as VerdictJudge
 from mmalign.likelihoods import Distribution as Distribution
 from mmalign.likelihoods import Kind as Kind
 from mmalign.likelihoods import LogProbs as LogProbs

@@ -25,8 +25,8 @@ RANKS = {
     "evaluation": 6, "decoding": 6, "shapes": 6, "catalogue": 6,
     "training": 7,
     "builders": 8, "report": 8,
-    "api": 9,
-    "measuring": 10,
+    "measuring": 9,
+    "api": 10,
     "cli": 11,
     "__main__": 12, "__init__": 12,
 }  # fmt: skip

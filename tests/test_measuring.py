@@ -1,15 +1,18 @@
 """Benchmarks of a run and of prediction files, through the command line."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_runs import call
 from metrics.test_pope import write
 
 from mmalign import api
-from mmalign.metrics import _measured
-from mmalign.metrics._seam import Graded
+from mmalign.metrics import Graded, Metric, Question, Sums, _measured, ratio
+from mmalign.metrics._reading import asked
 from mmalign.metrics.pope import Pope
 from mmalign.report.measured import benchmarks
 from mmalign.types import UserError
@@ -38,6 +41,13 @@ def test_a_run_is_measured_and_nothing_is_asked_twice(
     again = call(capsys, "evaluate", run, "--metric", "mmalign.shapes.metrics:Chair")
     assert again.code == 0 and "win rate" not in again.out and "Chair, 6 items" in again.out
     assert "Chair: 4 of 6 answers of base are kept" in again.err and "of tuned are kept" in again.err
+    kept = run / "evaluation" / "metrics" / "Chair" / "answers.tuned.jsonl"
+    offline = call(
+        capsys, "evaluate", "--answers", kept, "--metric", "{name: 'mmalign.shapes.metrics:Chair', num: 6}"
+    )
+    (recall,) = [line.split() for line in offline.out.splitlines() if line.startswith("  recall")]
+    (online,) = [line for line in again.out.splitlines() if line.startswith("  recall")]
+    assert recall[1] in online
     page = (run / "report.html").read_text()
     assert "<h2>Benchmarks</h2>" in page and "Chair (6 items, tuned at step 1)" in page
     assert "chair_i (less is better)" in page and "split: companion" in page
@@ -107,3 +117,38 @@ def test_results_are_read_back(tmp_path: Path) -> None:
     (tmp_path / "evaluation" / "metrics" / "pope" / "results.json").write_text("{}")
     with pytest.raises(UserError, match="not a metric's results"):
         _measured.read(tmp_path)
+
+
+@dataclass(frozen=True)
+class Spelling(Metric):
+    """A metric of one's own: does the answer spell the word that was asked for."""
+
+    word: str
+
+    def ask(self) -> list[Question]:
+        """One question of text alone."""
+        return [Question("q", asked(f"Spell {self.word}."), "spelling")]
+
+    def grade(self, answers: Mapping[str, str]) -> list[Graded]:
+        """Right or wrong."""
+        return (
+            [Graded("q", {"asked": 1, "right": float(answers["q"] == self.word)})] if "q" in answers else []
+        )
+
+    def values(self, sums: Sums) -> dict[str, Any]:
+        """The share of right ones."""
+        return {"right": ratio(sums["right"], sums["asked"])}
+
+
+def test_a_metric_of_your_own_on_a_model_of_texts(runs: Path, capsys: Capture) -> None:
+    done = call(
+        capsys,
+        "evaluate",
+        runs / "text",
+        "--metric",
+        "{name: 'test_measuring:Spelling', word: red}",
+        "--json",
+    )
+    assert done.code == 0, done.err
+    whole = json.loads(done.out)["metrics"]["Spelling"]["blocks"][0]
+    assert whole["sides"]["tuned"]["right"]["value"] in (0, 1) and whole["num"] == 1

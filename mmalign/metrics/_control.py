@@ -57,6 +57,15 @@ class Control(Metric):
         """Those of the other metric."""
         return self.inner.notes
 
+    def called(self, name: str) -> str:
+        """The other metric's name before its own: pope_image_swap."""
+        other = str(self.section.get("name")).rpartition(":")[2].rpartition(".")[2]
+        return f"{other}_{name}"
+
+    def ready(self) -> None:
+        """Load what the other metric needs."""
+        self.inner.ready()
+
     def ask(self) -> Sequence[Question]:
         """Every question of the other metric, and every one again under the view; the plain ones are answered
         together with the other metric's own."""

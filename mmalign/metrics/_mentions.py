@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from mmalign.metrics._seam import Graded, Groups, Numbers, Sums, ratio
+from mmalign.metrics._seam import Graded, Numbers, Sums, ratio
 
 
 def grade_mentions(
-    name: str, mentions: Sequence[tuple[str, str]], there: Collection[str], groups: Groups | None = None
+    name: str, mentions: Sequence[tuple[str, str]], there: Collection[str], cluster: str = ""
 ) -> Graded:
     """One caption from its mentions (words, what they name) and what the picture shows."""
     wrong = [(said, named) for said, named in mentions if named not in there]
@@ -23,7 +23,7 @@ def grade_mentions(
         "there": len(there),
     }
     shown = {"wrong": [list(one) for one in wrong], "named": sorted(right), "there": sorted(there)}
-    return Graded(name, counts, groups or {}, shown=shown)
+    return Graded(name, counts, cluster=cluster, shown=shown)
 
 
 def chair_values(sums: Sums) -> dict[str, Numbers]:

@@ -118,6 +118,13 @@ class Metric(ABC):
     def values(self, sums: Sums) -> dict[str, Numbers]:
         """Named values from summed counts; NaN where a denominator is 0."""
 
+    def called(self, name: str) -> str:
+        """What the metric is called where figures are told, from its own name."""
+        return name
+
+    def ready(self) -> None:  # noqa: B027 - most metrics need nothing but their files
+        """Load what grading needs, before anything is generated. Raises UserError if that cannot be had."""
+
     def predictions(self, path: Path) -> dict[str, str]:
         """The answers of a prediction file by the ids of their questions. Raises UserError naming the row."""
         ids, texts = self.answer_fields

@@ -11,7 +11,18 @@ from typing import ClassVar
 import numpy as np
 
 from mmalign.metrics._lexicon import singular_of, words_of
-from mmalign.metrics._reading import asked, check_paths, json_of, medium, one_of, rows_of, unique, word, words
+from mmalign.metrics._reading import (
+    asked,
+    check_paths,
+    json_of,
+    medium,
+    one_of,
+    rows_of,
+    text_of,
+    unique,
+    word,
+    words,
+)
 from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, ratio
 from mmalign.types import Message, UserError
 
@@ -119,7 +130,7 @@ class Amber(Metric):
     def _safe(self) -> frozenset[str]:
         if self.safe_words is None:
             return frozenset()
-        return frozenset(Path(self.safe_words).expanduser().read_text(encoding="utf-8").split())
+        return frozenset(text_of(Path(self.safe_words).expanduser()).split())
 
     def ask(self) -> Sequence[Question]:
         """Every query, the picture before it."""
@@ -136,7 +147,7 @@ class Amber(Metric):
         ]
 
     def _description(self, name: str, row: _Row, answer: str) -> Graded:
-        said = [noun for noun in map(singular_of, words_of(answer)) if noun in self._words.known]
+        said = [noun for noun in map(self._noun, words_of(answer)) if noun]
         covered: set[str] = set()
         made_up: set[str] = set()
         unsafe = []
@@ -161,6 +172,11 @@ class Amber(Metric):
         }
         shown = {"unsafe": unsafe, "covered": sorted(covered), "expected": sorted(made_up)}
         return Graded(name, counts, {"type": ("generative",)}, row.image, shown)
+
+    def _noun(self, word: str) -> str:
+        """The form of a word that the table knows; empty if it knows none."""
+        forms = (singular_of(word), word, word.removesuffix("s"))
+        return next((form for form in forms if form in self._words.known), "")
 
     def _judgement(self, name: str, row: _Row, answer: str) -> Graded:
         said = answer if self.exact else next(iter(words_of(answer)), "").capitalize()

@@ -59,7 +59,7 @@ class Mvbench(ChoiceMetric):
         if folder is None:
             raise UserError(f"{where}: videos has no folder for task {task}")
         options, answer = words(row, "candidates", where), word(row, "answer", where)
-        if options.count(answer) != 1:
+        if answer not in options:
             raise UserError(f"{where}: answer must be one of the candidates, got {answer!r:.60}")
         text = f"{word(row, 'question', where)}\n{lettered(options)}\nAnswer with a letter alone."
         turns = asked(medium("video", folder, word(row, "video", where)), text)

@@ -48,7 +48,8 @@ def _turns(sight: Sight, text: str) -> tuple[Message, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Chair(_Scenes):
-    """chair_i, the share of named things that the picture does not show; chair_s, that of captions that name
+    """Things that captions name and pictures do not show.
+    chair_i is the share of named things that the picture does not show; chair_s that of captions that name
     one; recall, the share of what it shows that is named. A thing is a colour with a shape."""
 
     costs: ClassVar[frozenset[str]] = frozenset({"chair_i", "chair_s"})
@@ -76,7 +77,7 @@ class Chair(_Scenes):
 
 @dataclass(frozen=True, kw_only=True)
 class Pope(_Scenes):
-    """Accuracy, precision, recall and F1, yes being positive, of "Is there a red circle?".
+    """Answers to "Is there a red circle?": accuracy, precision, recall and F1, yes being positive.
 
     Of every scene and in each split one thing that is there is asked for and one that is not: any other
     (random), the one that training often showed beside it (companion), or one with the shape of one thing

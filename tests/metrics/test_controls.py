@@ -8,6 +8,7 @@ from metrics.test_pope import write
 
 from mmalign._build import build_named
 from mmalign._names import KINDS
+from mmalign.measuring import named
 from mmalign.metrics._resampling import differences, figures
 from mmalign.metrics.frame_shuffle import FrameShuffle
 from mmalign.metrics.image_swap import ImageSwap
@@ -77,3 +78,13 @@ def test_refusals(tmp_path: Path) -> None:
     section = {"name": "image_swap", "of": {"name": "outside.code:Metric"}}
     with pytest.raises(UserError, match="would import code from outside mmalign"):
         build_named(KINDS["metrics"], section, "metric", False)
+
+
+def test_names(tmp_path: Path) -> None:
+    section = pope(tmp_path, ["yes", "no"])
+    listed = [ImageSwap(section), ImageSwap(section, seed=1), FrameShuffle({"name": "mmalign.a:Quiz"})]
+    assert [name for name, _ in named(listed)] == [
+        "pope_image_swap",
+        "pope_image_swap_2",
+        "Quiz_frame_shuffle",
+    ]

@@ -58,3 +58,10 @@ def test_judges_that_fit() -> None:
     with pytest.raises(UserError, match="reads pictures, and this model makes clips"):
         check_judges(made, frozenset({"video"}))  # what the pipeline's folder says, after it is loaded
     check_judges(replace(made, evaluation=config("diffusion", "brightness").evaluation), frozenset({"video"}))
+
+
+def test_benchmarks_are_answered_in_words() -> None:
+    metrics = ["mmalign.shapes.metrics:Chair"]
+    with pytest.raises(UserError, match=r"^evaluation\.metrics: benchmarks grade answers in words"):
+        check_config(config("diffusion", None, evaluation={"metrics": metrics}))
+    check_config(config("vlm", None, objective={"name": "dpo"}, evaluation={"metrics": metrics}))

@@ -1,0 +1,103 @@
+"""GREEN (arXiv 2405.03595): a judge counts what a report shares with a radiologist's, and its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+from mmalign.metrics._judged import judge_of, load, verdicts
+from mmalign.metrics._lexicon import words_of
+from mmalign.metrics._reading import asked, check_paths, medium, rows_of, unique, word, words
+from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, ratio
+from mmalign.types import Judge, Message
+
+
+@dataclass(frozen=True)
+class _Row:
+    turns: tuple[Message, ...]
+    reference: str
+
+
+@dataclass(frozen=True)
+class Green(Metric):
+    """green, the mean over reports of matched findings over matched findings and significant errors, by a
+    judge; unread, the share of reports of which the verdict cannot be read, which are left out of green; and
+    length_ratio, the mean length in words over that of the reference.
+
+    `questions`: rows with `id`, `report` (the radiologist's), `image` or `images` (files in the folder
+    `images`) and, if there, `question` instead of `prompt`. `judge`: a judge from rewards/ whose "score" is
+    GREEN, 0 to 1; its prompt is the reference report, its response the model's.
+    """
+
+    unchecked: ClassVar[bool] = True
+    costs: ClassVar[frozenset[str]] = frozenset({"unread"})
+
+    questions: str
+    images: str
+    judge: dict[str, Any] = field(metadata={"section": "judge"})
+    prompt: str = "Write the findings section of a report on this study."
+
+    def __post_init__(self) -> None:
+        check_paths(questions=self.questions, images=self.images)
+        if not self.prompt.strip():
+            raise ValueError("prompt: must say something")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Who judges; and what a rising length may mean."""
+        return (
+            f"judged by {self.judge.get('name')}; published figures are those of another judge",
+            "reports that grow longer match more findings: read green together with length_ratio",
+        )
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return judge_of(self.judge)
+
+    def ready(self) -> None:
+        """Load the judge."""
+        load(self._judge)
+
+    @cached_property
+    def _rows(self) -> dict[str, _Row]:
+        found, ids = {}, []
+        for where, row in rows_of(self.questions):
+            name, report = word(row, "id", where), word(row, "report", where)
+            ids.append(name)
+            files = words(row, "images", where) if row.get("images") else [word(row, "image", where)]
+            text = word(row, "question", where) if row.get("question") else self.prompt
+            pictures = [medium("image", self.images, file) for file in files]
+            found[name] = _Row(asked(*pictures, text), report)
+        unique(ids, self.questions)
+        return found
+
+    def ask(self) -> Sequence[Question]:
+        """A report on every study, its pictures first."""
+        return [Question(name, row.turns, "green") for name, row in self._rows.items()]
+
+    def grade(self, answers: Mapping[str, str]) -> list[Graded]:
+        """One item per report, all judged in one call."""
+        names = [name for name in self._rows if name in answers]
+        told = [asked(self._rows[name].reference) for name in names]
+        judged = verdicts(self._judge, names, told, [answers[name] for name in names], (0, 1))
+        return [self._item(name, answers[name], one) for name, one in zip(names, judged, strict=True)]
+
+    def _item(self, name: str, answer: str, verdict: Mapping[str, float] | None) -> Graded:
+        length = len(words_of(answer)) / max(1, len(words_of(self._rows[name].reference)))
+        counts = {
+            "reports": 1.0,
+            "read": float(verdict is not None),
+            "green": 0.0 if verdict is None else verdict["score"],
+            "length": length,
+        }
+        return Graded(name, counts, shown={"verdict": None if verdict is None else dict(verdict)})
+
+    def values(self, sums: Sums) -> dict[str, Numbers]:
+        """green, unread and length_ratio."""
+        return {
+            "green": ratio(sums["green"], sums["read"]),
+            "unread": ratio(sums["reports"] - sums["read"], sums["reports"]),
+            "length_ratio": ratio(sums["length"], sums["reports"]),
+        }
