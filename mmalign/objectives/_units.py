@@ -9,13 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmalign.types import Scores, UserError
+from mmalign.types import LogProbs, Scores, UserError
 
 
 def unit_ratios(scores: Scores, role: str) -> Tensor:
     """Log-ratios policy / reference of every unit of one role, [S, K]; what the mask leaves out is 0."""
     ours = scores["policy"][role]
     return ours.unit_ratio(scores["reference"][role]).masked_fill(~ours.mask, 0.0)
+
+
+def refuse_other_cut(seen: LogProbs, other: LogProbs, field: str) -> None:
+    """Raise UserError naming the field if answers were cut to another length under another row's picture,
+    which may take more places or fewer; both must carry the ids of their tokens."""
+    if seen.ids is None or other.ids is None:
+        raise ValueError("these scores carry no ids of tokens")
+    if not torch.equal((seen.ids >= 0).sum(-1), (other.ids >= 0).sum(-1)):
+        raise UserError(
+            f"objective.{field}: other_image: an answer is cut to another length under the other picture, "
+            "which takes another number of tokens; raise model.max_length, or choose black"
+        )
 
 
 def steps_above(scores: Scores, role: str, above: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmalign.likelihoods import fit
 from mmalign.objectives._pairs import PAIR, Ratios, pair_metrics, ratios, require
+from mmalign.objectives._units import refuse_other_cut
 from mmalign.types import AllMean, Distribution, LogProbs, Objective, Outcome, Scores, State, View
 
 
@@ -38,11 +39,16 @@ class POVID(Objective):
     reference_argmax: Literal["policy", "own"] = "policy"
     corruption: Literal["noise", "crop", "black", "other_image"] = "noise"
 
-    needs = frozenset({"ratio", "units", "distribution"})
-
     def __post_init__(self) -> None:
         require(self.beta > 0, f"beta: must be above 0, got {self.beta}")
         require(0 < self.mix <= 1, f"mix: must lie in (0, 1], got {self.mix}; at 0 this is dpo")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Own tokens are looked up in whole distributions; under another row's picture, ids tell whether the
+        answer was cut alike."""
+        found = frozenset({"ratio", "units", "distribution"})
+        return found | {"tokens"} if self.corruption == "other_image" else found
 
     @property
     def view(self) -> str:
@@ -91,8 +97,8 @@ class POVID(Objective):
         noisy = scores["policy"][self.view]
         scored = "chosen" if self.form == "average" else self.view
         ours, theirs = scores["policy"][scored], scores["reference"][scored]
-        chosen = scores["policy"]["chosen"]
-        chosen.unit_ratio(noisy.detached())  # the answers must have been cut alike
+        if self.corruption == "other_image":
+            refuse_other_cut(scores["policy"]["chosen"], noisy, "corruption")
         ids = _handle(noisy).argmax()
         other = ids
         if self.reference_argmax == "own":

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmalign.objectives._pairs import PAIR, Ratios, pair_metrics, require
+from mmalign.objectives._units import refuse_other_cut
 from mmalign.types import AllMean, LogProbs, Objective, Outcome, Scores, State, View
 
 
@@ -47,9 +48,11 @@ class VDPO(Objective):
 
     @property
     def needs(self) -> frozenset[str]:
-        """Mixing logits takes whole distributions, and the ids to look up in them."""
-        plain = frozenset({"ratio", "units"})
-        return plain | {"tokens", "distribution"} if self.use_logits else plain
+        """Mixing logits takes whole distributions, and the ids to look up in them; under another row's
+        picture, ids tell whether an answer was cut alike."""
+        found = {"ratio", "units"}
+        found |= {"tokens", "distribution"} if self.use_logits else set()
+        return frozenset(found | ({"tokens"} if self.picture == "other_image" else set()))
 
     @property
     def roles(self) -> Mapping[str, tuple[str, ...]]:
@@ -95,6 +98,8 @@ class VDPO(Objective):
         if self.guidance == 1:
             return ours
         empty = scores[self.unguided][self._view(role)]
+        if self.picture == "other_image":
+            refuse_other_cut(ours, empty, "picture")
         if not self.use_logits:
             gain = ours.unit_ratio(empty.detached())
             return replace(ours, values=ours.values + (self.guidance - 1) * gain)

@@ -183,7 +183,13 @@ class ReferenceCache:
             entries.append(entry)
         device = like.values.device
         values = pad_sequence([e["values"] for e in entries], batch_first=True).to(device)
-        lengths = torch.tensor([len(e["values"]) for e in entries], device=device)
+        counts = [len(e["values"]) for e in entries]
+        if like.ids is not None and (like.ids >= 0).sum(-1).tolist() != counts:  # of a view it does not score
+            raise UserError(
+                f"reference.name=cached: answers of {role} are cut to another length than the policy's: "
+                "raise model.max_length, or use a live reference"
+            )
+        lengths = torch.tensor(counts, device=device)
         mask = torch.arange(values.shape[1], device=device)[None] < lengths[:, None]
         error = None
         if "error" in entries[0]:

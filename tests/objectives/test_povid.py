@@ -11,7 +11,7 @@ from whole import from_logits, wider
 
 from mmalign.objectives.dpo import DPO
 from mmalign.objectives.povid import POVID
-from mmalign.types import LogProbs, View
+from mmalign.types import LogProbs, UserError, View
 
 CLEAN = [[0.2, 0.1, 2.0], [1.5, 0.0, -0.5]]
 NOISY = [[1.0, 0.3, 0.5], [2.0, 0.0, 0.1]]
@@ -136,12 +136,17 @@ def test_the_pair_term_is_dpo() -> None:
     assert near(run(POVID(), scores).metrics["loss/pair"], (0.5 * run(DPO(), scores).loss).tolist(), 1e-12)
 
 
-def test_answers_cut_differently_under_noise_are_an_error() -> None:
+def test_an_answer_cut_differently_under_another_picture_is_refused() -> None:
+    """Only pictures of other sizes can do that; the ids tell."""
     scores, _ = worked()
-    noisy = scores["policy"]["chosen_noise"]
-    cut = replace(noisy, mask=torch.tensor([[True, False]]))
-    with pytest.raises(ValueError, match="cut differently"):
-        run(POVID(), {**scores, "policy": {**scores["policy"], "chosen_noise": cut}})
+    other = {**scores["policy"], "chosen_other_image": scores["policy"]["chosen_noise"]}
+    objective = POVID(corruption="other_image")
+    assert objective.needs - POVID().needs == {"tokens"}
+    assert near(run(objective, {**scores, "policy": other}).loss, [0.647152])
+    whole = other["chosen_other_image"]
+    other["chosen_other_image"] = replace(whole, ids=torch.tensor([[2, -1]]))
+    with pytest.raises(UserError, match=r"^objective.corruption: other_image: an answer is cut"):
+        run(objective, {**scores, "policy": other})
 
 
 def test_the_corruption_names_the_view() -> None:

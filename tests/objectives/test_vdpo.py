@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fixtures import LN2, fixture_f, near, run, tokens
+from fixtures import LN2, fixture_f, near, run, tokens, with_ids
 from torch import Tensor
 from whole import from_logits
 
 from mmalign.objectives.dpo import DPO
 from mmalign.objectives.vdpo import VDPO
-from mmalign.types import LogProbs, View
+from mmalign.types import LogProbs, UserError, View
 
 POLICY = {
     "chosen": [-0.2, -0.5],
@@ -134,6 +134,19 @@ def test_logits_are_mixed_only_if_asked_for() -> None:
     assert VDPO().needs == {"ratio", "units"}
     with pytest.raises(ValueError, match="no distributions"):
         run(VDPO(use_logits=True), worked()[0])
+
+
+def test_an_answer_cut_differently_under_another_picture_is_refused() -> None:
+    """Only pictures of other sizes can do that; the ids tell."""
+    scores, _ = worked()
+    policy = {role.replace("gray", "other_image"): side for role, side in scores["policy"].items()}
+    policy = {role: with_ids(side, [[3, 4]]) for role, side in policy.items()}
+    objective = VDPO(picture="other_image")
+    assert objective.needs - VDPO().needs == {"tokens"}
+    assert near(run(objective, {**scores, "policy": policy}).loss, [0.663597])
+    policy["rejected_other_image"] = with_ids(policy["rejected_other_image"], [[3]])
+    with pytest.raises(UserError, match=r"^objective.picture: other_image: an answer is cut"):
+        run(objective, {**scores, "policy": policy})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from tiny_runs import Bench, add_vision, largest_gap, losses, metrics, weights
 
+from mmalign.training.reference import ReferenceCache
 from mmalign.training.run import run
-from mmalign.types import UserError
+from mmalign.types import LogProbs, Prepared, Row, UserError
 
 LN2 = math.log(2)
 
@@ -108,6 +110,38 @@ def test_a_cached_reference_gives_the_same_run_or_is_refused(bench: Bench, name:
     assert losses(kept) == pytest.approx(losses(live), abs=1e-5)
 
 
+@pytest.mark.parametrize("name", ["chip", "povid", "vdpo-logits"])
+@pytest.mark.parametrize("lora", [None, {"rank": 4}], ids=["full", "lora"])
+def test_half_precision_gives_nearly_the_same_losses(
+    bench: Bench, name: str, lora: dict[str, Any] | None
+) -> None:
+    """Heads run outside autocast again; hidden states and weights may then be of two types."""
+    full = train(bench, f"{name}-fp32-{bool(lora)}", OBJECTIVES[name], lora=lora)
+    half = train(bench, f"{name}-bf16-{bool(lora)}", OBJECTIVES[name], lora=lora, train={"precision": "bf16"})
+    assert losses(half) == pytest.approx(losses(full), rel=0.1, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["chip", "povid", "vdpo-logits"])
+def test_a_reference_that_borrows_the_policys_head_scores_as_one_with_its_own(
+    bench: Bench, name: str
+) -> None:
+    """A moving reference that stands still is the policy with its first weights put back, head included."""
+    own = train(bench, f"{name}-copy", OBJECTIVES[name], lora=None, train={"steps": 3})
+    still = {"name": "ema", "decay": 0.999999999}
+    lent = train(bench, f"{name}-still", OBJECTIVES[name], lora=None, train={"steps": 3}, reference=still)
+    assert losses(lent) == pytest.approx(losses(own), abs=1e-5)
+    assert losses(own)[2] != losses(own)[0]
+
+
+def test_lora_on_the_head_is_off_where_the_reference_scores(bench: Bench) -> None:
+    """The base by its folder and the policy with its adapters off are one reference."""
+    lora = {"rank": 4, "targets": ["q_proj", "lm_head"]}
+    off = train(bench, "head-off", OBJECTIVES["chip"], lora=lora, train={"steps": 3})
+    path = {"name": "path", "path": bench.model["seeing"]["path"]}
+    base = train(bench, "head-path", OBJECTIVES["chip"], lora=lora, train={"steps": 3}, reference=path)
+    assert losses(off) == pytest.approx(losses(base), abs=1e-5)
+
+
 @pytest.mark.parametrize("transform", ["segment_weights", "length_desensitized"])
 def test_weights_of_tokens_do_not_reach_distributions(bench: Bench, transform: str) -> None:
     with pytest.raises(
@@ -128,3 +162,16 @@ def test_segment_weights_before_mdpo(bench: Bench) -> None:
     assert losses(found)[0] == pytest.approx(3 * LN2, abs=1e-5)
     shares = [line["changed_share"] for line in metrics(found) if "changed_share" in line]
     assert shares and all(0 < share <= 1 for share in shares)
+
+
+def test_a_kept_answer_of_another_length_is_refused() -> None:
+    """Of a view that the policy does not score, only the cache knows how long its answer is."""
+    sample = Prepared("a", (Row("view", 0, {"ids": torch.arange(3)}),))
+    none = torch.zeros(1, dtype=torch.long)
+    scored = LogProbs(torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), "exact", "token", none, none)
+    cache = ReferenceCache(None, "model")
+    cache.store(sample, "view", 0, None, scored)
+    like = replace(scored, ids=torch.tensor([[4, 5]]))
+    assert cache.load([sample], "view", [None], like).values.shape == (1, 2)
+    with pytest.raises(UserError, match="^reference.name=cached: answers of view are cut to another length"):
+        cache.load([sample], "view", [None], replace(like, ids=torch.tensor([[4, -1]])))
