@@ -130,6 +130,8 @@ Saver = Callable[[Path], object]
 def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
     """How a tiny model of each checkpoint's kind is written."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent / "adapters"))
+    import clip_vlm
+    import more_vlm
     import tiny_lm
     import tiny_sd
     import tiny_vlm
@@ -149,10 +151,30 @@ def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
     def half(folder: Path) -> None:
         tiny_sdxl.build_pipeline().save_pretrained(folder, safe_serialization=True, variant="fp16")
 
+    builders = {
+        **dict.fromkeys(tiny_vlm.FAMILIES, tiny_vlm.save_vlm),
+        **dict.fromkeys(more_vlm.MORE, more_vlm.save_more),
+        **dict.fromkeys(clip_vlm.CLIPS, clip_vlm.save_clip_vlm),
+    }
+
+    def seeing(name: str) -> Saver:
+        return lambda folder: builders[name](name, folder)
+
     return {
         "Qwen/Qwen3-8B": lambda folder: tiny_lm.save_tiny(folder, "qwen3"),
         "Qwen/Qwen2.5-VL-7B-Instruct": lambda folder: tiny_vlm.save_vlm("qwen2_5_vl", folder),
         "llava-hf/llava-1.5-7b-hf": lambda folder: tiny_vlm.save_vlm("llava", folder),
+        "llava-hf/llava-v1.6-mistral-7b-hf": seeing("llava_next"),
+        "llava-hf/llava-onevision-qwen2-7b-ov-hf": seeing("llava_onevision"),
+        "Qwen/Qwen2-VL-7B-Instruct": seeing("qwen2_vl"),
+        "Qwen/Qwen3-VL-8B-Instruct": seeing("qwen3_vl"),
+        "HuggingFaceM4/Idefics3-8B-Llama3": seeing("idefics3"),
+        "HuggingFaceTB/SmolVLM2-2.2B-Instruct": seeing("smolvlm"),
+        "OpenGVLab/InternVL3-8B-hf": seeing("internvl"),
+        "google/gemma-3-4b-it": seeing("gemma3"),
+        "google/paligemma2-3b-mix-224": seeing("paligemma2"),
+        "llava-hf/LLaVA-NeXT-Video-7B-hf": seeing("llava_next_video"),
+        "LanguageBind/Video-LLaVA-7B-hf": seeing("video_llava"),
         "yuvalkirstain/PickScore_v1": tiny_clip.save_transformers,
         "stable-diffusion-v1-5/stable-diffusion-v1-5": tiny_sd.save_pipeline,
         "stabilityai/stable-diffusion-xl-base-1.0": half,
@@ -215,7 +237,7 @@ def test_two_steps_on_the_rows_it_shows(name: str, tmp_path: Path, savers: dict[
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     trained = [line["loss"] for line in lines if "loss" in line]
     assert len(trained) == 2 and all(math.isfinite(loss) for loss in trained)
-    if not any(word in name for word in ("mapo", "mdpo", "bt_")):
+    if not any(word in name for word in ("mapo", "mdpo", "bt_", "tpo_")):
         assert trained[0] == pytest.approx(math.log(2), abs=1e-6)
     record = json.loads((output / "run.json").read_text())
     assert record["status"] == "finished" and record["skipped"] == {}

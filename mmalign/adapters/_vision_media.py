@@ -56,8 +56,9 @@ def cut(kind: MediaKind, tensors: Mapping[str, Tensor], count: int, tiles: Seque
     """The tensors of a row's `count` pictures (clips) as units, one each where the layout can be cut.
 
     Layouts: flattened patches with a `*_grid_thw` of shape [count, 3] (Qwen-VL); one row of tiles
-    [1, tiles, ...] with known numbers of tiles (Idefics, SmolVLM); a leading dimension of pictures (all
-    others). What belongs to the whole row, such as its number of pictures, goes with every unit.
+    [1, tiles, ...] with known numbers of tiles (Idefics, SmolVLM), or all tiles in one leading dimension
+    (InternVL); a leading dimension of pictures (all others). What belongs to the whole row, such as its
+    number of pictures, goes with every unit.
     """
     if count == 1:
         return [Unit.of(kind, tensors)]
@@ -67,6 +68,8 @@ def cut(kind: MediaKind, tensors: Mapping[str, Tensor], count: int, tiles: Seque
         parts = {name: value.split(patches if name != grid else 1) for name, value in tensors.items()}
     elif tiles and all(value.shape[:2] == (1, sum(tiles)) for value in tensors.values()):
         parts = {name: value.split(list(tiles), dim=1) for name, value in tensors.items()}
+    elif tiles and all(len(value) == sum(tiles) for value in tensors.values()):
+        parts = {name: value.split(list(tiles)) for name, value in tensors.items()}
     elif tensors[PIXELS[kind]].shape[0] == count:
         # a count of the row's pictures (LLaVA-OneVision) only tells "alone" from "with others"
         parts = {

@@ -36,13 +36,6 @@ def media_of(
     Raises UserError where the media of a row cannot be told apart.
     """
     found: list[Medium] = []
-    if counts.get("video") and "video" not in tokens:  # frames handed over as pictures, a run of places each
-        if sum(counts.get(kind, 0) for kind in KINDS) > 1:
-            raise UserError(
-                "this model reads frames as pictures: give one clip, and nothing else, per prompt"
-            )
-        places = [place for place, token in enumerate(seen.ids) if token == tokens["image"]]
-        return [Medium("video", tuple(places), seen.units[0])]
     for kind in (kind for kind in KINDS if counts.get(kind)):
         count = counts[kind]
         places = [place for place, token in enumerate(seen.ids) if token == tokens[kind]]

@@ -34,21 +34,25 @@ class Memo:
         """Names of the outputs that the vision tower reads for this kind of media."""
         return frozenset(self._halves[kind].half.model_input_names) if kind in self._halves else frozenset()
 
-    def tiles(self, images: Sequence[Any]) -> list[int]:
-        """Tiles of every picture, where the processor says how it cut them; else empty."""
-        out = self._halves["image"].last if images else None
-        if out is None or "rows" not in out:
+    def tiles(self, media: Sequence[Any]) -> list[int]:
+        """Tiles of every picture, where the processor says how it cut them; else empty. A clip whose frames
+        are handed over as pictures has one for each frame."""
+        images = [one for one in media if not isinstance(one, Clip)]
+        out: Mapping[str, Any] = (self._halves["image"].last if images else None) or {}
+        if "rows" in out:
+            found = zip(out["rows"][0], out["cols"][0], strict=True)
+            return [int(rows) * int(columns) + 1 if rows else 1 for rows, columns in found]
+        if images and "num_patches" not in out:
             return []
-        rows, columns = out["rows"][0], out["cols"][0]
-        return [int(r) * int(c) + 1 if r else 1 for r, c in zip(rows, columns, strict=True)]
+        cuts = iter(out.get("num_patches", ()))
+        return [len(one.frames) if isinstance(one, Clip) else int(next(cuts)) for one in media]
 
     def units(self, kind: MediaKind, media: Sequence[Any], outputs: Mapping[str, Tensor]) -> tuple[Unit, ...]:
         """The media of a list as units, the very same ones for every text that they stand in."""
         key = kind, tuple(id(value) for value in media)
         if key not in self._units:
             read = {name: value for name, value in outputs.items() if name in self.tower_inputs(kind)}
-            tiles = self.tiles([one for one in media if not isinstance(one, Clip)])
-            tiles = tiles if kind == "image" else []
+            tiles = self.tiles(media) if kind == "image" else []
             self._units[key] = tuple(cut(kind, read, len(media), tiles))
         return self._units[key]
 

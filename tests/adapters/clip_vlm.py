@@ -8,6 +8,7 @@ import torch
 from tiny_vlm import SMOL_TOKENS, _text, _tower, template, vlm_tokenizer
 from transformers import (
     CLIPVisionConfig,
+    Gemma2Config,
     GemmaConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
@@ -55,18 +56,22 @@ def idefics3() -> tuple[Any, Any]:
     return Idefics3ForConditionalGeneration(config), processor
 
 
-def paligemma() -> tuple[Any, Any]:
-    """PaliGemma: prompts are read both ways, answers are a suffix; no chat template."""
+def paligemma(second: bool = False) -> tuple[Any, Any]:
+    """PaliGemma: prompts are read both ways, answers are a suffix; no chat template. The `second` has Gemma 2
+    below it, with windows and soft caps."""
     tokenizer = vlm_tokenizer(template("<image>"), image_token="<image>")
     tokenizer.chat_template = None
     pictures = SiglipImageProcessor(size={"height": 28, "width": 28})
     pictures.image_seq_length = 4
     processor = PaliGemmaProcessor(image_processor=pictures, tokenizer=tokenizer)
+    sizes = _text(len(processor.tokenizer), head_dim=8)
+    caps = {"attn_logit_softcapping": 1.0, "final_logit_softcapping": 30.0}
+    deeper = Gemma2Config(**sizes, **caps, query_pre_attn_scalar=8, sliding_window=16)
     config = PaliGemmaConfig(
         vision_config=SiglipVisionConfig(
             **_tower(vision_use_head=False), projection_dim=32, num_image_tokens=4
         ).to_dict(),
-        text_config=GemmaConfig(**_text(len(processor.tokenizer), head_dim=8)).to_dict(),
+        text_config=(deeper if second else GemmaConfig(**sizes)).to_dict(),
         image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
         projection_dim=32,
         hidden_size=32,
@@ -131,6 +136,7 @@ def video_llava() -> tuple[Any, Any]:
 CLIPS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "idefics3": idefics3,
     "paligemma": paligemma,
+    "paligemma2": lambda: paligemma(second=True),
     "llava_next_video": llava_next_video,
     "video_llava": video_llava,
 }

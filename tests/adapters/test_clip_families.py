@@ -14,6 +14,7 @@ from tiny_vlm import build_vlm, clip, looking, mixed_pairs, picture, save_vlm, v
 from transformers import AutoModelForImageTextToText
 
 from mmalign.adapters._text_sampling import Sampling
+from mmalign.adapters._vision_batch import units_of
 from mmalign.adapters._vision_lm import VisionLM
 from mmalign.config import Lora
 from mmalign.training import lora
@@ -165,9 +166,8 @@ def test_frames_handed_over_as_pictures_are_told_by_their_times(folders: dict[st
 @pytest.mark.parametrize("family", ["smolvlm", "internvl"])
 def test_places_of_a_clip_handed_over_as_pictures(folders: dict[str, Path], family: str) -> None:
     own = build_vlm(folders[family], video=True)
-    assert own.media_tokens([looking(clip(1))]) == [(16,)]  # four frames of four places
-    with pytest.raises(UserError, match="one clip, and nothing else"):
-        own.media_tokens([looking(clip(1), clip(2))])
+    prompts = [looking(clip(1)), looking(clip(1), clip(2))]
+    assert own.media_tokens(prompts) == [(16,), (16, 16)]  # four frames of four places
 
 
 def test_a_single_frame_is_too_short_for_qwen3_vl(folders: dict[str, Path]) -> None:
@@ -181,3 +181,14 @@ def test_both_towers_of_video_llava_are_the_vision_part(folders: dict[str, Path]
     own = build_vlm(folders["video_llava"], video=True)
     assert any("video_tower" in name for name in own.parts["vision"])
     assert all(name.startswith("model.multi_modal_projector") for name in own.parts["projector"])
+
+
+def test_every_medium_of_internvl_is_encoded_once(folders: dict[str, Path]) -> None:
+    """Tiles and frames come in one stack, which is cut by their numbers."""
+    own = build_vlm(folders["internvl"], video=True)
+    a, b, c = picture(1, (96, 48)), clip(1), picture(2)
+    rows = [own.prepare(vlm_pair("x", media), ("chosen",)).rows[0] for media in ((a, b, c), (c, a), (b,))]
+    three, two, one = ([unit.digest for unit in units_of(row)] for row in rows)
+    assert len(three) == 3
+    assert two == [three[2], three[0]]
+    assert one == [three[1]]
