@@ -6,6 +6,7 @@ number, or numbers by name if there are several.
 `images` and `videos` belong to the prompt; `chosen_images`, `rejected_images`, `chosen_videos` and
 `rejected_videos` stand in their place for one side of a pair, while `chosen_image` and `rejected_image` are
 answers. `retrieved_images` stand in their place in a third role, `chosen_retrieved`, with the chosen answer.
+`bdhs` is a third answer, in a role of that name; where there is no `rejected`, it is that one, too.
 `mask` says where pictures count, `segments` which clip is better when. Fields that belong to none
 of them are not read; the caller counts and names them.
 """
@@ -34,7 +35,7 @@ _FIELDS: dict[Shape, frozenset[str]] = {
         {"chosen", "rejected", "chosen_image", "rejected_image", "chosen_score", "rejected_score"}
         | {"prompt_chosen", "prompt_rejected"}
         | {"chosen_images", "rejected_images", "chosen_videos", "rejected_videos", "segments"}
-        | {"retrieved_images"}
+        | {"retrieved_images", "bdhs"}
     ),
     "single": frozenset({"completion", "completion_image", "label", "score"}),
     "list": frozenset({"responses", "response_images", "scores", "ranks"}),
@@ -191,6 +192,8 @@ def _join(
 
 
 def _pair(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ...]]:
+    if row.get("bdhs") is not None and row.get("rejected") is None and row.get("rejected_image") is None:
+        row = {**row, "rejected": row["bdhs"]}
     answers = {role: reader.answer(_value(row, role, reader), role) for role in ("chosen", "rejected")}
     shared = _prompt(row, "prompt", reader)
     own = {role: _prompt(row, f"prompt_{role}", reader) or shared for role in answers}
@@ -212,10 +215,23 @@ def _pair(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ..
             retrieved = Example(_finish(prompt, row, reader, "retrieved"), response)
     if retrieved is not None:
         examples["chosen_retrieved"] = (retrieved,)
+    if row.get("bdhs") is not None:
+        examples["bdhs"] = (_third(row, "bdhs", examples["chosen"][0], own["chosen"], reader),)
     speakers = {examples[role][0].prompt[-1].speaker for role in examples}
     if len(speakers) > 1:
         raise reader.fail("rejected", "chosen and rejected must both be plain text or both be chat")
     return examples
+
+
+def _third(
+    row: Mapping[str, Any], name: str, chosen: Example, own: tuple[Message, ...] | None, reader: Reader
+) -> Example:
+    """Another answer to what the chosen one answers; `own`: that prompt, where the row gives it."""
+    answer = reader.answer(row[name], name)
+    if not answer.turns:
+        return Example(chosen.prompt, answer.parts)
+    prompt, response = _join(own, answer, name, reader)
+    return Example(_finish(prompt, row, reader, "chosen"), response)
 
 
 def _single(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ...]]:

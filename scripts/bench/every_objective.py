@@ -5,6 +5,8 @@ folder that is thrown away, with few held-out rows. Exit status 1 if one is refu
 that is no finite number, and for every objective that the adapter can train but that has no config.
 
     python scripts/bench/every_objective.py --adapter diffusion --steps 5
+    python scripts/bench/every_objective.py --adapter vlm --steps 5
+    python scripts/bench/every_objective.py --adapter video_lm --steps 5
     python scripts/bench/every_objective.py --only dpo sft --steps 2
 """
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -61,6 +61,23 @@ def test_worked_loss_of_mia_dpo(extra: int) -> None:
     assert run(anchored, scores).loss.mean().item() == pytest.approx(0.745957, abs=1e-6)
     apart = WeightedSum((("dpo", 1.0, DPO()), ("sft", 0.1, SFT("sum"))))
     assert run(apart, scores).loss.mean().item() == pytest.approx(0.620957 + 0.25, abs=1e-6)
+
+
+def test_the_sum_that_tpo_mia_dpo_and_llava_hound_train_on() -> None:
+    """Two pairs with a log-ratio margin of 1.5 and chosen answers of three and one tokens: the supervised
+    term is 5 / 4, the mean over all four, and not 2.5, the mean over answers of their sums."""
+    scores = {
+        "policy": {"chosen": tokens([[-0.5, -1.0, -1.5], [-2.0]]), "rejected": tokens([[-15.0], [-15.0]])},
+        "reference": {"chosen": tokens([[-1.5, -1.0, -1.5], [-3.0]]), "rejected": tokens([[-14.5], [-14.5]])},
+    }
+
+    def total(reduction: Literal["token_mean", "sum"], weight: float) -> float:
+        terms = WeightedSum((("dpo", 1.0, DPO()), ("sft", weight, SFT(reduction))))
+        return run(terms, scores).loss.mean().item()
+
+    assert total("token_mean", 0.1) == pytest.approx(0.745957, abs=1e-6)
+    assert total("token_mean", 0.0) == pytest.approx(0.620957, abs=1e-6)
+    assert total("sum", 0.1) == pytest.approx(0.620957 + 0.25, abs=1e-6)
 
 
 def test_gradients_are_the_weighted_sum_of_the_terms() -> None:
