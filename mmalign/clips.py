@@ -64,13 +64,17 @@ class Frames:
     max_pixels: int = 4096 * 2304  # of one frame as stored; larger ones are refused
     max_seconds: float = 14400.0
     timeout_s: float = 120.0  # for reading one video, in a worker process
+    # folder that keeps chosen frames by the content of their clip, for all runs and processes; null: each use
+    # decodes
+    cache: str | None = None
+    cache_gb: float = 20.0  # what that folder may take; the oldest go first
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count: must be 1 or more, got {self.count}")
         if self.scale_to is not None and self.scale_to < 1:
             raise ValueError(f"scale_to: must be 1 or more, got {self.scale_to}")
-        for name in ("fps", "max_pixels", "max_seconds", "timeout_s"):
+        for name in ("fps", "max_pixels", "max_seconds", "timeout_s", "cache_gb"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
 

@@ -313,6 +313,8 @@ FREE = ("output", "log", "cache", "evaluation")
 """Sections that may differ between two parts of one run."""
 FREE_TRAIN = ("steps", "epochs", "save_every", "keep", "eval_every", "workers", "timeout_s")
 """Fields of section train that may differ between two parts of one run."""
+FREE_FRAMES = ("cache", "cache_gb")
+"""Fields of model.frames that may."""
 
 
 def comparable(config: RunConfig) -> dict[str, Any]:
@@ -320,7 +322,16 @@ def comparable(config: RunConfig) -> dict[str, Any]:
     saves, evaluates and logs, and how its loader works."""
     tree = to_tree(config)
     tree["train"] = {name: value for name, value in tree["train"].items() if name not in FREE_TRAIN}
+    tree["model"] = without_frame_cache(tree["model"])
     return {name: section for name, section in tree.items() if name not in FREE}
+
+
+def without_frame_cache(model: dict[str, Any]) -> dict[str, Any]:
+    """The model's section as plain values, without where chosen frames are kept: they are the same ones."""
+    frames = model.get("frames")
+    if not isinstance(frames, dict):
+        return model
+    return model | {"frames": {name: value for name, value in frames.items() if name not in FREE_FRAMES}}
 
 
 def identity(config: RunConfig) -> str:

@@ -20,9 +20,10 @@ from PIL import Image, ImageOps
 
 from mmalign.clips import Clip, Frames
 from mmalign.data._digest import digest
-from mmalign.data._frame_folders import read_folder
-from mmalign.data._paths import File, read_file
-from mmalign.data._video import decode_video
+from mmalign.data._frame_cache import cached
+from mmalign.data._frame_folders import frames_content, read_folder
+from mmalign.data._paths import File, folder_of, read_file
+from mmalign.data._video import decode_video, refuse_playlist
 from mmalign.data._workers import guarded
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
@@ -127,8 +128,20 @@ def _decoded(part: Part, at: _Place, frames: Frames | None) -> Image.Image | Cli
     if frames is None or part.kind == "image":
         return decode_image(part.data)
     with guarded(digest(at.sample), f"{at.where}, {_name(part)}", frames.timeout_s):
-        folder = read_folder(part.data, frames, decode_image) if isinstance(part.data, File) else None
-        return decode_video(part.data if folder is None else folder, frames)
+        return _clip(part.data, frames)
+
+
+def _clip(data: Any, frames: Frames) -> Clip:
+    """The chosen frames of a clip, decoded, or from where `frames` keeps them."""
+    if isinstance(data, bytes):
+        return cached(data, frames, lambda: decode_video(data, frames))
+    if not isinstance(data, File):
+        return decode_video(data, frames)
+    refuse_playlist(data)
+    if folder_of(data) is None:
+        return _clip(read_file(data), frames)
+    content = None if frames.cache is None else frames_content(data)
+    return cached(content, frames, lambda: decode_video(read_folder(data, frames, decode_image), frames))
 
 
 def _name(part: Part) -> str:

@@ -40,8 +40,7 @@ def decode_video(data: Any, frames: Frames) -> Clip:
 
 def _decoded(data: Any, frames: Frames) -> Clip:
     if isinstance(data, File):
-        if data.name.lower().endswith(_PLAYLISTS):
-            raise UserError("a playlist, which leads to other files; name the video itself")
+        refuse_playlist(data)
         data = read_file(data)
     if isinstance(data, bytes):
         return _from_bytes(data, frames)
@@ -54,6 +53,12 @@ def _decoded(data: Any, frames: Frames) -> Clip:
         return _thin(data, frames)
     kind = type(data).__name__
     raise UserError(f"a video must be a file, bytes, a Clip or an array [T, H, W, 3], got {kind}")
+
+
+def refuse_playlist(file: File) -> None:
+    """Raise UserError for a name with the ending of a playlist, whatever the file holds."""
+    if file.name.lower().endswith(_PLAYLISTS):
+        raise UserError("a playlist, which leads to other files; name the video itself")
 
 
 def _from_bytes(data: bytes, frames: Frames) -> Clip:

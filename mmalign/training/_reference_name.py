@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmalign.adapters._loading import resolve_folder
-from mmalign.config import RunConfig, to_tree
+from mmalign.config import RunConfig, to_tree, without_frame_cache
 from mmalign.data._digest import digest
 from mmalign.training._files import sha256
 from mmalign.training.reference import frozen_dtype, weights_hash
@@ -18,7 +18,7 @@ _CONTENT = (".safetensors", ".bin", ".json")
 def reference_name(config: RunConfig, adapter: Adapter, note: Callable[[str], None]) -> str:
     """A name that changes with the reference's weights and with how a run scores with it; `note` hears where
     a change of the weights would not show."""
-    model = to_tree(config)["model"]
+    model = without_frame_cache(to_tree(config)["model"])
     model.pop("generation", None)
     adapted = starts_adapted(config)
     if config.reference.path:
