@@ -84,10 +84,10 @@ def test_a_pipeline_that_is_not_there_is_refused_in_one_line(name: str, tmp_path
 
 
 def write_rows(rows: list[dict[str, Any]], folder: Path, count: int = 12) -> Path:
-    """The shown rows, over and over with other texts, beside the media they name."""
+    """The shown rows, over and over with other prompts, beside the media they name."""
     lines = []
     for i in range(count):
-        row = json.loads(json.dumps(rows[i % len(rows)]).replace("?", f" {i}?"))
+        row = numbered(rows[i % len(rows)], i)
         lines.append(json.dumps({**row, "id": f"row-{i}"}))
         for name in media_of(row):
             place = folder / name
@@ -97,6 +97,15 @@ def write_rows(rows: list[dict[str, Any]], folder: Path, count: int = 12) -> Pat
     path = folder / "pairs.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def numbered(row: dict[str, Any], number: int) -> dict[str, Any]:
+    """A row whose prompt no other number's row has: rows of one prompt are held out together."""
+    copied: dict[str, Any] = json.loads(json.dumps(row).replace("?", f" {number}?"))
+    for key in ("prompt", "caption"):
+        if isinstance(copied.get(key), str) and copied[key] == row[key]:
+            copied[key] += f" {number}"
+    return copied
 
 
 def media_of(value: Any) -> list[str]:

@@ -123,7 +123,10 @@ def test_a_tracker_that_fails_is_named_and_catches_up(bench: Bench, monkeypatch:
         output = run(bench.config("text", "fails", train={"steps": 3}, **TRACKED))
     record = json.loads((output / "run.json").read_text())
     assert record["status"] == "finished"
-    assert "warning: tracker tensorboard failed at step 2 (service unavailable) and is left out" in record["notes"]
+    assert (
+        "warning: tracker tensorboard failed at step 2 (service unavailable) and is left out"
+        in record["notes"]
+    )
     assert [step for step, _ in shown(output)["loss"]] == [1]
     assert [line["step"] for line in metrics(output)] == [1, 2, 3]
     run(bench.config("text", "fails", train={"steps": 4}, **TRACKED))
