@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.adapters import _loading
-from mmalign.adapters._score_head import ScoreHead, has_head, load_head, read_settings, save_head
+from mmalign.adapters._score_head import ScoreHead, has_head, load_head, read_settings, save_head, scored
 from mmalign.adapters.reward_head import RewardHead, naming_the_backbone
 from mmalign.types import (
     Adapter,
@@ -132,14 +132,7 @@ class RewardAdapter:
         """Scores of every row, [N, A], float32: unbounded numbers, higher is better."""
         states, ends = self.backbone.hidden(model, batch), self.backbone.ends(batch)
         values = model.get_submodule(SCORE)(states[torch.arange(len(ends), device=ends.device), ends])
-        return LogProbs(
-            values=values,
-            mask=torch.ones_like(values, dtype=torch.bool),
-            kind="reward",
-            unit="aspect",
-            sample=batch.row_sample,
-            slot=batch.row_slot,
-        )
+        return scored(values, batch)
 
     def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
         """The backbone's own: its states must give its library's log-probs, or a classifier's score."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmalign.adapters._loading import read_json, read_tensors
-from mmalign.types import UserError, derive_seed
+from mmalign.types import Batch, LogProbs, UserError, derive_seed
 
 FORMAT = 1
 WEIGHTS, SETTINGS = "head.safetensors", "head.json"
@@ -132,3 +132,9 @@ def load_head(folder: Path, head: ScoreHead, aspects: Sequence[str]) -> None:
         if not bool(torch.isfinite(state[name]).all()):
             raise UserError(f"{file}: {name} holds NaN or infinity")
     head.load_state_dict({name: value.float() for name, value in state.items()})
+
+
+def scored(values: Tensor, batch: Batch) -> LogProbs:
+    """Scores [N, A] of a batch's rows in the record that objectives on rewards read."""
+    mask = torch.ones_like(values, dtype=torch.bool)
+    return LogProbs(values, mask, "reward", "aspect", sample=batch.row_sample, slot=batch.row_slot)

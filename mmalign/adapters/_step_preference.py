@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.adapters._denoiser import Denoiser
+from mmalign.adapters._score_head import scored
 from mmalign.adapters.reward_head import naming_the_backbone
 from mmalign.adapters.step_preference import StepPreference
 from mmalign.types import (
@@ -127,14 +128,7 @@ class StepPreferenceAdapter:
         inputs, level = self._seen(batch, draw)
         text = batch.inputs[TEXT]
         values = model(inputs, level, text[:, 0], text[:, 1], batch.inputs[_PLACE])[:, None]
-        return LogProbs(
-            values=values,
-            mask=torch.ones_like(values, dtype=torch.bool),
-            kind="reward",
-            unit="aspect",
-            sample=batch.row_sample,
-            slot=batch.row_slot,
-        )
+        return scored(values, batch)
 
     @torch.no_grad()
     def _seen(self, batch: Batch, draw: Draw) -> tuple[Tensor, Tensor]:

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
 
 from mmalign._build import build_named
 from mmalign._names import KINDS
+from mmalign.metrics._reading import check_paths
+from mmalign.metrics._seam import Metric
 from mmalign.rewards._scoring import TOTAL, ready, score_all
 from mmalign.types import Judge, Message, Part, UserError, VerdictJudge
 
 
-def judge_of(section: Mapping[str, Any]) -> Judge:
-    """The judge of a metric's section. Whether code outside the package may be named was decided before."""
-    built: Judge = build_named(KINDS["judge"], section, "judge", allow_code=True)
-    return built
+@dataclass(frozen=True)
+class JudgedMetric(Metric):
+    """What metrics share whose answers a judge grades: files, the judge's section, and the judge itself."""
 
+    unchecked: ClassVar[bool] = True
 
-def load(judge: Judge) -> None:
-    """Load the judge, so that one that cannot be had is refused before anything is generated."""
-    ready(judge)
+    questions: str
+    images: str
+    judge: dict[str, Any] = field(metadata={"section": "judge"})
+
+    def __post_init__(self) -> None:
+        check_paths(questions=self.questions, images=self.images)
+
+    @cached_property
+    def asked_judge(self) -> Judge:
+        """The judge. Whether code outside the package may be named was decided when the config was read."""
+        built: Judge = build_named(KINDS["judge"], self.judge, "judge", allow_code=True)
+        return built
+
+    def ready(self) -> None:
+        """Load the judge, so that one that cannot be had is refused before anything is generated."""
+        ready(self.asked_judge)
 
 
 def verdicts(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mmalign.metrics._judged import judge_of, load, verdicts
+from mmalign.metrics._judged import JudgedMetric, verdicts
 from mmalign.metrics._lexicon import words_of
-from mmalign.metrics._reading import asked, check_paths, medium, rows_of, unique, word, words
-from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, ratio
-from mmalign.types import Judge, Message
+from mmalign.metrics._reading import asked, medium, rows_of, unique, word, words
+from mmalign.metrics._seam import Graded, Numbers, Question, Sums, ratio
+from mmalign.types import Message
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class Green(Metric):
+class Green(JudgedMetric):
     """green, the mean over reports of matched findings over matched findings and significant errors, by a
     judge; unread, the share of reports of which the verdict cannot be read, which are left out of green; and
     length_ratio, the mean length in words over that of the reference.
@@ -31,16 +31,12 @@ class Green(Metric):
     GREEN, 0 to 1; its prompt is the reference report, its response the model's.
     """
 
-    unchecked: ClassVar[bool] = True
     costs: ClassVar[frozenset[str]] = frozenset({"unread"})
 
-    questions: str
-    images: str
-    judge: dict[str, Any] = field(metadata={"section": "judge"})
     prompt: str = "Write the findings section of a report on this study."
 
     def __post_init__(self) -> None:
-        check_paths(questions=self.questions, images=self.images)
+        super().__post_init__()
         if not self.prompt.strip():
             raise ValueError("prompt: must say something")
 
@@ -51,14 +47,6 @@ class Green(Metric):
             f"judged by {self.judge.get('name')}; published figures are those of another judge",
             "reports that grow longer match more findings: read green together with length_ratio",
         )
-
-    @cached_property
-    def _judge(self) -> Judge:
-        return judge_of(self.judge)
-
-    def ready(self) -> None:
-        """Load the judge."""
-        load(self._judge)
 
     @cached_property
     def _rows(self) -> dict[str, _Row]:
@@ -81,7 +69,7 @@ class Green(Metric):
         """One item per report, all judged in one call."""
         names = [name for name in self._rows if name in answers]
         told = [asked(self._rows[name].reference) for name in names]
-        judged = verdicts(self._judge, names, told, [answers[name] for name in names], (0, 1))
+        judged = verdicts(self.asked_judge, names, told, [answers[name] for name in names], (0, 1))
         return [self._item(name, answers[name], one) for name, one in zip(names, judged, strict=True)]
 
     def _item(self, name: str, answer: str, verdict: Mapping[str, float] | None) -> Graded:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mmalign.metrics._judged import judge_of, load, verdicts
-from mmalign.metrics._reading import asked, check_paths, json_of, medium, word, words
-from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, ratio
-from mmalign.types import Judge, Message, UserError
+from mmalign.metrics._judged import JudgedMetric, verdicts
+from mmalign.metrics._reading import asked, json_of, medium, word, words
+from mmalign.metrics._seam import Graded, Numbers, Question, Sums, ratio
+from mmalign.types import Message, UserError
 
 _ASK = (
     "Grade the answer to a question about a picture against the right one, from 0.0 (wrong) to 1.0 (right) "
@@ -28,7 +28,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class MmVet(Metric):
+class MmVet(JudgedMetric):
     """score, the mean grade times 100, of all answers and of those that need each capability; unread, the
     share of answers whose verdict cannot be read, which are left out of score.
 
@@ -37,28 +37,12 @@ class MmVet(Metric):
     grade, 0 to 1. It is asked in this project's words with the right answer, not by the benchmark's examples.
     """
 
-    unchecked: ClassVar[bool] = True
     costs: ClassVar[frozenset[str]] = frozenset({"unread"})
-
-    questions: str
-    images: str
-    judge: dict[str, Any] = field(metadata={"section": "judge"})
-
-    def __post_init__(self) -> None:
-        check_paths(questions=self.questions, images=self.images)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Who grades."""
         return (f"graded by {self.judge.get('name')}; published grades are another judge's",)
-
-    @cached_property
-    def _judge(self) -> Judge:
-        return judge_of(self.judge)
-
-    def ready(self) -> None:
-        """Load the judge."""
-        load(self._judge)
 
     @cached_property
     def _rows(self) -> dict[str, _Row]:
@@ -84,7 +68,7 @@ class MmVet(Metric):
         """One item per question, all graded in one call."""
         names = [name for name in self._rows if name in answers]
         told = [self._rows[name].told for name in names]
-        graded = verdicts(self._judge, names, told, [answers[name] for name in names], (0, 1))
+        graded = verdicts(self.asked_judge, names, told, [answers[name] for name in names], (0, 1))
         return [self._item(name, one) for name, one in zip(names, graded, strict=True)]
 
     def _item(self, name: str, verdict: Mapping[str, float] | None) -> Graded:

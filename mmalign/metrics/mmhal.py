@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from mmalign.metrics._judged import judge_of, load, verdicts
-from mmalign.metrics._reading import Row, asked, check_paths, medium, rows_of, word, words
-from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, ratio
-from mmalign.types import Judge, Message, UserError
+from mmalign.metrics._judged import JudgedMetric, verdicts
+from mmalign.metrics._reading import Row, asked, medium, rows_of, word, words
+from mmalign.metrics._seam import Graded, Numbers, Question, Sums, ratio
+from mmalign.types import Message, UserError
 
 TYPES = (
     "attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other",
@@ -43,7 +43,7 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class Mmhal(Metric):
+class Mmhal(JudgedMetric):
     """score, the mean rating from 0 to 6; hallucination_rate, the share below 3; and informativeness, the
     mean of a rating below 3, or of a rating less 3, over 3.
 
@@ -55,28 +55,12 @@ class Mmhal(Metric):
     in the benchmark; `unread` is their share.
     """
 
-    unchecked: ClassVar[bool] = True
     costs: ClassVar[frozenset[str]] = frozenset({"hallucination_rate", "unread"})
-
-    questions: str
-    images: str
-    judge: dict[str, Any] = field(metadata={"section": "judge"})
-
-    def __post_init__(self) -> None:
-        check_paths(questions=self.questions, images=self.images)
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Who rates, and what that is worth."""
         return (f"rated by {self.judge.get('name')}, which sees no picture; published ratings are another's",)
-
-    @cached_property
-    def _judge(self) -> Judge:
-        return judge_of(self.judge)
-
-    def ready(self) -> None:
-        """Load the judge."""
-        load(self._judge)
 
     @cached_property
     def _rows(self) -> dict[str, _Row]:
@@ -110,7 +94,7 @@ class Mmhal(Metric):
         """One item per question, all rated in one call."""
         names = [name for name in self._rows if name in answers]
         told = [self._rows[name].told for name in names]
-        rated = verdicts(self._judge, names, told, [answers[name] for name in names], (0, 6))
+        rated = verdicts(self.asked_judge, names, told, [answers[name] for name in names], (0, 6))
         return [self._item(name, one) for name, one in zip(names, rated, strict=True)]
 
     def _item(self, name: str, verdict: Mapping[str, float] | None) -> Graded:
