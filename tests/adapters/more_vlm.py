@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from tiny_vlm import QWEN_IMAGE, QWEN_VIDEO, _text, _tower, template, vlm_tokenizer
+from tiny_vlm import QWEN_IMAGE, QWEN_VIDEO, _text, _tower, save_made, template, vlm_tokenizer
 from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
@@ -172,13 +171,5 @@ MORE: dict[str, Callable[[], tuple[Any, Any]]] = {
 
 
 def save_more(family: str, folder: Path) -> Path:
-    """Model and processor in `folder`, weights large enough that every picture counts."""
-    torch.manual_seed(0)
-    model, processor = MORE[family]()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(0.0, 0.15)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    """One of MORE, as `save_made` saves it."""
+    return save_made(MORE[family], folder)

@@ -224,10 +224,10 @@ FAMILIES: dict[str, Callable[[], tuple[Any, Any]]] = {
 VIDEO = ("qwen2_5_vl", "llava_onevision")
 
 
-def save_vlm(family: str, folder: Path, seed: int = 0) -> Path:
+def save_made(make: Callable[[], tuple[Any, Any]], folder: Path, seed: int = 0) -> Path:
     """Model and processor in `folder`, weights large enough that every picture counts."""
     torch.manual_seed(seed)
-    model, processor = FAMILIES[family]()
+    model, processor = make()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -235,6 +235,11 @@ def save_vlm(family: str, folder: Path, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def save_vlm(family: str, folder: Path, seed: int = 0) -> Path:
+    """One of FAMILIES, as `save_made` saves it."""
+    return save_made(FAMILIES[family], folder, seed)
 
 
 def picture(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
