@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mmalign.objectives._edits import edit_weights
 from mmalign.objectives._pairs import Ratios, pair_metrics, require
-from mmalign.types import AllMean, LogProbs, Objective, Outcome, Scores, State, View
+from mmalign.objectives._spoilt import SpoiltPicture
+from mmalign.types import AllMean, LogProbs, Outcome, Scores, State
 
 
 @dataclass(frozen=True)
-class CHiP(Objective):
+class CHiP(SpoiltPicture):
     """CHiP (arXiv 2501.16629), for models that read pictures or clips in the prompt and pairs whose chosen
     side is the rejected one with its mistakes corrected.
 
@@ -46,22 +47,6 @@ class CHiP(Objective):
         require(self.beta > 0, f"beta: must be above 0, got {self.beta}")
         require(self.alpha > 0, f"alpha: must be above 0, got {self.alpha}")
         require(self.gamma > 0, f"gamma: must be above 0, got {self.gamma}")
-
-    @property
-    def view(self) -> str:
-        """The role of the chosen answer under the spoilt picture."""
-        return f"chosen_{self.corruption}"
-
-    @property
-    def roles(self) -> Mapping[str, tuple[str, ...]]:
-        """Both sources score the pair and the view."""
-        scored = ("chosen", "rejected", self.view)
-        return {"policy": scored, "reference": scored}
-
-    @property
-    def views(self) -> Mapping[str, View]:
-        """The chosen answer with its prompt's pictures and clips changed."""
-        return {self.view: View("chosen", self.corruption)}
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]; ln 2 where policy and reference agree, 3 ln 2 with `sum`."""

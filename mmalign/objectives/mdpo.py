@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch.nn.functional as F
 
 from mmalign.objectives._pairs import pair_metrics, ratios, require
-from mmalign.types import AllMean, Objective, Outcome, Scores, State, View
+from mmalign.objectives._spoilt import SpoiltPicture
+from mmalign.types import AllMean, Outcome, Scores, State
 
 Corruption = Literal["crop", "noise", "black", "other_image", "reversed_frames", "shuffled_frames"]
 
 
 @dataclass(frozen=True)
-class MDPO(Objective):
+class MDPO(SpoiltPicture):
     """mDPO (arXiv 2406.11839), for models that read pictures or clips in the prompt.
 
     With h the log-ratio policy / reference and v the chosen answer under the spoilt picture,
@@ -39,22 +40,6 @@ class MDPO(Objective):
             value = getattr(self, name)
             require(value >= 0, f"{name}: must be 0 or more, got {value}")
         require(self.image_weight > 0, f"image_weight: above 0, got {self.image_weight}; without it use dpo")
-
-    @property
-    def view(self) -> str:
-        """The role of the chosen answer under the spoilt picture."""
-        return f"chosen_{self.corruption}"
-
-    @property
-    def roles(self) -> Mapping[str, tuple[str, ...]]:
-        """Both sources score the pair and the view."""
-        scored = ("chosen", "rejected", self.view)
-        return {"policy": scored, "reference": scored}
-
-    @property
-    def views(self) -> Mapping[str, View]:
-        """The chosen answer with its prompt's pictures and clips changed."""
-        return {self.view: View("chosen", self.corruption)}
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]; ln 2 per unit of weight where policy and reference agree and delta is 0."""
