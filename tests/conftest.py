@@ -1,6 +1,7 @@
 """Fixtures for every test; this file also lets tests import shared helpers such as bad_inputs."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,15 @@ import torch
 
 if TYPE_CHECKING:
     from training.tiny_runs import Bench
+
+
+@pytest.fixture(autouse=True)
+def _tying_stays() -> Iterator[None]:
+    """Loading models on several threads at once can leave transformers unable to tie weights, which would show
+    in later tests only: the guilty one fails instead."""
+    yield
+    loading = sys.modules.get("transformers.modeling_utils")
+    assert loading is None or loading.PreTrainedModel.tie_weights.__name__ == "tie_weights"
 
 
 @pytest.fixture(scope="session")

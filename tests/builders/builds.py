@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from PIL import Image
 from torch import nn
 
+from mmalign.builders import _run
 from mmalign.builders._config import BuildConfig, from_tree
 from mmalign.builders._model import Answering
 from mmalign.types import Example, Message, Part, PreferenceSample
@@ -69,6 +72,18 @@ def painting() -> Iterator[nn.Module]:
 def open_painter(*given: Any) -> Answering:
     """In place of `open_model`."""
     return Answering(Painter(), painting, {"path": "painter"})  # type: ignore[arg-type]
+
+
+def load_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds on several threads load their models one after the other: transformers patches its own classes
+    while it loads, and two at once can leave them patched."""
+    lock, load = threading.Lock(), _run.open_model
+
+    def locked(*given: Any) -> Answering:
+        with lock:
+            return load(*given)
+
+    monkeypatch.setattr(_run, "open_model", locked)
 
 
 def painted(output: Path, **sections: Any) -> BuildConfig:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapters import tiny_lm, tiny_vlm
-from builders.builds import content
+from builders.builds import content, load_in_turn
 from PIL import Image
 from training.faults import ALONE, crash_at, in_child, on_threads, record_operations
 from training.tiny_runs import losses
@@ -17,7 +17,7 @@ from training.tiny_runs import losses
 import mmalign
 from mmalign import config as configs
 from mmalign.adapters.text import Text
-from mmalign.builders import _config, _model, _run
+from mmalign.builders import _config
 from mmalign.builders._originals import BROKEN
 from mmalign.builders._run import build
 from mmalign.builders.mia_dpo import MEDIA, MiaDpo
@@ -96,10 +96,7 @@ def test_batches_and_processes_give_the_same_pairs(
     built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert made(build(config(tmp_path / "other", "batch=8"), ALONE)) == made(built)
-    settings = config(tmp_path / "two")
-    # one after the other: the library's loading is not safe among threads
-    opened = [_model.open_model(settings, torch.device("cpu"), False) for _ in range(2)]
-    monkeypatch.setattr(_run, "open_model", lambda *given: opened.pop())
+    load_in_turn(monkeypatch)
     results = on_threads(2, lambda world: build(config(tmp_path / "two"), world))
     assert results == [tmp_path / "two"] * 2
     assert made(tmp_path / "two") == made(built)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from adapters import tiny_families as tiny
 from adapters import tiny_sd
-from builders.builds import content
+from builders.builds import content, load_in_turn
 from training.faults import ALONE, crash_at, in_child, on_threads, record_operations
 from training.tiny_runs import losses, metrics
 
@@ -141,8 +141,11 @@ def test_densedpo_trains_on_what_was_built(folder: Path, built: Path) -> None:
     assert metrics(trained)[0]["segments"] == pytest.approx(labelled / 3)
 
 
-def test_any_number_of_processes_gives_the_same_files(folder: Path, tmp_path: Path) -> None:
+def test_any_number_of_processes_gives_the_same_files(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of pictures: clips are decoded in processes of their own, which threads cannot fork safely."""
+    load_in_turn(monkeypatch)
     alone = build(config(folder, tmp_path / "alone", "pictures"), ALONE)
     results = on_threads(2, lambda world: build(config(folder, tmp_path / "out", "pictures"), world))
     assert results == [tmp_path / "out"] * 2
