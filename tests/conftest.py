@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _tying_stays() -> Iterator[None]:
-    """Loading models on several threads at once can leave transformers unable to tie weights, which would show
-    in later tests only: the guilty one fails instead."""
+    """Loading models on several threads at once can leave transformers unable to tie weights, which would
+    show in later tests only: the guilty one fails instead."""
     yield
     loading = sys.modules.get("transformers.modeling_utils")
     assert loading is None or loading.PreTrainedModel.tie_weights.__name__ == "tie_weights"

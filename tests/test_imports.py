@@ -16,7 +16,7 @@ PACKAGE = Path(mmalign.__file__).parent
 # a unit imports only units of lower rank; units of one rank never import each other
 RANKS = {
     "likelihoods": -1, "clips": -1, "walks": -1, "completing": -1, "messages": -2,
-    "judging": 0,
+    "judging": 0, "writing": 0,
     "types": 1,  # gives the names of these too
     "objectives": 2,
     "config": 3,  # with the private modules beside it
