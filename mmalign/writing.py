@@ -13,6 +13,7 @@ class Writer(ABC):
     """Answers questions in words. Subclasses are frozen dataclasses whose fields are the keys in the config,
     one file of mmalign/writers each."""
 
+    @abstractmethod
     def ready(self) -> None:
         """Load what the writer needs. Raises UserError if it cannot be had."""
 
