@@ -87,9 +87,10 @@ def _refuse_code(cls: Any, section: Mapping[str, Any], where: str, allow_code: b
         value = section.get(one.name)
         if "imports" in one.metadata and isinstance(value, str):
             refuse_code(value, f"{where}.{one.name}", allow_code)
-        if "section" in one.metadata and isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        kind = KINDS.get(one.metadata.get("section", ""))
+        if kind is not None and isinstance(value, Mapping) and isinstance(value.get(kind.key), str):
             here = f"{where}.{one.name}"
-            inner = class_of(KINDS[one.metadata["section"]], value["name"], here, allow_code)
+            inner = class_of(kind, value[kind.key], here, allow_code)
             _refuse_code(inner, value, here, allow_code)
         if "judges" in one.metadata and isinstance(value, list | tuple):
             for place, part in enumerate(value):

@@ -6,8 +6,10 @@ import dataclasses
 import difflib
 import importlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmalign.types import UserError
 
@@ -32,6 +34,7 @@ KINDS: dict[str, NamedKind] = {
     "transforms": NamedKind("objectives/_transforms", "name", "transform"),
     "judge": NamedKind("rewards", "name", "reward"),
     "reward": NamedKind("rewards", "name", "reward"),
+    "helper": NamedKind("writers", "name", "writer"),
     "prompts": NamedKind("evaluation/prompts", "name", "prompt file"),
     "metrics": NamedKind("metrics", "name", "metric"),
     "builder": NamedKind("builders", "name", "builder"),
@@ -92,6 +95,29 @@ def refuse_code(name: str, where: str, allow_code: bool) -> None:
             "pass --allow-code (Python: mmalign.open_run(folder, allow_code=True)) if you trust where this "
             "config comes from"
         )
+
+
+def function_of(name: str, where: str) -> Callable[..., Any]:
+    """The function that package.module:function names. Raises UserError for a module or name that is not
+    there and for what is no function; whether code may be named is decided before, by `refuse_code`."""
+    module, _, short = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), short)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{where}: {name}: no module named {error.name}") from error
+    except AttributeError as error:
+        raise UserError(f"{where}: {name}: {module} has no {short}") from error
+    if not callable(found):
+        raise UserError(f"{where}: {name}: must be a function, is {type(found).__name__}")
+    called: Callable[..., Any] = found
+    return called
+
+
+def check_function(name: str) -> None:
+    """Raise ValueError unless a name has the form package.module:function."""
+    module, _, short = name.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), short)):
+        raise ValueError(f"function: must be package.module:function, got {name!r}")
 
 
 def name_of(kind: NamedKind, cls: type) -> str:

@@ -19,6 +19,7 @@ TOPICS = {
     "formats": "format",
     "transforms": "transforms",
     "rewards": "judge",
+    "writers": "helper",
     "builders": "builder",
     "prompts": "prompts",
     "metrics": "metrics",

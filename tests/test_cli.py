@@ -40,7 +40,7 @@ def test_list_as_text(capsys: Capture) -> None:
     assert shown.code == 0 and shown.err == ""
     lines = shown.out.splitlines()
     topics = " ".join(line for line in lines if not line.startswith(" "))
-    assert topics == "objectives adapters sources formats transforms rewards builders prompts metrics"
+    assert topics == "objectives adapters sources formats transforms rewards writers builders prompts metrics"
     mapo = next(i for i, line in enumerate(lines) if line.startswith("  mapo "))
     assert "diffusion: yes" in lines[mapo + 1] and "text: lacks error" in lines[mapo + 1]
 

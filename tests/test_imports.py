@@ -20,7 +20,7 @@ RANKS = {
     "types": 1,  # gives the names of these too
     "objectives": 2,
     "config": 3,  # with the private modules beside it
-    "adapters": 4, "data": 4, "rewards": 4,
+    "adapters": 4, "data": 4, "rewards": 4, "writers": 4,
     "metrics": 5,
     "evaluation": 6, "decoding": 6, "shapes": 6, "catalogue": 6,
     "training": 7,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
+from mmalign._names import check_function, function_of
 from mmalign.rewards._batch import BatchJudge
 from mmalign.rewards._pictures import caption_of
 from mmalign.types import Message, Part, UserError
@@ -27,9 +27,7 @@ class PythonFunction(BatchJudge):
     batch: int = 32
 
     def __post_init__(self) -> None:
-        module, _, name = self.function.partition(":")
-        if not all(part.isidentifier() for part in (*module.split("."), name)):
-            raise ValueError(f"function: must be package.module:function, got {self.function!r}")
+        check_function(self.function)
         if self.batch < 1:
             raise ValueError(f"batch: must be above 0, got {self.batch}")
 
@@ -39,19 +37,7 @@ class PythonFunction(BatchJudge):
 
     @cached_property
     def _call(self) -> Callable[[list[str], list[Any]], Any]:
-        module, _, name = self.function.partition(":")
-        try:
-            found = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            raise UserError(f"python_function: {self.function}: no module named {error.name}") from error
-        except AttributeError as error:
-            raise UserError(f"python_function: {self.function}: {module} has no {name}") from error
-        if not callable(found):
-            raise UserError(
-                f"python_function: {self.function}: must be a function, is {type(found).__name__}"
-            )
-        called: Callable[[list[str], list[Any]], Any] = found
-        return called
+        return function_of(self.function, "python_function")
 
     def score_many(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]

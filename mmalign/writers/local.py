@@ -1,0 +1,139 @@
+"""A model at hand as a writer: any text, vision- or video-language adapter, answering by its own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from mmalign._build import build_named, named_tree
+from mmalign._names import KINDS
+from mmalign.types import Adapter, Example, Message, Part, PreferenceSample, UserError
+from mmalign.writers._turns import given, instructed, refuse_alike, refuse_uneven
+from mmalign.writing import Writer
+
+
+@dataclass(frozen=True)
+class Local(Writer):
+    """A model from section `model`, as in a training config, loaded once.
+
+    It answers by `model.generation`, every question from its own seed, so that no answer depends on the other
+    questions or their order. `batch` questions are handed over at a time, which bounds the media held in
+    memory. `system`: a system turn for questions without one.
+    """
+
+    model: dict[str, Any] = field(metadata={"section": "model"})
+    batch: int = 32
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"batch: must be above 0, got {self.batch}")
+        if self.system is not None and not self.system.strip():
+            raise ValueError("system: must say something, or be null")
+        # defaults written out, as in every other section
+        object.__setattr__(self, "model", named_tree(KINDS["model"], self._section))
+
+    @cached_property
+    def _section(self) -> Any:
+        # whether code outside the package may be named was decided before this section was built
+        section = build_named(KINDS["model"], self.model, "model", allow_code=True)
+        if section.kind != "exact":
+            raise UserError(
+                f"model.adapter: {self.model['adapter']} answers in no words; use text, vlm or video_lm"
+            )
+        return section
+
+    @cached_property
+    def _adapter(self) -> Adapter:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        adapter: Adapter = self._section.build(device, torch.float32)
+        adapter.policy.requires_grad_(False).eval()
+        return adapter
+
+    def ready(self) -> None:
+        """Load the model. Raises UserError as its adapter does."""
+        _ = self._adapter
+
+    def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:
+        """The model's answers, None for empty ones. Raises UserError for questions that the model cannot
+        read, as those with other media or with too many tokens."""
+        refuse_uneven(questions, seeds)
+        found: list[str | None] = []
+        for where, part, begin in self._parts(questions):
+            adapter, own = self._adapter, seeds[begin : begin + len(part)]
+            with torch.no_grad(), _naming(where):
+                answers = adapter.generate(adapter.policy, part, own)
+            found += [given(answer.data) for answer in answers]
+        return found
+
+    def chances(
+        self, questions: Sequence[tuple[Message, ...]], words: Sequence[str]
+    ) -> list[tuple[float, ...]]:
+        """For every question the model's probabilities that its answer's first token is that of each word,
+        temperature 1. A word is written as an answer is: in a chat without a space in front. Raises UserError
+        for words whose first tokens are the same, and for an adapter that tells no distributions."""
+        adapter = self._adapter
+        if "distribution" not in adapter.offers:
+            raise UserError(f"model.adapter: {self.model['adapter']} tells no next-token distributions")
+        if not words:
+            raise ValueError("words: name at least one")
+        found: list[tuple[float, ...]] = []
+        for where, part, _ in self._parts(questions):
+            with torch.no_grad(), _naming(where):
+                found += _first_tokens(adapter, part, words)
+        return found
+
+    def _parts(
+        self, questions: Sequence[tuple[Message, ...]]
+    ) -> Iterator[tuple[str, list[tuple[Message, ...]], int]]:
+        """Batches of questions with their place in words, and the number of the first."""
+        for begin in range(0, len(questions), self.batch):
+            part = [instructed(turns, self.system) for turns in questions[begin : begin + self.batch]]
+            yield f"questions {begin + 1} to {begin + len(part)}", part, begin
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Says in a refusal of the adapter, which counts from 0 within a batch, which questions it was given."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"writer local, {where}: {error}") from error
+
+
+def _first_tokens(
+    adapter: Adapter, questions: Sequence[tuple[Message, ...]], words: Sequence[str]
+) -> list[tuple[float, ...]]:
+    """What `Local.chances` gives for one batch: one forward of every question, whatever the words."""
+    roles = tuple(f"word {place}" for place in range(len(words)))
+    rows, ids = [], []
+    for number, turns in enumerate(questions):
+        answers = {
+            role: (Example(turns, (Part("text", word),)),) for role, word in zip(roles, words, strict=True)
+        }
+        sample = PreferenceSample(str(number), answers, origin=f"question {number}")
+        prepared = adapter.prepare(sample, roles)
+        first = [_first(row.data) for row in prepared.rows]
+        refuse_alike(words, first)
+        ids.append(first)
+        rows.append(replace(prepared, rows=prepared.rows[:1]))
+    batch = adapter.collate(adapter.encode(rows), roles[:1])
+    draw = adapter.draw(batch, [0] * len(rows))
+    scored = adapter.logprobs(adapter.policy, batch, draw, frozenset({"distribution"}))
+    assert scored.distribution is not None, "an adapter that offers distributions gives one"
+    wanted = torch.tensor(ids, device=scored.values.device)  # [questions, words]
+    chances = [
+        scored.distribution.gather(column[:, None].expand_as(scored.mask).contiguous())[:, 0].exp()
+        for column in wanted.unbind(1)
+    ]
+    return [tuple(own) for own in torch.stack(chances, 1).double().tolist()]
+
+
+def _first(data: Mapping[str, Any]) -> int:
+    """The first scored id of a row, as adapters that read sequences name it."""
+    return int(data["ids"][int(data["start"])])

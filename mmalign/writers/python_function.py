@@ -1,0 +1,46 @@
+"""A function of your own as a writer, named by package.module:function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from mmalign._names import check_function, function_of
+from mmalign.types import Message, UserError
+from mmalign.writers._turns import given, refuse_uneven
+from mmalign.writing import Writer
+
+
+@dataclass(frozen=True)
+class PythonFunction(Writer):
+    """Calls function(turns, seed) for every question, which returns its answer, or None for no answer.
+
+    `turns` are the messages of the question with decoded media, `seed` is a non-negative int.
+    """
+
+    function: str = field(metadata={"imports": True})  # package.module:function
+
+    def __post_init__(self) -> None:
+        check_function(self.function)
+
+    @cached_property
+    def _call(self) -> Callable[[tuple[Message, ...], int], str | None]:
+        return function_of(self.function, "python_function")
+
+    def ready(self) -> None:
+        """Import the function. Raises UserError if there is none."""
+        _ = self._call
+
+    def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:
+        """What the function answers. Raises UserError if that is neither a text nor None."""
+        refuse_uneven(questions, seeds)
+        return [self._answer(turns, seed) for turns, seed in zip(questions, seeds, strict=True)]
+
+    def _answer(self, turns: tuple[Message, ...], seed: int) -> str | None:
+        found = self._call(turns, seed)
+        if found is not None and not isinstance(found, str):
+            raise UserError(
+                f"python_function: {self.function}: must return a text or None, got {found!r:.60}"
+            )
+        return given(found)
