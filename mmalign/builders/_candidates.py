@@ -21,13 +21,14 @@ TOO_FEW = "prompts with fewer than two different answers"
 
 @dataclass(frozen=True)
 class Asked:
-    """What answers are sampled to: a prompt and, for a builder that copies media, the answer that its row
-    has. `origin` names the row in messages."""
+    """What answers are sampled to: a prompt and, for a builder that reads them, the answer that its row has
+    and those of further roles. `origin` names the row in messages."""
 
     id: str
     turns: tuple[Message, ...]
     original: tuple[Part, ...] = ()
     origin: str = ""
+    sides: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class Builder(ABC):
     """True if answers are made of the picture or clip that a row's answer is, and not of a prompt alone."""
 
     asks_judge: ClassVar[bool] = True
+    asks_helper: ClassVar[str] = "no"
     works_with: ClassVar[Kind] = "surrogate"
     """The kind of model that makes such copies."""
 

@@ -33,6 +33,7 @@ class BuildConfig:
     builder: Any
     prompts: Any  # a data source, of whose rows the prompts are used, or a prompt file
     judge: Any = None  # none for a builder that asks no judge
+    helper: Any = None  # who writes for a builder that asks for it
     model: Any = None  # as in a training config
     run: str | None = None  # in place of model: folder of a run, whose trained model answers
     num_prompts: int | None = None  # the first so many different prompts; null: all
@@ -44,15 +45,24 @@ class BuildConfig:
     def __post_init__(self) -> None:
         if (self.model is None) == (self.run is None):
             raise ValueError("model: give exactly one of model and run")
-        if (self.judge is None) == self.builder.asks_judge:
-            name = name_of(KINDS["builder"], type(self.builder))
-            if self.judge is None:
-                raise ValueError(f"section judge is missing, which builder {name} asks for")
-            raise ValueError(f"judge: builder {name} asks none; leave the section out")
+        _refuse_unasked("judge", self.judge, self.builder, _ASKS[self.builder.asks_judge])
+        _refuse_unasked("helper", self.helper, self.builder, self.builder.asks_helper)
         if self.batch < 1:
             raise ValueError(f"batch: must be above 0, got {self.batch}")
         if self.num_prompts is not None and self.num_prompts < 1:
             raise ValueError(f"num_prompts: must be above 0, got {self.num_prompts}")
+
+
+_ASKS: dict[Any, str] = {True: "yes", False: "no", "may": "may"}
+
+
+def _refuse_unasked(section: str, value: Any, builder: Any, asks: str) -> None:
+    """Raise ValueError where a section is missing that the builder asks for, or there for nothing."""
+    name = name_of(KINDS["builder"], type(builder))
+    if value is None and asks == "yes":
+        raise ValueError(f"section {section} is missing, which builder {name} asks for")
+    if value is not None and asks == "no":
+        raise ValueError(f"{section}: builder {name} asks none; leave the section out")
 
 
 _SECTIONS = [f.name for f in dataclasses.fields(BuildConfig)]
@@ -63,7 +73,7 @@ _SCALARS: dict[str, Any] = {
     "output": str,
     "seed": int,
 }
-_NONE = ("model", "run", "num_prompts", "judge")
+_NONE = ("model", "run", "num_prompts", "judge", "helper")
 _REQUIRED = ("builder", "prompts")
 FREE = ("output", "log")
 """Sections that may differ between two parts of one build."""
@@ -126,11 +136,11 @@ def to_tree(config: BuildConfig) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name in _SECTIONS:
         value = getattr(config, name)
-        if value is None and name in ("model", "run", "judge"):
+        if value is None and name in ("model", "run", "judge", "helper"):
             continue
         if name == "prompts":
             tree[name] = named_tree(KINDS["data" if is_source(value) else "prompts"], value)
-        elif name in ("builder", "judge", "model"):
+        elif name in ("builder", "judge", "helper", "model"):
             tree[name] = named_tree(KINDS[name], value)
         else:
             tree[name] = plain_tree(value)

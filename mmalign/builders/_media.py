@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from mmalign.clips import Clip
+from mmalign.clips import ASSUMED_RATE, Clip
 from mmalign.data._digest import digest
-from mmalign.data._paths import File, locate, read_file
+from mmalign.data._frame_folders import frame_names
+from mmalign.data._media import decode_image
+from mmalign.data._paths import File, RatedFile, folder_of, locate, read_file
 from mmalign.training import _files
 from mmalign.types import Message, Part, UserError
 
@@ -28,7 +31,8 @@ def encoded(part: Part, where: str) -> tuple[bytes, str]:
         part.data.convert("RGB").save(buffer, format="PNG")
         return buffer.getvalue(), ".png"
     if isinstance(part.data, Clip) and _whole(part.data):
-        return _matroska(part.data), ".mkv"
+        pixels = part.data.frames.permute(0, 2, 3, 1).contiguous().numpy()
+        return _matroska(pixels, part.data.sampled_rate), ".mkv"
     found = "a clip of some frames of a video" if isinstance(part.data, Clip) else type(part.data).__name__
     raise UserError(f"{where}: only texts, pictures and whole clips can be written, this is {found}")
 
@@ -40,19 +44,32 @@ def _whole(clip: Clip) -> bool:
     return clip.indices == tuple(range(clip.total)) and even
 
 
-def _matroska(clip: Clip) -> bytes:
-    """Every frame without loss. The flag leaves out the container's random identifier."""
+def whole_clip(clip: Clip) -> Clip:
+    """The frames of a clip as a video of their own, at the rate they have among themselves; such a clip can
+    be written, and is read again as it is by whoever takes so many frames."""
+    count, rate = len(clip.frames), clip.sampled_rate
+    seconds = tuple(place / rate for place in range(count))
+    return Clip(clip.frames, tuple(range(count)), seconds, rate, count, clip.reader)
+
+
+def _matroska(frames: Iterable[np.ndarray], rate: float) -> bytes:
+    """Every frame, uint8 [H, W, 3], without loss. The flag leaves out the container's random identifier.
+    Raises UserError for frames of different sizes."""
     import av
 
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska", options={"fflags": "+bitexact"}) as file:
-        rate = Fraction(clip.sampled_rate).limit_denominator(100_000)
-        stream = file.add_stream("ffv1", rate=rate)
+        stream = file.add_stream("ffv1", rate=Fraction(rate).limit_denominator(100_000))
         stream.codec_context.thread_count = 1
-        stream.height, stream.width = clip.frames.shape[2:]
         stream.pix_fmt = "bgr0"
-        for pixels in clip.frames:
-            frame = av.VideoFrame.from_ndarray(pixels.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+        size: tuple[int, ...] | None = None
+        for pixels in frames:
+            if size is None:
+                size = pixels.shape[:2]
+                stream.height, stream.width = size
+            if pixels.shape[:2] != size:
+                raise UserError("its frames have different sizes, so that no clip can hold them")
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             file.mux(stream.encode(frame.reformat(format="bgr0")))
         file.mux(stream.encode())
     return buffer.getvalue()
@@ -90,11 +107,16 @@ def store_prompt(
         for part, seen in zip(turn.parts, decoded.parts, strict=True):
             if part.kind == "text":
                 continue
-            data, ending = _video(part, name) if part.kind == "video" else encoded(seen, f"prompt {name!r}")
-            file = f"prompt-{digest(data)}{ending}"
-            taken = (folder / FOLDER / file).exists()
-            names.append(f"{FOLDER}/{file}" if taken else store(folder, file, data))
+            names.append(store_part(folder, name, part, seen))
     return names
+
+
+def store_part(folder: Path, name: str, given: Part, ready: Part) -> str:
+    """The file of one picture or clip of the row called `name`; see `store_prompt`."""
+    data, ending = _video(given, name) if given.kind == "video" else _picture(ready, name)
+    file = f"prompt-{digest(data)}{ending}"
+    taken = (folder / FOLDER / file).exists()
+    return f"{FOLDER}/{file}" if taken else store(folder, file, data)
 
 
 def refuse_unwritable(name: str, turns: tuple[Message, ...]) -> None:
@@ -108,8 +130,25 @@ def refuse_unwritable(name: str, turns: tuple[Message, ...]) -> None:
             )
 
 
+def _picture(part: Part, name: str) -> tuple[bytes, str]:
+    ready = part if isinstance(part.data, Image.Image) else Part("image", decode_image(part.data))
+    return encoded(ready, f"prompt {name!r}")
+
+
+def _of_folder(folder: Path, file: File, name: str) -> bytes:
+    """A clip that is a folder of frames as a file: every frame, not the chosen ones alone."""
+    rate = file.rate if isinstance(file, RatedFile) else ASSUMED_RATE
+    frames = (File(file.root, f"{file.name}/{one}") for one in frame_names(folder))
+    try:
+        return _matroska((np.array(decode_image(one)) for one in frames), rate)
+    except UserError as error:
+        raise UserError(f"prompt {name!r}, video {file.name!r}: {error}") from None
+
+
 def _video(part: Part, name: str) -> tuple[bytes, str]:
     if isinstance(part.data, File):
+        if (folder := folder_of(part.data)) is not None:
+            return _of_folder(folder, part.data, name), ".mkv"
         return read_file(part.data), locate(part.data).suffix.lower()
     if isinstance(part.data, bytes):
         return part.data, ".video"  # readers go by content

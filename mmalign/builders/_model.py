@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,24 @@ from mmalign._build import named_tree
 from mmalign._names import KINDS, name_of
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._rows import portable
-from mmalign.types import Adapter, UserError
+from mmalign.types import Adapter, Message, UserError
+from mmalign.writing import Writer
+
+
+@dataclass(frozen=True)
+class OwnWords(Writer):
+    """The build's own model as the writer, by its `model.generation`."""
+
+    adapter: Adapter
+    model: nn.Module
+
+    def ready(self) -> None:
+        """The model is loaded already."""
+
+    def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:
+        """Its answers; None for one without any text. Raises UserError as the adapter does."""
+        found = self.adapter.generate(self.model, questions, seeds) if questions else []
+        return [str(one.data).strip() or None for one in found]
 
 
 @dataclass(frozen=True)

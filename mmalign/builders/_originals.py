@@ -4,32 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from mmalign._names import KINDS, name_of
-from mmalign.builders._candidates import Asked
+from mmalign.builders._candidates import Asked, Builder
 from mmalign.builders._config import BuildConfig, is_source
+from mmalign.builders._whole_rows import RowBuilder
 from mmalign.data._first_pass import outcomes
 from mmalign.data._sources import options_of
 from mmalign.types import Adapter, Example, PreferenceSample, UserError
 
 BROKEN = "rows whose picture or clip cannot be used"
 
-_ROLE = "chosen"  # any role whose medium is there
+_ROLE = "chosen"  # of a row's first answer, beside further roles
 
 
 def refuse_unfit(config: BuildConfig, section: Any) -> None:
     """Raise UserError where a builder that copies media has none to copy, or a model that cannot. `section`:
     the model's of the config."""
-    if not config.builder.copies:
-        return
-    name = name_of(KINDS["builder"], type(config.builder))
-    if not is_source(config.prompts):
+    builder = config.builder
+    name = name_of(KINDS["builder"], type(builder))
+    if builder.copies and not is_source(config.prompts):
         raise UserError(f"prompts: builder {name} copies the pictures or clips of a data source; name one")
-    if section.kind != config.builder.works_with:
+    if _looks(builder) and section.kind != builder.works_with:
         adapter = name_of(KINDS["model"], type(section))
         told = "noises pictures or clips" if section.kind == "exact" else "makes pairs of written answers"
         raise UserError(f"model: builder {name} {told}, which adapter {adapter} cannot")
+
+
+def _looks(builder: Builder | RowBuilder) -> bool:
+    """True if every row is decoded by itself, so that a broken one can be left out."""
+    return builder.copies or isinstance(builder, RowBuilder)
+
+
+def on_error(config: BuildConfig) -> Literal["stop", "skip"]:
+    """What a row that cannot be used does, by the options of its source."""
+    return options_of(config.prompts).on_error if is_source(config.prompts) else "stop"
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,8 @@ class _Take:
     keep: bool
 
     def __call__(self, sample: PreferenceSample) -> tuple[PreferenceSample, ...]:
-        self.adapter.check(sample, (_ROLE,))
+        if sample.examples[_ROLE][0].response:
+            self.adapter.check(sample, tuple(sample.examples))
         return (sample,) if self.keep else ()
 
 
@@ -48,17 +59,21 @@ def _taken(
     config: BuildConfig, asked: Sequence[Asked], adapter: Adapter, keep: bool
 ) -> Iterator[tuple[PreferenceSample, ...] | str]:
     samples = [
-        PreferenceSample(one.id, {_ROLE: (Example(one.turns, one.original),)}, origin=one.origin)
+        PreferenceSample(
+            one.id,
+            {_ROLE: (Example(one.turns, one.original),)}
+            | {role: (Example(one.turns, answer),) for role, answer in one.sides.items()},
+            origin=one.origin,
+        )
         for one in asked
     ]
-    on_error = options_of(config.prompts).on_error
-    return outcomes(samples, _Take(adapter, keep), on_error, frames=adapter.frames)
+    return outcomes(samples, _Take(adapter, keep), on_error(config), frames=adapter.frames)
 
 
 def refuse_broken(config: BuildConfig, asked: Sequence[Asked], adapter: Adapter) -> None:
     """Where `on_error` is stop, look at every picture and clip before anything is sampled; raises UserError
     naming the first row whose is broken or does not fit the model."""
-    if config.builder.copies and options_of(config.prompts).on_error == "stop":
+    if _looks(config.builder) and on_error(config) == "stop":
         for _ in _taken(config, asked, adapter, keep=False):
             pass
 
@@ -73,6 +88,8 @@ def decode_originals(
         if isinstance(found, str):
             broken[one.id] = found
         else:
-            decoded = found[0].examples[_ROLE][0]
-            ready.append(replace(one, turns=decoded.prompt, original=decoded.response))
+            decoded = {role: examples[0] for role, examples in found[0].examples.items()}
+            own = decoded.pop(_ROLE)
+            sides = {role: example.response for role, example in decoded.items()}
+            ready.append(replace(one, turns=own.prompt, original=own.response, sides=sides))
     return ready, broken

@@ -5,20 +5,22 @@ from __future__ import annotations
 from typing import Literal
 
 from mmalign.builders import _media, _rows
-from mmalign.builders._candidates import Asked
+from mmalign.builders._candidates import Asked, Builder
 from mmalign.builders._config import BuildConfig, is_source
+from mmalign.builders._whole_rows import RowBuilder
 from mmalign.data._digest import digest
 from mmalign.data._sources import load
-from mmalign.types import Message, Part, UserError
+from mmalign.types import Message, Part, PreferenceSample, UserError
 
 
 def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple[list[Asked], list[str]]:
     """Every different prompt with its id, media not yet decoded, and what reading them had to tell.
 
-    Of a data source's rows the prompt counts that their first role has, and for a builder that copies media
-    its answer too; rows that its `heldout` keeps back are left out. A line of a prompt file is a caption to a
-    model of surrogate `kind`, else a user's turn. `reads`: kinds of media that the model takes in prompts.
-    Raises UserError for prompts that it does not take or that no row can hold.
+    Of a data source's rows the prompt counts that their first role has, and for a builder that reads answers
+    its answer too, and those of further roles that it asks for; rows that its `heldout` keeps back are left
+    out. A line of a prompt file is a caption to a model of surrogate `kind`, else a user's turn. `reads`:
+    kinds of media that the model takes in prompts. Raises UserError for prompts that it does not take or that
+    no row can hold.
     """
     told: list[str] = []
     found: dict[str, Asked] = {}
@@ -31,8 +33,9 @@ def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple
         for sample in data.samples:
             example = next(iter(sample.examples.values()))[0]
             original = example.response if copies else ()
-            key = digest(example.prompt, original)
-            found.setdefault(key, Asked(sample.id, example.prompt, original, sample.origin))
+            sides = _sides(config.builder, sample)
+            key = digest(example.prompt, original, *([sides] if sides else []))
+            found.setdefault(key, Asked(sample.id, example.prompt, original, sample.origin, sides))
     else:
         speaker: Literal["text", "user"] = "text" if kind == "surrogate" else "user"
         for asked in config.prompts.read():
@@ -45,9 +48,28 @@ def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple
     return prompts, told
 
 
+def _sides(builder: Builder | RowBuilder, sample: PreferenceSample) -> dict[str, tuple[Part, ...]]:
+    """The answers of further roles that the builder reads, where they are to the first role's prompt."""
+    if not isinstance(builder, RowBuilder) or not builder.copies:
+        return {}
+    asked = digest(next(iter(sample.examples.values()))[0].prompt)
+    found = {role: sample.examples[role][0] for role in builder.sides if role in sample.examples}
+    return {role: one.response for role, one in found.items() if digest(one.prompt) == asked}
+
+
 def hash_of(prompts: list[Asked]) -> str:
     """What makes the prompts of two parts of a build the same."""
-    return digest([(one.id, one.turns, *([one.original] if one.original else [])) for one in prompts])
+    return digest(
+        [
+            (
+                one.id,
+                one.turns,
+                *([one.original] if one.original else []),
+                *([one.sides] if one.sides else []),
+            )
+            for one in prompts
+        ]
+    )
 
 
 def _check(name: str, turns: tuple[Message, ...], reads: frozenset[str]) -> None:

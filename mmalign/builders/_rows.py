@@ -59,15 +59,15 @@ def refuse_unwritable(name: str, turns: tuple[Message, ...]) -> None:
     )
     row = {**prompt_fields(turns, names), "completion": "x"}
     back = read_record(row, f"prompt {name!r}", 0, _ROOT).sample.examples["chosen"][0].prompt
-    if digest(_joined(back)) == digest(_joined(named)):
+    if digest(joined(back)) == digest(joined(named)):
         return
     marked = any(p.kind == "text" and MARKER.search(p.data) for turn in turns for p in turn.parts)
     reason = "its text holds a marker such as <image>" if marked else "its turns would be read otherwise"
     raise UserError(f"prompt {name!r}: no row can hold it ({reason}); reword it")
 
 
-def _joined(turns: tuple[Message, ...]) -> list[Message]:
-    """The turns with neighbouring texts as one."""
+def joined(turns: tuple[Message, ...]) -> list[Message]:
+    """The turns with neighbouring texts as one, which is how they are read again."""
     done = []
     for turn in turns:
         parts: list[Part] = []

@@ -57,6 +57,8 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     if missing:  # loaded before anything is written: a model or judge that cannot be had leaves no trace
         if config.judge is not None:
             config.builder.ready(config.judge)
+        if config.helper is not None:
+            config.helper.ready()
         model = open_model(config, world.device, allow_code)
         if config.judge is not None:
             refuse_unread(config.judge, config.builder.judged(model.adapter), "judge")
@@ -92,18 +94,21 @@ def _record(config: BuildConfig, facts: dict[str, Any], told: Sequence[str], wor
         "seed": config.seed,
         "prompts": facts,
         "builder": named_tree(KINDS["builder"], config.builder),
-        **_judge_of(config),
+        **_asked_of(config),
         "device": records.device_name(world.device),
         "versions": records.versions(),
         "notes": list(told),
     }
 
 
-def _judge_of(config: BuildConfig) -> dict[str, Any]:
-    """The judge in plain values, where the builder asks one."""
-    if config.judge is None:
-        return {}
-    return {"judge": _rows.portable(named_tree(KINDS["judge"], config.judge))}
+def _asked_of(config: BuildConfig) -> dict[str, Any]:
+    """Judge and helper in plain values, where the config names them."""
+    given = {"judge": config.judge, "helper": config.helper}
+    return {
+        section: _rows.portable(named_tree(KINDS[section], value))
+        for section, value in given.items()
+        if value is not None
+    }
 
 
 def _origin(record: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def _origin(record: dict[str, Any]) -> dict[str, Any]:
         name: record["model"][name] for name in ("run", "step", "path", "weights") if name in record["model"]
     }
     origin: dict[str, Any] = {"model": told}
-    origin |= {name: record[name] for name in ("builder", "judge") if name in record}
+    origin |= {name: record[name] for name in ("builder", "judge", "helper") if name in record}
     # one order of keys, whether the record comes from memory or from its file
     return dict(json.loads(json.dumps(origin, sort_keys=True)))
 

@@ -13,11 +13,12 @@ import torch
 from mmalign.builders import _media
 from mmalign.builders._candidates import TOO_FEW, Asked, Builder, Group, Paired, distinct
 from mmalign.builders._config import BuildConfig
-from mmalign.builders._model import Answering
+from mmalign.builders._model import Answering, OwnWords
+from mmalign.builders._new_rows import UNWRITABLE, clips_as_given, is_readable, row_of
 from mmalign.builders._originals import BROKEN, decode_originals
-from mmalign.builders._rows import COLUMN, prompt_fields, rows_of
+from mmalign.builders._rows import prompt_fields, rows_of
 from mmalign.builders._store import Store
-from mmalign.builders._whole_rows import NewPair, Pool, RowBuilder
+from mmalign.builders._whole_rows import NewRow, Pool, RowBuilder, Tools
 from mmalign.data._prompts import decode_prompts
 from mmalign.types import Message, derive_seed
 
@@ -53,7 +54,7 @@ class Work:
         given = [self.prompts[number] for number in numbers]
         ready, broken = self._decoded(given)
         builder = self.config.builder
-        made = self._remade(builder, ready) if isinstance(builder, RowBuilder) else self._judged(ready)
+        made = self._remade(builder, given, ready) if isinstance(builder, RowBuilder) else self._judged(ready)
         for number, asked in zip(numbers, given, strict=True):
             if number not in self.missing:
                 continue
@@ -63,25 +64,27 @@ class Work:
             rows, counts = made[asked.id]
             self.store.add(number, rows(number, asked), counts, None)
 
-    def _remade(self, builder: RowBuilder, ready: Sequence[Asked]) -> dict[str, _Made]:
+    def _remade(
+        self, builder: RowBuilder, given: Sequence[Asked], ready: Sequence[Asked]
+    ) -> dict[str, _Made]:
         """What a builder makes of whole rows, by the row's id."""
-        adapter = self.model.adapter
+        adapter, config = self.model.adapter, self.config
         with self.model.switch() as module, torch.no_grad():
-            found = builder.make(ready, self.pool, adapter, module, self.config.seed)
+            helper = OwnWords(adapter, module) if config.helper is None else config.helper
+            tools = Tools(self.pool, adapter, module, helper, config.judge)
+            found = builder.make(ready, tools, config.seed)
+        whole = {one.id: one for one in given}
+        made = {}
+        for one, remade in zip(ready, found, strict=True):
+            new = [clips_as_given(row, whole[one.id], one) for row in remade.rows]
+            assert len({row.name for row in new}) == len(new), f"rows of {one.id!r} share a name"
+            fit = [row for row in new if is_readable(row)]
+            lost = Counter({UNWRITABLE: len(new) - len(fit)})
+            made[one.id] = self._writer(fit), remade.counts + lost
+        return made
 
-        def writer(pairs: Sequence[NewPair]) -> Callable[[int, Asked], list[dict[str, Any]]]:
-            return lambda _, asked: [self._row(asked.id, pair) for pair in pairs]
-
-        return {
-            one.id: (writer(remade.pairs), remade.counts) for one, remade in zip(ready, found, strict=True)
-        }
-
-    def _row(self, name: str, pair: NewPair) -> dict[str, Any]:
-        """The row of a pair made of another row; the media of its prompt are written first."""
-        files = _media.store_prompt(self.store.folder, name, pair.prompt, pair.prompt)
-        sides = {"chosen": pair.chosen.data, "rejected": pair.rejected.data}
-        told = {"prompt_id": name, **pair.told, **self.origin}
-        return {"id": f"{name}/{pair.name}", **prompt_fields(pair.prompt, files), **sides, COLUMN: told}
+    def _writer(self, rows: Sequence[NewRow]) -> Callable[[int, Asked], list[dict[str, Any]]]:
+        return lambda _, asked: [row_of(row, self.store.folder, asked.id, self.origin) for row in rows]
 
     def _judged(self, ready: Sequence[Asked]) -> dict[str, _Made]:
         """The judged pairs of sampled answers, by the prompt's id."""
@@ -106,7 +109,7 @@ class Work:
     def _decoded(self, given: Sequence[Asked]) -> tuple[list[Asked], dict[str, str]]:
         """What can be sampled from, media decoded, and why the others cannot, by the prompt's id."""
         adapter = self.model.adapter
-        if self.config.builder.copies:
+        if self.config.builder.copies or isinstance(self.config.builder, RowBuilder):
             return decode_originals(self.config, given, adapter)
         ready = decode_prompts([(one.id, one.turns) for one in given], adapter.frames)
         return [Asked(*one) for one in ready], {}

@@ -7,16 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from PIL import Image
-from torch import nn
 
 from mmalign.builders import _collages, _drift
 from mmalign.builders._candidates import Asked
 from mmalign.builders._collages import GRIDS, Layout
 from mmalign.builders._drift import Limits
-from mmalign.builders._whole_rows import NewPair, Pool, Remade, RowBuilder
+from mmalign.builders._whole_rows import NewRow, Pool, Remade, RowBuilder, Tools
 from mmalign.types import Adapter, Attended, Attentive, Message, Part, UserError, derive_seed
 
 MEDIA = "rows without exactly one picture in the first question"
@@ -93,8 +92,6 @@ class MiaDpo(RowBuilder):
     negative: float = 0.0
     negative_answer: str = "There is no Image{asked}; only {count} images are given."
 
-    asks_judge: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         if not self.layouts or len(set(self.layouts)) < len(self.layouts):
             raise ValueError(f"layouts: must name each once and at least one, got {list(self.layouts)}")
@@ -138,13 +135,11 @@ class MiaDpo(RowBuilder):
                     "places, too few to tell the cells of such collages apart; use sequence or smaller ones"
                 )
 
-    def make(
-        self, rows: Sequence[Asked], pool: Pool, adapter: Any, model: nn.Module, seed: int
-    ) -> list[Remade]:
+    def make(self, rows: Sequence[Asked], tools: Tools, seed: int) -> list[Remade]:
         """One question per row, all of them answered in one call."""
-        asked: list[_Question | str] = [self._question(row, pool, seed) for row in rows]
+        asked: list[_Question | str] = [self._question(row, tools.pool, seed) for row in rows]
         questions = [one for one in asked if isinstance(one, _Question)]
-        answers = iter(adapter.attend(model, [one.asked for one in questions], self.layer))
+        answers = iter(tools.adapter.attend(tools.model, [one.asked for one in questions], self.layer))
         return [
             Remade(counts=Counter({one: 1})) if isinstance(one, str) else self._selected(one, next(answers))
             for one in asked
@@ -230,8 +225,8 @@ class MiaDpo(RowBuilder):
             "share": None if share is None else round(share, 6),
             "perplexity": round(perplexity, 6),
         }
-        sides = Part("text", question.chosen), Part("text", rejected)
-        return Remade((NewPair(question.layout, question.kept, *sides, told),))
+        sides = {"chosen": Part("text", question.chosen), "rejected": Part("text", rejected)}
+        return Remade((NewRow(question.layout, question.kept, sides, told=told),))
 
     def _against(
         self, question: _Question, rejected: str, share: float | None, perplexity: float

@@ -206,15 +206,16 @@ def test_thresholds_and_whether_they_are_kept_at(layout: Any) -> None:
     limits = Limits((2,), (0.5,))
     settings = {"sequence": limits, "collage": limits, "pic_in_pic": 0.5}
     if layout != "pic_in_pic":  # whose centre is no exact number of patches
-        assert len(selected(layout, 0.5, settings=settings).pairs) == (layout == "sequence")
-    assert len(selected(layout, 0.49, settings=settings).pairs) == 1
+        assert len(selected(layout, 0.5, settings=settings).rows) == (layout == "sequence")
+    assert len(selected(layout, 0.49, settings=settings).rows) == 1
     over = selected(layout, 0.51, settings=settings)
-    assert over.pairs == () and over.counts == {mia_dpo.LOOKED: 1}
+    assert over.rows == () and over.counts == {mia_dpo.LOOKED: 1}
 
 
 def test_the_worked_answer_is_kept() -> None:
-    (pair,) = selected("sequence", 2 / 3).pairs
-    assert (pair.chosen.data, pair.rejected.data) == ("a red fox here", "a blue box there")
+    (pair,) = selected("sequence", 2 / 3).rows
+    sides = {"chosen": Part("text", "a red fox here"), "rejected": Part("text", "a blue box there")}
+    assert pair.answers == sides
     assert pair.told == {
         "layout": "sequence", "pictures": 2, "target": 1, "share": 0.666667, "perplexity": 1.134962,
     }  # fmt: skip
@@ -246,11 +247,11 @@ def test_the_worked_answer_is_kept() -> None:
 )
 def test_answers_that_teach_nothing(given: dict[str, Any], reason: str) -> None:
     found = selected("sequence", 0.5, **given)
-    assert found.pairs == () and found.counts == Counter({reason: 1})
+    assert found.rows == () and found.counts == Counter({reason: 1})
 
 
 def test_a_question_about_no_picture_is_kept_whatever_was_looked_at() -> None:
-    (pair,) = selected("sequence", 0.99, target=None, chosen="There is no Image3.").pairs
+    (pair,) = selected("sequence", 0.99, target=None, chosen="There is no Image3.").rows
     assert pair.told["target"] is None and pair.told["share"] is None
 
 
