@@ -71,6 +71,9 @@ class LogProbs:
     target: Tensor | None = None  # [N, K, ...], what `error` compares it with; likewise
     distribution: Distribution | None = None
     ids: Tensor | None = None  # [N, K] long on the CPU, every unit's token, -1 at padding; if asked for
+    written: LogProbs | None = (
+        None  # a reward's row: likelihoods of the text behind which it is; if asked for
+    )
 
     def _reduce(self, per_unit: Tensor) -> Tensor:
         """Sum over tokens, mean over draws and aspects, weighted sum over steps. [N, K] -> [N]."""
@@ -131,7 +134,9 @@ class LogProbs:
         """Without a graph, and without predictions, for metrics."""
         error = None if self.error is None else self.error.detach()
         values = self.values.detach()
-        return replace(self, values=values, error=error, prediction=None, target=None, distribution=None)
+        written = None if self.written is None else self.written.detached()
+        plain = replace(self, values=values, error=error, prediction=None, target=None, distribution=None)
+        return replace(plain, written=written)
 
     def beside(self, others: Sequence[LogProbs]) -> LogProbs:
         """The same rows with further units, without predictions."""
@@ -176,6 +181,7 @@ class LogProbs:
             target=pick(self.target),
             distribution=None if self.distribution is None else self.distribution.take(rows),
             ids=None if self.ids is None else self.ids[rows],
+            written=None if self.written is None else self.written.take(rows),
         )
 
 

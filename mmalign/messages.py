@@ -24,6 +24,18 @@ class Message:
     parts: tuple[Part, ...]
 
 
+CRITIQUE = "Critique this answer."
+"""What is asked after an answer, of models that write a critique before they score it."""
+
+
+def criticised(prompt: tuple[Message, ...], response: tuple[Part, ...]) -> tuple[Message, ...]:
+    """The prompt of a critique of the response: a further turn, or after plain text further lines."""
+    if prompt[-1].speaker == "text":
+        ask = Part("text", f"\n{CRITIQUE}\n")
+        return (*prompt[:-1], Message("text", (*prompt[-1].parts, *response, ask)))
+    return (*prompt, Message("assistant", response), Message("user", (Part("text", CRITIQUE),)))
+
+
 _PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 _VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".mpg", ".mpeg"})
 

@@ -70,6 +70,7 @@ NEEDS: dict[str, str] = {
     "hidden": "the hidden state at a response's end, for adapter reward_head to put its head on",
     "reward": "a score of every response, which adapter reward_head gives",
     "aspects": "one score for every aspect of a response",
+    "written": "log-likelihoods of a critique beside the score that is read behind it",
 }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from mmalign.adapters import _loading
+from mmalign.adapters import _loading, _sequences
 from mmalign.adapters._score_head import ScoreHead, has_head, load_head, read_settings, save_head, scored
 from mmalign.adapters.reward_head import RewardHead, naming_the_backbone
 from mmalign.types import (
@@ -62,9 +63,15 @@ class RewardAdapter:
         self._fill(head, layer)
         self.policy.add_module(SCORE, head.to(self.device))
         own = [f"{SCORE}.{name}" for name, _ in head.named_parameters()]
+        if self.classifier and config.critiques:
+            path = config.backbone["path"]
+            raise UserError(
+                f"model.critiques: {path} is a sequence classifier, which writes nothing; set false"
+            )
         self.parts = {part: [n for n in names if n not in own] for part, names in backbone.parts.items()}
         self.parts["head"] = own
-        self._freeze_what_is_never_used()
+        if not config.critiques:
+            self._freeze_what_is_never_used()
 
     def _fill(self, head: ScoreHead, layer: nn.Module | None) -> None:
         chosen, part = self.config.head, self.config.part
@@ -129,19 +136,30 @@ class RewardAdapter:
     # ------------------------------------------------------------ scores
 
     def logprobs(self, model: nn.Module, batch: Batch, draw: Draw, needs: frozenset[str]) -> LogProbs:
-        """Scores of every row, [N, A], float32: unbounded numbers, higher is better."""
+        """Scores of every row, [N, A], float32: unbounded numbers, higher is better. If "written" is needed,
+        with the likelihood of what stands behind the row's prompt."""
         states, ends = self.backbone.hidden(model, batch), self.backbone.ends(batch)
         values = model.get_submodule(SCORE)(states[torch.arange(len(ends), device=ends.device), ends])
-        return scored(values, batch)
+        found = scored(values, batch)
+        if "written" not in needs:
+            return found
+        return replace(found, written=_sequences.score(model, states, batch, frozenset()))
 
     def self_check(self, model: nn.Module, batch: Batch, draw: Draw) -> float:
         """The backbone's own: its states must give its library's log-probs, or a classifier's score."""
         return self.backbone.self_check(model, batch, draw)
 
+    def critiques(
+        self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
+    ) -> list[Part]:
+        """What the model writes behind prompts that end in an answer and the question for a critique of it;
+        each depends on its own seed only."""
+        return self.backbone.generate(model, prompts, seeds)
+
     def generate(
         self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
     ) -> list[Part]:
-        """A reward model writes nothing: raises UserError."""
+        """A reward model answers no prompts: raises UserError."""
         raise UserError(
             "a reward model scores responses and writes none; to judge another run by it, set that run's "
             "evaluation.judge to {name: reward_model, path: THIS RUN}"
@@ -166,7 +184,9 @@ class RewardAdapter:
         kept = {key: value for key, value in self.config.backbone.items() if key not in _PLACE}
         if lora is not None:
             kept |= {key: self.config.backbone[key] for key in ("path", "revision")}
-        save_head(head, folder, self.config.aspects, kept)
+        if self.config.critiques:  # how they are written belongs to the scores behind them
+            kept["generation"] = self.config.backbone["generation"]
+        save_head(head, folder, self.config.aspects, kept, self.config.critiques)
 
     def merge_lora(self, folder: Path) -> None:
         """Add a saved LoRA adapter to the backbone's weights. Raises UserError if it does not fit."""
@@ -206,6 +226,7 @@ def saved_section(folder: Path) -> dict[str, Any]:
             "backbone": backbone,
             "head": head,
             "aspects": settings["aspects"],
+            "critiques": settings.get("critiques", False),
         }
     if not (folder / "config.json").is_file() or not _loading.holds_classifier(folder):
         raise UserError(

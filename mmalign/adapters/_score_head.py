@@ -72,8 +72,15 @@ def has_head(folder: Path) -> bool:
     return (folder / SETTINGS).is_file()
 
 
-def save_head(head: ScoreHead, folder: Path, aspects: Sequence[str], backbone: Mapping[str, Any]) -> None:
-    """head.safetensors (float32) and head.json, which also says how rows were made for the backbone."""
+def save_head(
+    head: ScoreHead,
+    folder: Path,
+    aspects: Sequence[str],
+    backbone: Mapping[str, Any],
+    critiques: bool = False,
+) -> None:
+    """head.safetensors (float32) and head.json, which also says how rows were made for the backbone, and
+    whether the head reads critiques that the model writes."""
     from safetensors.torch import save_file
 
     state = {name: value.detach().float().cpu().contiguous() for name, value in head.state_dict().items()}
@@ -85,6 +92,8 @@ def save_head(head: ScoreHead, folder: Path, aspects: Sequence[str], backbone: M
         "hidden_size": head.weight.shape[1],
         "backbone": dict(backbone),
     }
+    if critiques:
+        settings["critiques"] = True
     text = json.dumps(settings, indent=2, sort_keys=True)
     (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
 

@@ -31,11 +31,12 @@ class RewardHead:
     """
 
     kind: ClassVar[Kind] = "reward"
-    offers: ClassVar[frozenset[str]] = frozenset({"reward", "aspects"})
+    offers: ClassVar[frozenset[str]] = frozenset({"reward", "aspects", "written"})
 
     backbone: dict[str, Any]  # adapter: text, path: ...; every field of that adapter
     head: Head = field(default_factory=Head)
     aspects: tuple[str, ...] = ("score",)  # one score each; with several, their mean is the total
+    critiques: bool = False  # the model first writes a critique of the response; for objective critique_rm
 
     def __post_init__(self) -> None:
         if not self.aspects or len(set(self.aspects)) != len(self.aspects):

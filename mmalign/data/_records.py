@@ -7,6 +7,7 @@ number, or numbers by name if there are several.
 `rejected_videos` stand in their place for one side of a pair, while `chosen_image` and `rejected_image` are
 answers. `retrieved_images` stand in their place in a third role, `chosen_retrieved`, with the chosen answer.
 `bdhs` is a third answer, in a role of that name; where there is no `rejected`, it is that one, too.
+`chosen_critique` and `rejected_critique` tell good and bad of an answer; each is a role of its own.
 `mask` says where pictures count, `segments` which clip is better when. Fields that belong to none
 of them are not read; the caller counts and names them.
 """
@@ -21,10 +22,13 @@ from typing import Any, Literal
 from mmalign.data._digest import digest, sample_digest
 from mmalign.data._record_labels import flag, labels_of
 from mmalign.data._turns import Answer, MediaKind, Reader, common_turns, insert_media
+from mmalign.messages import criticised
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
 Shape = Literal["pair", "single", "list", "prompt"]
 
+CRITIQUES = ("chosen_critique", "rejected_critique")
+"""Fields, and roles, of what is said of both answers of a pair."""
 _COMMON = frozenset(
     {"id", "prompt", "system", "images", "videos", "weight", "margin", "tie", "group", "user", "split"}
     | {"spans", "mask"}
@@ -35,7 +39,7 @@ _FIELDS: dict[Shape, frozenset[str]] = {
         {"chosen", "rejected", "chosen_image", "rejected_image", "chosen_score", "rejected_score"}
         | {"prompt_chosen", "prompt_rejected"}
         | {"chosen_images", "rejected_images", "chosen_videos", "rejected_videos", "segments"}
-        | {"retrieved_images", "bdhs"}
+        | {"retrieved_images", "bdhs", *CRITIQUES}
     ),
     "single": frozenset({"completion", "completion_image", "label", "score"}),
     "list": frozenset({"responses", "response_images", "scores", "ranks"}),
@@ -77,6 +81,8 @@ def read_record(
     labels = labels_of(row, examples, reader)
     if shape == "single" and row.get("label") is not None:
         labels["binary"] = flag(row["label"], "label", reader)
+    if all(name in examples for name in CRITIQUES):
+        labels["criticised"] = float(row.get(CRITIQUES[0]) is not None)
     weight = 1.0 if row.get("weight") is None else reader.number(row["weight"], "weight")
     if weight <= 0:
         raise reader.fail("weight", f"must be above 0, got {weight:g}")
@@ -217,6 +223,7 @@ def _pair(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ..
         examples["chosen_retrieved"] = (retrieved,)
     if row.get("bdhs") is not None:
         examples["bdhs"] = (_third(row, "bdhs", examples["chosen"][0], own["chosen"], reader),)
+    examples |= _critiques(row, examples, reader)
     speakers = {examples[role][0].prompt[-1].speaker for role in examples}
     if len(speakers) > 1:
         raise reader.fail("rejected", "chosen and rejected must both be plain text or both be chat")
@@ -232,6 +239,23 @@ def _third(
         return Example(chosen.prompt, answer.parts)
     prompt, response = _join(own, answer, name, reader)
     return Example(_finish(prompt, row, reader, "chosen"), response)
+
+
+def _critiques(
+    row: Mapping[str, Any], examples: Mapping[str, tuple[Example, ...]], reader: Reader
+) -> dict[str, tuple[Example, ...]]:
+    """Roles of critiques, each behind the answer and the question for it. A row whose two columns are there
+    and empty has both roles, with the bare answers."""
+    bare = all(name in row and row[name] is None for name in CRITIQUES)
+    found: dict[str, tuple[Example, ...]] = {}
+    for name, role in zip(CRITIQUES, ("chosen", "rejected"), strict=True):
+        side = examples[role][0]
+        if bare:
+            found[name] = (Example(side.prompt, side.response),)
+        elif row.get(name) is not None:
+            said = Part("text", reader.text(row[name], name))
+            found[name] = (Example(criticised(side.prompt, side.response), (said,)),)
+    return found
 
 
 def _single(row: Mapping[str, Any], reader: Reader) -> dict[str, tuple[Example, ...]]:

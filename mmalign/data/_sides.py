@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from mmalign.data._digest import digest
+from mmalign.data._records import CRITIQUES
 from mmalign.types import PreferenceSample, UserError, derive_seed
 
 
@@ -34,6 +35,10 @@ def _swapped(sample: PreferenceSample) -> PreferenceSample:
     if "segments" in labels:  # they say of every segment which side is better
         labels["segments"] = [-one for one in labels["segments"]]
     examples = {**sample.examples, "chosen": rejected, "rejected": chosen}
+    for role, other in (CRITIQUES, CRITIQUES[::-1]):
+        examples.pop(role, None)
+        if other in sample.examples:
+            examples[role] = sample.examples[other]
     if "chosen_retrieved" in examples:  # the answer that counts as chosen, beside the retrieved picture
         shown = zip(examples["chosen_retrieved"], rejected, strict=True)
         examples["chosen_retrieved"] = tuple(replace(one, response=new.response) for one, new in shown)

@@ -13,14 +13,21 @@ from mmalign.types import AllMean, Objective, Outcome, Scores, State
 class SFT(Objective):
     """Negative log-likelihood of the chosen response; on a diffusion model its weighted denoising error.
 
+    `role`: the response that is learned, where it is not the chosen one but a critique of an answer.
     `reduction`: `mean` per response, `sum` over its tokens, or `token_mean`, the mean over all tokens of the
     optimizer step (long responses then count more). A surrogate has one unit, so all three agree there.
     """
 
     reduction: Literal["mean", "sum", "token_mean"] = "mean"
 
-    roles = {"policy": ("chosen",)}
+    role: Literal["chosen", "chosen_critique", "rejected_critique"] = "chosen"
+
     needs = frozenset[str]()
+
+    @property
+    def roles(self) -> Mapping[str, tuple[str, ...]]:
+        """One response."""
+        return {"policy": (self.role,)}
 
     @property
     def batch_coupled(self) -> bool:
@@ -29,7 +36,7 @@ class SFT(Objective):
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]."""
-        chosen = scores["policy"]["chosen"]
+        chosen = scores["policy"][self.role]
         if self.reduction == "token_mean":
             loss = chosen.nll("sum") / all_mean(chosen.length)
         else:

@@ -11,15 +11,17 @@ from typing import Any, ClassVar
 import torch
 
 from mmalign._names import KINDS, class_of
+from mmalign.messages import criticised
 from mmalign.rewards._batch import BatchJudge
-from mmalign.types import Example, Message, Part, PreferenceSample, UserError
+from mmalign.types import Example, Message, Part, PreferenceSample, UserError, derive_seed
 
 ROLE = "response"
 
 
 @dataclass(frozen=True)
 class RewardModel(BatchJudge):
-    """Scores a response as the model in `path` was trained to: higher is better, the unit is its own."""
+    """Scores a response as the model in `path` was trained to: higher is better, the unit is its own. A model
+    that writes critiques (objective critique_rm) first writes one and is read behind it."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"text"})
 
@@ -57,19 +59,39 @@ class RewardModel(BatchJudge):
     ) -> list[Mapping[str, float]]:
         """Every aspect by its name, and "score", the mean of the aspects."""
         adapter = self._adapter
+        rows = [Example(prompt, (part,)) for prompt, part in zip(prompts, responses, strict=True)]
+        if adapter.config.critiques:
+            rows = self._criticised(rows)
         samples = [
-            PreferenceSample(str(i), {ROLE: (Example(prompt, (part,)),)}, origin=f"response {i + 1}")
-            for i, (prompt, part) in enumerate(zip(prompts, responses, strict=True))
+            PreferenceSample(str(i), {ROLE: (row,)}, origin=f"response {i + 1}") for i, row in enumerate(rows)
         ]
         for sample in samples:
             adapter.check(sample, (ROLE,))
         found: list[Mapping[str, float]] = []
         for begin in range(0, len(samples), self.batch):
-            rows = [adapter.prepare(sample, (ROLE,)) for sample in samples[begin : begin + self.batch]]
-            batch = adapter.collate(adapter.encode(rows), (ROLE,))
-            draw = adapter.draw(batch, list(range(len(rows))))
+            some = [adapter.prepare(sample, (ROLE,)) for sample in samples[begin : begin + self.batch]]
+            batch = adapter.collate(adapter.encode(some), (ROLE,))
+            draw = adapter.draw(batch, list(range(len(some))))
             scored = adapter.logprobs(adapter.policy, batch, draw, frozenset()).take(batch.rows_of(ROLE))
             names = adapter.config.aspects
             for values, total in zip(scored.values.tolist(), scored.total().tolist(), strict=True):
                 found.append(dict(zip(names, values, strict=True)) | {"score": total})
         return found
+
+    def _criticised(self, rows: Sequence[Example]) -> list[Example]:
+        """Every response with a critique that the model itself writes of it, which depends on these two
+        alone. Where it writes nothing, the bare response, as in rows that were trained without a critique."""
+        adapter, found = self._adapter, list[Example]()
+        for begin in range(0, len(rows), self.batch):
+            some = rows[begin : begin + self.batch]
+            asked = [criticised(row.prompt, row.response) for row in some]
+            seeds = [derive_seed(0, 0, _told(turns), "critique") for turns in asked]
+            written = adapter.critiques(adapter.policy, asked, seeds)
+            for row, turns, part in zip(some, asked, written, strict=True):
+                found.append(Example(turns, (part,)) if part.data.strip() else row)
+        return found
+
+
+def _told(turns: Sequence[Message]) -> str:
+    """All text of some turns, to tell random streams apart."""
+    return "\n".join(part.data for turn in turns for part in turn.parts if part.kind == "text")

@@ -41,7 +41,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
             "transforms: one of them needs whole predictions, which are not kept by segment; remove it, or "
             "use an objective without segments"
         )
-    whole = sorted(needed_of(config) & {"distribution", "prediction", "sampler"})
+    whole = sorted(needed_of(config) & {"distribution", "prediction", "sampler", "written"})
     if whole and uses_chunks(config, processes):
         raise UserError(
             f"train.backward: an objective or transform that needs {NEEDS[whole[0]]} cannot be chunked; "
@@ -61,6 +61,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     _check_paths(config, processes)
     notes += check_online(config)
     check_masks(config, fields_of(config))
+    _check_written(config)
     _check_reward(config)
     check_judges(config, made_by(config.model.kind))
     if reference == "cached" and config.cache is None and processes > 1:
@@ -109,6 +110,23 @@ def _check_distributions(config: RunConfig) -> None:
         raise UserError(
             f"objective: one part needs {NEEDS['distribution']}, which are not kept over a step; another "
             "couples its samples: leave one out"
+        )
+
+
+def _check_written(config: RunConfig) -> None:
+    """A model that writes critiques is trained to, and no other is; its critiques are not joined over
+    forwards."""
+    writes = getattr(config.model, "critiques", None)  # only a reward head has the field
+    name, wanted = _name(KINDS["objective"], config.objective), "written" in needed_of(config)
+    if writes is not None and writes != wanted:
+        rule = "it trains on critiques" if wanted else "it trains on none"
+        raise UserError(
+            f"model.critiques: is {str(writes).lower()} under objective {name}, and {rule}; set {not writes}"
+        )
+    if wanted and _coupled(config):
+        raise UserError(
+            f"objective: one part needs {NEEDS['written']}, which is not kept over a step; another couples "
+            "its samples: leave one out"
         )
 
 

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ def make(name: str, kind: str, dtype: torch.dtype = torch.float32, size: float |
 def scored(kind: str, objective: Objective, leaf: Tensor, role: int) -> LogProbs:
     """Scores of one role from a leaf [S, 5]."""
     if kind == "reward":
-        return reward(leaf[:, 0] - leaf[:, 1])
+        found = reward(leaf[:, 0] - leaf[:, 1])
+        return replace(found, written=exact(-leaf, lengths(role))) if "written" in objective.needs else found
     if kind == "trajectory":  # steps hardly move: clipped ratios have no gradient
         mask = lengths(0)
         return units(1.0 - 4e-5 * leaf, "step", mask)

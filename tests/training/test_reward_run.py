@@ -42,6 +42,16 @@ def write_kind_pairs(path: Path, count: int = 96) -> Path:
     return path
 
 
+def write_criticised(path: Path) -> None:
+    """Pairs of which every other one has critiques."""
+    with path.open("w") as file:
+        for i in range(12):
+            row: dict[str, Any] = {"id": f"c{i}", "prompt": f"{i}?", "chosen": " no", "rejected": " yes"}
+            said = (" right", f" {WORDS[i % 6]} is wrong") if i % 2 else (None, None)
+            row |= dict(zip(("chosen_critique", "rejected_critique"), said, strict=True))
+            file.write(json.dumps(row) + "\n")
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     threads = torch.get_num_threads()
@@ -143,19 +153,24 @@ def test_micro_batches_and_chunks_give_the_same_gradient(bench: Bench) -> None:
 
 @pytest.mark.multiprocess
 def test_two_processes_equal_one(bench: Bench) -> None:
-    """Every weight that trains gets a gradient in both, the vocabulary head is left out, the heads agree."""
+    """Every weight that trains gets a gradient in both, the vocabulary head only where critiques are written,
+    and the heads agree."""
     train = {"steps": 3, "lr": 1e-4, "eps": 1e-3, "batch": 6, "micro_batch": 2}
     head = {"head": {"init": "fresh", "type": "mlp"}}
-    cases = {"full": None, "lora": LORA}
+    write_criticised(bench.folder / "criticised.jsonl")
+    writes = {"model": head | {"critiques": True}, "objective": {"name": "critique_rm"}}
+    writes["data"] = {"path": str(bench.folder / "criticised.jsonl")}
+    cases: dict[str, dict[str, Any]] = {"full": {}, "lora": {"lora": LORA}, "critiques": writes}
+    cases = {name: {"train": train, "model": head, **case} for name, case in cases.items()}
     files = []
-    for name, lora in cases.items():
+    for name, case in cases.items():
         file = bench.folder / f"two-{name}.yaml"
-        file.write_text(yaml.safe_dump(tree(bench, f"two-{name}", lora=lora, train=train, model=head)))
+        file.write_text(yaml.safe_dump(tree(bench, f"two-{name}", **case)))
         files.append(str(file))
     code, output = torchrun([str(Path(__file__).with_name("two_processes.py")), *files])
     assert code == 0, output[-3000:]
-    for name, lora in cases.items():
-        one, two = run(config(bench, f"one-{name}", lora=lora, train=train, model=head)), f"two-{name}"
+    for name, case in cases.items():
+        one, two = run(config(bench, f"one-{name}", **case)), f"two-{name}"
         assert largest_gap(weights(one, 3), weights(bench.folder / two, 3)) < 2e-6
         assert losses(bench.folder / two) == pytest.approx(losses(one), abs=2e-6)
 

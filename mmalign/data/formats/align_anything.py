@@ -23,8 +23,8 @@ class AlignAnything(Format):
     `response_1`, `response_2` and `overall_response` (1 or 2, the better one; anything else is refused).
 
     Rows of language feedback hold `response`, `critique` and `refinement` instead: the refinement is chosen,
-    the response rejected, and the critique is not read. A marker in the prompt is the medium's place; without
-    one it comes first.
+    the response rejected, and the critique is of that one, `rejected_critique`. A marker in the prompt is the
+    medium's place; without one it comes first.
     """
 
     columns = LABELS | {*_PROMPTS, *_MEDIA, *_PAIR, "overall_response", *_FEEDBACK}
@@ -55,6 +55,8 @@ class AlignAnything(Format):
         chosen, rejected = self._sides(row, reader)
         for side, name in {"chosen": chosen, "rejected": rejected}.items():
             made[side], names[side] = refuse_markers(row.get(name), name, reader), name
+        if rejected == "response" and row.get("critique") is not None:
+            made["rejected_critique"], names["rejected_critique"] = row["critique"], "critique"
         return Converted(made, names)
 
     def _sides(self, row: Mapping[str, Any], reader: Reader) -> tuple[str, str]:

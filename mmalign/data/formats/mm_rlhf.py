@@ -14,6 +14,7 @@ from mmalign.data._turns import Reader
 _MEDIA = {"image": "images", "video": "videos"}
 _SIDES = ("chosen", "rejected")
 _SCORES = tuple(f"{side}_score" for side in _SIDES)
+_REASONS = {f"{side}_reason": f"{side}_critique" for side in _SIDES}
 _OWN = ("is_tie", "ls_factor", "delta", "chosen_reason", "rejected_reason", "mixed_up_image")
 _ANSWER = ("response", "answer", "text", "content")
 _SCORE = ("score", "rating")
@@ -25,13 +26,14 @@ class MmRlhf(Format):
     `chosen` and `rejected` or `responses`.
 
     Pairs: `is_tie` becomes the label tie; `delta`, the distance of the answers by a reward model, the label
-    margin; `chosen_score` and `rejected_score` those of the answers. Reasons, `ls_factor` (a beta factor that
-    was computed beforehand) and reference log-probabilities of another model are not read. Lists: an item of
+    margin; `chosen_score` and `rejected_score` those of the answers; `chosen_reason` and `rejected_reason`
+    their critiques. `ls_factor` (a beta factor that was computed beforehand) and reference log-probabilities
+    of another model are not read. Lists: an item of
     `responses` holds the answer (`response`, `answer`, `text` or `content`) and its `score` (or `rating`) or
     `rank`, 1 being the best. One marker beside one medium is taken out and the medium comes first.
     """
 
-    columns = LABELS | {*_MEDIA, "prompt", "responses", *_SIDES, *_SCORES, "is_tie", "delta"}
+    columns = LABELS | {*_MEDIA, "prompt", "responses", *_SIDES, *_SCORES, "is_tie", "delta", *_REASONS}
 
     def signs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The media, the prompt, and a pair with what this set tells of it, or answers with scores inside."""
@@ -56,6 +58,8 @@ class MmRlhf(Format):
         for own, label in {"is_tie": "tie", "delta": "margin"}.items():
             if row.get(own) is not None:
                 made[label], names[label] = row[own], own
+        made |= {critique: row[own] for own, critique in _REASONS.items() if own in row}
+        names |= {critique: own for own, critique in _REASONS.items()}
         made |= {side: refuse_markers(row.get(side), side, reader) for side in _SIDES}
         return Converted(made, names)
 

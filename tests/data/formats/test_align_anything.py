@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from data.format_rows import ALIGN_ANYTHING, answer_of, changed, prompt_of, read_rows
 
+from mmalign.messages import CRITIQUE
 from mmalign.types import UserError
 
 FEEDBACK = {"prompt": "P", "response": "first", "critique": "too short", "refinement": "second"}
@@ -31,6 +32,9 @@ def test_clips_and_texts(tmp_path: Path) -> None:
 def test_a_refinement_is_better_than_what_it_refines(tmp_path: Path) -> None:
     (sample,) = read_rows(tmp_path, FEEDBACK).samples
     assert [answer_of(sample, side) for side in ("chosen", "rejected")] == ["second", "first"]
+    assert answer_of(sample, "rejected_critique") == "too short" and "chosen_critique" not in sample.examples
+    assert prompt_of(sample, "rejected_critique")[1:] == [("assistant", "first"), ("user", CRITIQUE)]
+    assert "criticised" not in sample.labels, "a critique of one side alone would give that side away"
 
 
 @pytest.mark.parametrize("odd", [0, 3, None, "1", True])

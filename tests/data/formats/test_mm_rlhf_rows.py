@@ -29,6 +29,20 @@ def test_a_pair_with_its_distance(tmp_path: Path) -> None:
     assert [only(sample, side).labels for side in ("chosen", "rejected")] == [{"score": 3.5}, {"score": 2.0}]
 
 
+def test_reasons_are_critiques(tmp_path: Path) -> None:
+    given = {**MM_RLHF, "chosen_reason": "right", "rejected_reason": "no dog"}
+    bare = {**MM_RLHF, "chosen_reason": None, "rejected_reason": None}
+    data = read_rows(tmp_path, given, bare, {**given, "rejected_reason": None})
+    whole, empty, half = data.samples
+    assert not data.report.unknown_columns
+    assert [answer_of(whole, f"{side}_critique") for side in ("chosen", "rejected")] == ["right", "no dog"]
+    assert [one.labels.get("criticised") for one in data.samples] == [1.0, 0.0, None]
+    assert only(empty, "rejected_critique") == only(empty, "rejected")
+    assert "chosen_critique" in half.examples and "rejected_critique" not in half.examples
+    with pytest.raises(UserError, match="'rejected_reason'"):
+        read_rows(tmp_path, {**given, "rejected_reason": 3})
+
+
 def test_ties_are_left_out_and_counted(tmp_path: Path) -> None:
     report = read_rows(tmp_path, MM_RLHF, {**MM_RLHF, "is_tie": True, "delta": 0}).report
     assert (report.kept, report.ties, report.ties_dropped) == (1, 1, 1)
