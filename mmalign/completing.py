@@ -1,5 +1,5 @@
 """What some ways of making pairs ask of a model besides answers: to go on with an answer somebody else began,
-and to tell what of its pictures an answer of its own attended to."""
+to tell what of its pictures an answer of its own attended to, and which pictures look alike to it."""
 
 from __future__ import annotations
 
@@ -74,3 +74,12 @@ class Attentive(Protocol):
         """A greedy answer to every prompt (media decoded), with the attention of one layer of the language
         model: its number from 0, or a share of the depth below 1. Raises UserError as `generate` does, for a
         layer that is not there or keeps no attention, and for media that cannot be told apart."""
+
+
+@runtime_checkable
+class Seeing(Protocol):
+    """An adapter whose model tells which pictures look alike to it."""
+
+    def picture_vectors(self, model: nn.Module, pictures: Sequence[Part]) -> Tensor:
+        """What its vision tower makes of every picture (decoded), one vector of length 1 each whatever the
+        others, float32 [pictures, E] on the CPU. Raises UserError for other media."""

@@ -47,6 +47,7 @@ from mmalign.adapters._vision_places import Medium, media_of
 from mmalign.adapters._vision_processor import markers_of
 from mmalign.adapters._vision_rows import Reader, Seen
 from mmalign.adapters._vision_sampling import sample_answers
+from mmalign.adapters._vision_vectors import picture_vectors
 from mmalign.types import (
     Attended,
     Batch,
@@ -342,6 +343,11 @@ class VisionLM:
         media = [self._media(one, prompt) for one, prompt in zip(seen, prompts, strict=True)]
         with evaluating(model), torch.no_grad():
             return attended(self, model, seen, media, layer)
+
+    def picture_vectors(self, model: nn.Module, pictures: Sequence[Part]) -> Tensor:
+        """One vector per picture (decoded) from the model's vision tower, as `Seeing` has it."""
+        with evaluating(model), torch.no_grad():
+            return picture_vectors(self.reader, model, pictures, self.device)
 
     @property
     def merge(self) -> int:
