@@ -25,7 +25,8 @@ def refuse_unfit(config: BuildConfig, section: Any) -> None:
     builder = config.builder
     name = name_of(KINDS["builder"], type(builder))
     if builder.copies and not is_source(config.prompts):
-        raise UserError(f"prompts: builder {name} copies the pictures or clips of a data source; name one")
+        what = "reads the answers" if isinstance(builder, RowBuilder) else "copies the pictures or clips"
+        raise UserError(f"prompts: builder {name} {what} of a data source; name one")
     if _looks(builder) and section.kind != builder.works_with:
         adapter = name_of(KINDS["model"], type(section))
         told = "noises pictures or clips" if section.kind == "exact" else "makes pairs of written answers"

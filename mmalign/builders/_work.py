@@ -15,12 +15,12 @@ from mmalign.builders._candidates import TOO_FEW, Asked, Builder, Group, Paired,
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._model import Answering, OwnWords
 from mmalign.builders._new_rows import UNWRITABLE, clips_as_given, is_readable, row_of
-from mmalign.builders._originals import BROKEN, decode_originals
+from mmalign.builders._originals import BROKEN, decode_originals, on_error
 from mmalign.builders._rows import prompt_fields, rows_of
 from mmalign.builders._store import Store
 from mmalign.builders._whole_rows import NewRow, Pool, RowBuilder, Tools
 from mmalign.data._prompts import decode_prompts
-from mmalign.types import Message, derive_seed
+from mmalign.types import Message, UserError, derive_seed
 
 _Made = tuple[Callable[[int, Asked], list[dict[str, Any]]], Counter[str]]
 """What writes the rows of a prompt, given its number, and what was left out."""
@@ -62,7 +62,14 @@ class Work:
                 self.store.add(number, [], Counter({BROKEN: 1}), broken[asked.id])
                 continue
             rows, counts = made[asked.id]
-            self.store.add(number, rows(number, asked), counts, None)
+            try:
+                written = rows(number, asked)
+            except UserError as error:  # a folder of frames of which another one than those seen is broken
+                if on_error(self.config) == "stop":
+                    raise
+                self.store.add(number, [], Counter({BROKEN: 1}), str(error))
+                continue
+            self.store.add(number, written, counts, None)
 
     def _remade(
         self, builder: RowBuilder, given: Sequence[Asked], ready: Sequence[Asked]

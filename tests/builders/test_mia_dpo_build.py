@@ -185,7 +185,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("smolvlm", ["builder.layouts=[collage]", "builder.cell=448"], "stand in no grid"),
         ("llava", ["builder.layer=7"], "builder: layer: must be from 0 to 1"),
         ("llava", ["judge=brightness"], "judge: builder mia_dpo asks none"),
-        ("llava", ["prompts=prompts.txt"], "copies the pictures or clips of a data source"),
+        ("llava", ["prompts=prompts.txt"], "reads the answers of a data source"),
     ],
 )
 def test_what_cannot_be_built_is_refused(
