@@ -16,7 +16,10 @@ from mmalign._names import KINDS, name_of
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._rows import portable
 from mmalign.types import Adapter, Message, UserError
+from mmalign.writers._chances import first_chances
 from mmalign.writing import Writer
+
+_AT_ONCE = 32  # questions of one forward
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,16 @@ class OwnWords(Writer):
         """Its answers; None for one without any text. Raises UserError as the adapter does."""
         found = self.adapter.generate(self.model, questions, seeds) if questions else []
         return [str(one.data).strip() or None for one in found]
+
+    def chances(
+        self, questions: Sequence[tuple[Message, ...]], words: Sequence[str]
+    ) -> list[tuple[float, ...]]:
+        """Its chances to begin an answer with each word, as `Weighing` has it."""
+        found: list[tuple[float, ...]] = []
+        for begin in range(0, len(questions), _AT_ONCE):
+            part = questions[begin : begin + _AT_ONCE]
+            found += first_chances(self.adapter, self.model, part, words)
+        return found
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mmalign.builders._originals import refuse_broken, refuse_unfit
 from mmalign.builders._output import check_output
 from mmalign.builders._prompts import hash_of, load_prompts
 from mmalign.builders._store import PAIRS, Store
+from mmalign.builders._whole_rows import RowBuilder
 from mmalign.builders._work import Work
 from mmalign.rewards._reads import made_by, refuse_unread
 from mmalign.training import record as records
@@ -73,7 +74,10 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
             on_main(world, partial(store.begin, _config.dump(config), begun))
             work = Work(config, prompts, store, model, frozenset(missing), _origin(begun))
             _all_blocks(work, world, signals, console)
-        done = on_main(world, partial(store.finish, len(prompts), begun))
+        finish = partial(store.finish, len(prompts), begun)
+        if isinstance(config.builder, RowBuilder):
+            finish = partial(finish, sift=config.builder.sift)
+        done = on_main(world, finish)
         for line in _summary(done):
             console.say(line)
     return store.folder

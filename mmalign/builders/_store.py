@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from mmalign.types import UserError
 FORMAT = 1
 PAIRS = "pairs.jsonl"
 _PARTS = "parts"
+
+Sift = Callable[[Iterable[Mapping[str, Any]]], Mapping[str, str]]
+"""Which of all rows of a build are left out after all, by id, each with the reason."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,10 @@ class Store:
         part = {"rows": lines, "counts": dict(counts)} | ({} if broken is None else {"broken": broken})
         _files.replace_bytes(self._part(number), _files.json_bytes(part))
 
-    def finish(self, count: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Join the parts in the order of the prompts; returns the finished record. A crash on the way leaves
-        the parts, and joining them again gives the same files."""
+    def finish(self, count: int, record: Mapping[str, Any], sift: Sift = lambda _: {}) -> dict[str, Any]:
+        """Join the parts in the order of the prompts, but for rows that `sift` leaves out; returns the
+        finished record. A crash on the way leaves the parts, and joining them again gives the same files."""
+        out = sift(self._rows(count))
         kept: Counter[str] = Counter({"pairs": 0, "prompts with pairs": 0})
         dropped: Counter[str] = Counter()
         used: set[str] = set()
@@ -76,11 +80,17 @@ class Store:
                 part = _files.read_json(self._part(number))
                 dropped.update(part["counts"])
                 skipped += [part["broken"]] if "broken" in part else []
-                kept["pairs"] += len(part["rows"])
-                kept["prompts with pairs"] += bool(part["rows"])
+                stay = 0
                 for line in part["rows"]:
-                    used.update(_named(json.loads(line)))
+                    row = json.loads(line)
+                    if row["id"] in out:
+                        dropped[out[row["id"]]] += 1
+                        continue
+                    stay += 1
+                    used.update(_named(row))
                     stream.write(line.encode() + b"\n")
+                kept["pairs"] += stay
+                kept["prompts with pairs"] += bool(stay)
             stream.flush()
             os.fsync(stream.fileno())
         _files.rename(fresh, target)
@@ -90,6 +100,11 @@ class Store:
         self._record(done)
         self.clear()
         return done
+
+    def _rows(self, count: int) -> Iterator[dict[str, Any]]:
+        """Every row of the parts, one part in memory at a time."""
+        for number in range(count):
+            yield from map(json.loads, _files.read_json(self._part(number))["rows"])
 
     def clear(self) -> None:
         """Remove the parts; the pairs are in one file now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -123,3 +123,8 @@ class RowBuilder(ABC):
     def make(self, rows: Sequence[Asked], tools: Tools, seed: int) -> list[Remade]:
         """What becomes of every row, media decoded. It depends on `seed`, the row, the pool, and what helper
         and judge say, not on the other rows of the call."""
+
+    def sift(self, rows: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
+        """Which of all rows that were written are left out after all, by id, each with the reason. Asked once
+        at the end, by a builder whose choice hangs on them all; by default none are."""
+        return {}

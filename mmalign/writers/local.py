@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 
 from mmalign._build import build_named, named_tree
 from mmalign._names import KINDS
-from mmalign.types import Adapter, Example, Message, Part, PreferenceSample, UserError
-from mmalign.writers._turns import given, instructed, refuse_alike, refuse_uneven
+from mmalign.types import Adapter, Message, UserError
+from mmalign.writers._chances import first_chances
+from mmalign.writers._turns import given, instructed, refuse_uneven
 from mmalign.writing import Writer
 
 
@@ -25,6 +28,8 @@ class Local(Writer):
     questions or their order. `batch` questions are handed over at a time, which bounds the media held in
     memory. `system`: a system turn for questions without one.
     """
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"batch"})
 
     model: dict[str, Any] = field(metadata={"section": "model"})
     batch: int = 32
@@ -59,6 +64,18 @@ class Local(Writer):
         """Load the model. Raises UserError as its adapter does."""
         _ = self._adapter
 
+    def content(self) -> str:
+        """A digest of the model's files; of one from a hub its revision is all that is known."""
+        folder = Path(str(self.model.get("path"))).expanduser()
+        if not folder.is_dir():
+            return ""
+        digest = hashlib.sha256()
+        for file in sorted(one for one in folder.rglob("*") if one.is_file()):
+            with file.open("rb") as content:
+                own = hashlib.file_digest(content, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(folder)} {own}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
     def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:
         """The model's answers, None for empty ones. Raises UserError for questions that the model cannot
         read, as those with other media or with too many tokens."""
@@ -85,7 +102,7 @@ class Local(Writer):
         found: list[tuple[float, ...]] = []
         for where, part, _ in self._parts(questions):
             with torch.no_grad(), _naming(where):
-                found += _first_tokens(adapter, part, words)
+                found += first_chances(adapter, adapter.policy, part, words)
         return found
 
     def _parts(
@@ -104,36 +121,3 @@ def _naming(where: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"writer local, {where}: {error}") from error
-
-
-def _first_tokens(
-    adapter: Adapter, questions: Sequence[tuple[Message, ...]], words: Sequence[str]
-) -> list[tuple[float, ...]]:
-    """What `Local.chances` gives for one batch: one forward of every question, whatever the words."""
-    roles = tuple(f"word {place}" for place in range(len(words)))
-    rows, ids = [], []
-    for number, turns in enumerate(questions):
-        answers = {
-            role: (Example(turns, (Part("text", word),)),) for role, word in zip(roles, words, strict=True)
-        }
-        sample = PreferenceSample(str(number), answers, origin=f"question {number}")
-        prepared = adapter.prepare(sample, roles)
-        first = [_first(row.data) for row in prepared.rows]
-        refuse_alike(words, first)
-        ids.append(first)
-        rows.append(replace(prepared, rows=prepared.rows[:1]))
-    batch = adapter.collate(adapter.encode(rows), roles[:1])
-    draw = adapter.draw(batch, [0] * len(rows))
-    scored = adapter.logprobs(adapter.policy, batch, draw, frozenset({"distribution"}))
-    assert scored.distribution is not None, "an adapter that offers distributions gives one"
-    wanted = torch.tensor(ids, device=scored.values.device)  # [questions, words]
-    chances = [
-        scored.distribution.gather(column[:, None].expand_as(scored.mask).contiguous())[:, 0].exp()
-        for column in wanted.unbind(1)
-    ]
-    return [tuple(own) for own in torch.stack(chances, 1).double().tolist()]
-
-
-def _first(data: Mapping[str, Any]) -> int:
-    """The first scored id of a row, as adapters that read sequences name it."""
-    return int(data["ids"][int(data["start"])])
