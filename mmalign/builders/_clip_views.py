@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from mmalign.types import Clip, Frames
+from mmalign.builders._asking import only_clip
+from mmalign.builders._candidates import Asked
+from mmalign.builders._whole_rows import Pool
+from mmalign.data._first_pass import outcomes
+from mmalign.types import Clip, Example, Frames, PreferenceSample
 
 Seconds = tuple[float, float]
 
@@ -59,6 +63,35 @@ def piece(clip: Clip, first: int, count: int) -> Seconds:
     end = first + count
     after = clip.seconds[end] if end < len(clip.seconds) else clip.seconds[-1] + 1 / clip.sampled_rate
     return clip.seconds[first], after
+
+
+def denser(rows: Sequence[Asked], pool: Pool, count: int) -> dict[str, Clip | str]:
+    """The clips of decoded rows that show one clip each, now of `count` frames at most, from the first to the
+    last, by the row's id; for one that cannot be read so, the reason."""
+    assert pool.frames is not None, "rows that show clips are for models that read them"
+    found: dict[str, Clip | str] = {}
+    for row in rows:
+        clip = only_clip(row)
+        assert clip is not None, f"row {row.id!r} shows no clip alone"
+        if len(clip.frames) == clip.total <= count:
+            found[row.id] = clip  # all that there is
+    given = [one for one in pool.rows if one.id in {row.id for row in rows} - set(found)]
+    samples = [
+        PreferenceSample(one.id, {"own": (Example(one.turns, ()),)}, origin=one.origin) for one in given
+    ]
+    rule = replace(pool.frames, sampling="uniform", count=count)
+    for one, made in zip(given, outcomes(samples, _itself, "skip", frames=rule), strict=True):
+        if isinstance(made, str):
+            found[one.id] = made
+            continue
+        clip = only_clip(Asked(one.id, made[0].examples["own"][0].prompt))
+        assert clip is not None, "the same turns were decoded before"
+        found[one.id] = clip
+    return found
+
+
+def _itself(sample: PreferenceSample) -> tuple[PreferenceSample, ...]:
+    return (sample,)
 
 
 def _within(second: float, span: Seconds) -> bool:

@@ -1,10 +1,16 @@
 """Views of clips: which frames they hold, and that what is left out takes no time."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from mmalign.builders._clip_views import VideoView, piece
-from mmalign.types import Clip
+from mmalign.builders._candidates import Asked
+from mmalign.builders._clip_views import VideoView, denser, piece
+from mmalign.builders._media import encoded, whole_clip
+from mmalign.builders._whole_rows import Pool
+from mmalign.data._paths import File
+from mmalign.types import Clip, Frames, Message, Part
 
 
 def clip(count: int = 10, step: int = 3, rate: float = 6.0) -> Clip:
@@ -61,3 +67,23 @@ def test_a_view_tells_what_it_is() -> None:
     assert VideoView(segment=(1 / 3, 2.0), num_frames=8).told() == {"segment": [0.333, 2.0], "num_frames": 8}
     assert VideoView().told() == {}
     assert shown(VideoView().of(clip())) == list(range(10))
+
+
+def asked(name: str, data: object) -> Asked:
+    return Asked(name, (Message("user", (Part("video", data), Part("text", "What?"))),))
+
+
+def test_denser_clips_are_read_from_their_source(tmp_path: Path) -> None:
+    whole = whole_clip(clip())
+    (tmp_path / "whole.mkv").write_bytes(encoded(Part("video", whole), "clip")[0])
+    (tmp_path / "broken.mkv").write_bytes(b"none")
+    source = {name: asked(name, File(str(tmp_path), f"{name}.mkv")) for name in ("whole", "broken")}
+    few = VideoView(num_frames=4).of(whole)
+    short = VideoView(segment=(0.0, 1.0)).of(whole)
+    pool = Pool([*source.values(), asked("short", short)], Frames(count=4))
+    seen = [asked("whole", few), asked("broken", few), asked("short", short)]
+    found = denser(seen, pool, 8)
+    dense, reason = found["whole"], found["broken"]
+    assert isinstance(dense, Clip) and dense.indices == (0, 1, 2, 3, 5, 6, 7, 9)  # int(linspace(0, 9, 8))
+    assert isinstance(reason, str) and "broken.mkv" in reason
+    assert found["short"] is short, "all its frames are there"
