@@ -44,6 +44,24 @@ class VerdictJudge(Judge, Protocol):
 
 
 @runtime_checkable
+class InformedJudge(VerdictJudge, Protocol):
+    """A judge that may have to be told more than prompt and response, by names such as "reference", a right
+    answer, or "caption", what a clip shows. Where it is not told what it wants it refuses."""
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """What it must be told; empty where prompt and response are enough."""
+
+    def verdicts_given(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        responses: Sequence[Part],
+        told: Sequence[Mapping[str, str]],
+    ) -> list[Mapping[str, float] | None]:
+        """`verdicts`, with what is known of every prompt."""
+
+
+@runtime_checkable
 class StepJudge(Judge, Protocol):
     """A judge that also compares unfinished pictures, and is told how noisy what they were made from was."""
 

@@ -28,6 +28,7 @@ from mmalign.completing import Attended as Attended
 from mmalign.completing import Attentive as Attentive
 from mmalign.completing import Completer as Completer
 from mmalign.completing import HidingCompleter as HidingCompleter
+from mmalign.judging import InformedJudge as InformedJudge
 from mmalign.judging import Judge as Judge
 from mmalign.judging import ManyJudge as ManyJudge
 from mmalign.judging import PixelReward as PixelReward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from mmalign.messages import Message
 
@@ -13,9 +13,17 @@ class Writer(ABC):
     """Answers questions in words. Subclasses are frozen dataclasses whose fields are the keys in the config,
     one file of mmalign/writers each."""
 
+    indifferent: ClassVar[frozenset[str]] = frozenset()
+    """Fields that change no answer, such as how many questions are asked at once."""
+
     @abstractmethod
     def ready(self) -> None:
         """Load what the writer needs. Raises UserError if it cannot be had."""
+
+    def content(self) -> str:
+        """What tells two states of the writer apart that its config does not, such as a digest of a model's
+        files, for those who keep answers; empty where there is nothing of the kind."""
+        return ""
 
     @abstractmethod
     def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:

@@ -6,21 +6,15 @@ as a generative model does, has the methods below besides; wherever it lacks the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
+from mmalign.rewards._said import Verdict as Verdict
+from mmalign.rewards._said import read_rating as read_rating
+from mmalign.rewards._said import read_verdict as read_verdict
 from mmalign.rewards._scoring import TOTAL, score_all
 from mmalign.types import Judge, Message, Part, UserError
-
-Verdict = Literal["first", "second", "tie"]
-
-_RATING = re.compile(r"final\s+score\W*?(-?\d+(?:\.\d+)?)", re.IGNORECASE)
-_BETTER = re.compile(
-    r"\b(?:image|picture|video|response|answer)\s+([12])\s+is\s+(?:the\s+)?better", re.IGNORECASE
-)
-_EVEN = re.compile(r"\bequally\s+good\b", re.IGNORECASE)
 
 
 @runtime_checkable
@@ -57,24 +51,6 @@ def refuse_scoreless(judge: object, builder: str) -> None:
         raise UserError(
             f"judge: {type(judge).__name__} has no method score, which builder {builder} asks for"
         )
-
-
-def read_verdict(text: str) -> Verdict | None:
-    """The verdict in an answer on two answers; None if it holds none, or several that differ."""
-    found: set[Verdict] = {"first" if number == "1" else "second" for number in _BETTER.findall(text)}
-    if _EVEN.search(text):
-        found.add("tie")
-    return found.pop() if len(found) == 1 else None
-
-
-def read_rating(text: str, low: int = 1, high: int = 10) -> int | None:
-    """The last "Final Score: N" of an answer as an int; None if there is none, if N is no whole number or if
-    it lies outside `low`..`high`."""
-    found = _RATING.findall(text)
-    if not found or "." in found[-1]:
-        return None
-    value = int(found[-1])
-    return value if low <= value <= high else None
 
 
 class ScoredOnce:

@@ -5,20 +5,63 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from mmalign._names import KINDS, name_of
 from mmalign.rewards._batch import BatchJudge
-from mmalign.types import Judge, ManyJudge, Message, Part, StepJudge, UserError
+from mmalign.types import (
+    InformedJudge,
+    Judge,
+    ManyJudge,
+    Message,
+    Part,
+    StepJudge,
+    UserError,
+    VerdictJudge,
+)
 
 TOTAL = "score"
 """The name of the score that responses are compared by; every judge gives it."""
 
 
-def ready(judge: Judge) -> None:
+def ready(judge: Judge, told: frozenset[str] = frozenset()) -> None:
     """Load what the judge scores with, so that one that cannot be had is refused before any work is done.
 
-    Raises UserError if it cannot be had.
+    Raises UserError if it cannot be had, and if it wants to be told more than what is `told` here.
     """
+    if missing := sorted(wants_of(judge) - told):
+        raise UserError(
+            f"judge: {name_of(KINDS['judge'], type(judge))} wants the {missing[0]} of every prompt, "
+            "which it is not told here"
+        )
     if isinstance(judge, BatchJudge):
         judge.ready()
+
+
+def wants_of(judge: object) -> frozenset[str]:
+    """What a judge must be told besides prompt and response."""
+    return judge.wants if isinstance(judge, InformedJudge) else frozenset()
+
+
+def score_readable(
+    judge: Judge,
+    prompts: Sequence[tuple[Message, ...]],
+    responses: Sequence[Part],
+    names: Sequence[str] | None = None,
+    told: Sequence[Mapping[str, str]] | None = None,
+) -> list[dict[str, float] | None]:
+    """What `score_all` gives, but None where a judge that writes its verdicts wrote one that cannot be read.
+    `told`: what is known of every prompt, for judges that want it."""
+    if not isinstance(judge, VerdictJudge) or not responses:
+        return [*score_all(judge, prompts, responses, names)]
+    if told is not None and isinstance(judge, InformedJudge):
+        given = judge.verdicts_given(prompts, responses, told)
+    else:
+        given = judge.verdicts(prompts, responses)
+    if len(given) != len(responses):
+        raise UserError(f"the judge gives {len(given)} verdicts for {len(responses)} responses")
+    called = [str(i + 1) for i in range(len(prompts))] if names is None else [repr(name) for name in names]
+    return [
+        None if scores is None else _checked(scores, name) for scores, name in zip(given, called, strict=True)
+    ]
 
 
 def score_all(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from mmalign.types import Message, UserError
@@ -32,6 +32,10 @@ class Endpoint(Writer):
     long as the server asks for. An answer refused for its content is None. Same question and seed, same
     answer: as far as the server keeps to it.
     """
+
+    indifferent: ClassVar[frozenset[str]] = frozenset(
+        {"key_env", "parallel", "timeout_s", "retries", "backoff_s"}
+    )
 
     url: str  # such as http://127.0.0.1:8000/v1
     model: str  # its name on the server

@@ -14,3 +14,29 @@ def echo(turns: tuple[Message, ...], seed: int) -> str | None:
 def number(turns: tuple[Message, ...], seed: int) -> int:
     """No text."""
     return seed
+
+
+ASKED: list[str] = []
+"""Questions to `graded`, in order."""
+
+
+def graded(turns: tuple[Message, ...], seed: int) -> str | None:
+    """A verdict by the words in the question: its length in words, or what stands behind "says ", if any."""
+    text = "".join(part.data for turn in turns for part in turn.parts if part.kind == "text")
+    ASKED.append(text)
+    if "refused" in text:
+        return None
+    if "says " in text:
+        return text.partition("says ")[2].partition("|")[0]
+    return f"Some reasons. Final Score: {len(text.split())}"
+
+
+def longer(turns: tuple[Message, ...], seed: int) -> str:
+    """Prefers the longer of "1: A 2: B"; an answer "odd" is told to be better wherever it stands first."""
+    text = "".join(part.data for turn in turns for part in turn.parts if part.kind == "text")
+    first, _, second = text.removeprefix("1: ").partition(" 2: ")
+    if "mute" in text:
+        return "I cannot tell."
+    if "odd" in text or len(first) > len(second):
+        return "Answer 1 is better"
+    return "equally good" if len(first) == len(second) else "Answer 2 is the better one"
