@@ -16,7 +16,8 @@ from mmalign.types import UserError
 @dataclass(frozen=True)
 class Online:
     """Rounds: the policy answers prompts of the data, a judge scores the answers, and so many optimizer steps
-    train on them before the next round. Of section `data` only the prompts are read."""
+    train on them before the next round. Of section `data` only the prompts are read, unless `offline` mixes
+    its pairs in."""
 
     judge: Any = None  # a scorer from rewards/, or package.module:Class; required
     prompts: int = 16  # asked in a round; more, as many again, until there are samples for one step
@@ -27,6 +28,8 @@ class Online:
     strategy: Literal["best_worst", "adjacent", "all"] | None = None
     min_gap: float | None = None  # least distance of a pair's scores; null: 0, and equal ones make no pair
     unbranched: int | None = None  # steps of a path before its first branch; null: 4
+    # chance of a prompt that its own pair of the data trains, and no answers are sampled (Mixed-DPO: 0.5)
+    offline: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompts", "n", "steps", "batch"):
@@ -34,6 +37,8 @@ class Online:
                 raise ValueError(f"{name}: must be above 0, got {getattr(self, name)}")
         if self.min_gap is not None and not (math.isfinite(self.min_gap) and self.min_gap >= 0):
             raise ValueError(f"min_gap: must be 0 or more and finite, got {self.min_gap}")
+        if self.offline is not None and not 0 < self.offline < 1:
+            raise ValueError(f"offline: must lie in (0, 1), got {self.offline}; null: no pairs of the data")
         if self.unbranched is not None and self.unbranched < 0:
             raise ValueError(f"unbranched: must be 0 or more, got {self.unbranched}")
 

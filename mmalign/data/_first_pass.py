@@ -215,6 +215,26 @@ def unpair(samples: Sequence[PreferenceSample]) -> Unpaired:
     return Unpaired(found, pairs, ties)
 
 
+def beside_prompts(samples: Sequence[PreferenceSample], notes: list[str]) -> list[PreferenceSample]:
+    """The same pairs, each with its chosen side's prompt as the role "prompt". Raises UserError for another
+    row."""
+    found = []
+    for sample in samples:
+        if (reason := no_pair(sample)) is not None:
+            raise UserError(reason)
+        prompt = Example(sample.examples["chosen"][0].prompt, ())
+        found.append(replace(sample, examples={**sample.examples, "prompt": (prompt,)}))
+    notes.append(f"data: {len(found)} pairs, some to train on and some for their prompts")
+    return found
+
+
+def no_pair(sample: PreferenceSample) -> str | None:
+    """Why a row cannot train as it is beside what is sampled; None if it can."""
+    if {"chosen", "rejected"} <= set(sample.examples):
+        return None
+    return f"{sample.origin}: has no chosen and rejected, which online.offline trains on; add them"
+
+
 def only_prompts(samples: Sequence[PreferenceSample], notes: list[str]) -> list[PreferenceSample]:
     """One sample per distinct prompt, with the role "prompt" alone and its text as the label `caption`; what
     was answered is left out, and `notes` says so."""

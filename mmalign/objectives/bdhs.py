@@ -24,7 +24,7 @@ class BDHS(Objective):
     under the clean picture: hiding it is for writing b. A row gives it as its field `bdhs`; a row without
     `rejected` has b for both and so gamma 0. With `gamma` 0 rejected answers are not scored at all. The
     paper's Mixed-DPO, which draws for every sample whether an offline pair trains or one of the policy's own,
-    is not here: rounds of section `online` read the prompts of the data and not their answers.
+    is `offline` of section `online`: sampled pairs have no b and so train as by DPO.
     """
 
     beta: float = 0.1

@@ -110,10 +110,13 @@ class Making:
 
     def _answered(self, number: int, group: Sequence[tuple[int, PreferenceSample]]) -> _Part:
         """Samples from prompts that are answered together, written."""
-        given = [(sample.id, turns_of(sample)) for _, sample in group]
+        sampling = Sampling(self.config, self.adapter, self.index)
+        whole = [Asked(place, sample.id, turns_of(sample)) for place, sample in group]
+        online = [one for one in whole if not sampling.is_offline(one)]
+        given = [(one.id, one.turns) for one in online]
         ready = decode_prompts(given, self.adapter.frames, self.config.train.timeout_s)
-        asked = [Asked(place, *one) for (place, _), one in zip(group, ready, strict=True)]
-        found = Sampling(self.config, self.adapter, self.index).ask(asked)
+        found = sampling.ask([Asked(a.place, *one) for a, one in zip(online, ready, strict=True)])
+        found.drafts += [sampling.offline(one) for one in whole if sampling.is_offline(one)]
         samples = [
             self.store.add(self.index, draft, f"{group[0][0]:05d}-{i:03d}")
             for i, draft in enumerate(found.drafts)

@@ -14,6 +14,9 @@ from mmalign.types import Message, Objective, Part, UserError
 Mode = Literal["answers", "paths", "rewards", "branches"]
 """Answers in pairs; pairs of paths; single paths with an advantage; paths that branch at every step."""
 
+BLIND = "bdhs"
+"""The role of an answer written blind, which no round samples."""
+
 _LABELS: dict[Mode, set[str]] = {
     "answers": {"margin", "binary"},
     "paths": set(),
@@ -52,7 +55,7 @@ def check_online(config: RunConfig) -> list[str]:
             )
         return []
     _check_rest(config, mode)
-    _check_objective(objective, mode)
+    _check_objective(objective, mode, section.offline is not None)
     _check_section(section, mode, config.train.batch)
     if mode != "answers":
         _check_paths(config)
@@ -92,8 +95,12 @@ def _check_rest(config: RunConfig, mode: Mode) -> None:
         raise UserError("transforms: they change denoising errors, and this objective reads densities")
 
 
-def _check_objective(objective: Objective, mode: Mode) -> None:
+def _check_objective(objective: Objective, mode: Mode, mixed: bool) -> None:
     roles = {role for listed in objective.roles.values() for role in listed} - set(objective.views)
+    if mixed and (mode != "answers" or "completion" in roles):
+        raise UserError("online.offline: mixes in pairs, and this objective learns from none; remove it")
+    if mixed and BLIND in roles:  # a row without one has the rejected answer there, and so has a sampled pair
+        roles -= {BLIND}
     if strange := sorted(roles - {"chosen", "rejected", "completion"}):
         raise UserError(f"online: rounds give chosen and rejected answers, and no {strange[0]!r}")
     if missing := sorted(set(objective.fields) - _LABELS[mode]):

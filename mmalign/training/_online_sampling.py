@@ -76,6 +76,8 @@ class Sampling:
     def ask(self, asked: Sequence[Asked]) -> Found:
         """Samples from these prompts, which are answered together."""
         found = Found()
+        if not asked:
+            return found
         if self._mode == "branches":
             self._branch(asked, found)
             return found
@@ -85,6 +87,16 @@ class Sampling:
             else:
                 found.drafts += self._paired(group, found)
         return found
+
+    def is_offline(self, one: Asked) -> bool:
+        """Whether the prompt's own pair of the data trains: drawn for every prompt of every round by itself
+        (Mixed-DPO, arXiv 2407.02477)."""
+        share = self._section.offline or 0.0
+        return derive_seed(self._config.seed, self._round, f"{one.place}/{one.id}", "offline") < share * 2**63
+
+    def offline(self, one: Asked) -> Draft:
+        """That pair as a sample of the round."""
+        return Draft(self._name(one, "data"), one.id, {}, offline=True)
 
     def _seeds(self, asked: Sequence[Asked], count: int) -> list[int]:
         return [

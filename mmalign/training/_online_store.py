@@ -35,6 +35,7 @@ class Draft:
     labels: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the answers, by role
     paths: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    offline: bool = False  # the prompt's own pair of the data, which is read there
 
 
 class RoundStore:
@@ -61,6 +62,8 @@ class RoundStore:
             answers[role] = _written(folder, f"{name}-{role}", part)
         record: dict[str, Any] = {"id": draft.id, "prompt": draft.prompt, "answers": answers}
         record |= {"labels": dict(draft.labels), "scores": {r: dict(s) for r, s in draft.scores.items()}}
+        if draft.offline:
+            record["offline"] = True
         if draft.paths:
             file = f"path-{name}.safetensors"
             tensors = {f"{role}/{key}": v for role, row in draft.paths.items() for key, v in row.items()}

@@ -28,7 +28,7 @@ from mmalign.data._row_cache import RowCache
 from mmalign.rewards._scoring import ready
 from mmalign.training._agree import on_main
 from mmalign.training._online_making import Making, turns_of
-from mmalign.training._online_modes import mode_of
+from mmalign.training._online_modes import BLIND, mode_of
 from mmalign.training._online_store import RoundStore
 from mmalign.training._state import trainable_tensors
 from mmalign.training.console import Console
@@ -65,10 +65,13 @@ class OnlineData(RunData):
         return replace(order, batch=section.prompts, processes=1, rank=0)
 
     def admit(self, adapter: Adapter, config: RunConfig, console: Console) -> None:
-        """Refuse prompts with media that the model does not read; load the judge."""
+        """Refuse prompts with media that the model does not read, and check pairs that are mixed in as in any
+        run; load the judge."""
         for pool in [*self.pools, *self.heldout]:
             for sample in pool.samples:
                 check_prompt(adapter, sample)
+        if _section(config).offline is not None:
+            RunData.admit(replace(self, heldout=[]), adapter, config, console)
         ready(_section(config).judge)
 
     def loader(
@@ -94,7 +97,8 @@ class OnlineData(RunData):
         """The samples of the round that trains now, answers as files, in the roles that were sampled."""
         assert self.current is not None, "a step of the round was asked for"
         store = RoundStore(Path(config.output))
-        return _samples(self.samples_by_id(), store, self.current["round"], self.current["samples"])
+        made = _samples(self.samples_by_id(), store, self.current["round"], self.current["samples"])
+        return _third_sides(made, config)
 
     def samples_by_id(self) -> dict[str, PreferenceSample]:
         """The prompts."""
@@ -164,6 +168,7 @@ class _Rounds:
                 yield [_path_item(store, index, held[one.index], one.epoch) for one in order.step(step)]
             return
         samples = _samples(self.data.samples_by_id(), store, index, record["samples"])
+        samples = _third_sides(samples, self.config)
         if "completion" in scored_roles(self.config.objective):
             samples = unpair(samples).samples
         order = Order(seed, (len(samples),), train.batch, None, world.size, world.rank)
@@ -198,6 +203,9 @@ def _samples(
     """The pairs of a round as any source would give them; pictures are not decoded yet."""
     made = []
     for one in held:
+        if one.get("offline"):
+            made.append(replace(known[one["prompt"]], id=one["id"]))
+            continue
         turns = turns_of(known[one["prompt"]])
         examples = {
             role: (Example(turns, (store.answer(index, answer),), one["scores"].get(role, {})),)
@@ -205,6 +213,19 @@ def _samples(
         }
         made.append(PreferenceSample(one["id"], examples, one["labels"], origin=one["id"]))
     return made
+
+
+def _third_sides(samples: Sequence[PreferenceSample], config: RunConfig) -> list[PreferenceSample]:
+    """The same with an answer that was written blind: a pair without one has its rejected answer there, as a
+    row of two answers has."""
+    if BLIND not in scored_roles(config.objective):
+        return list(samples)
+    return [
+        replace(one, examples={BLIND: one.examples["rejected"], **one.examples})
+        if "rejected" in one.examples
+        else one
+        for one in samples
+    ]
 
 
 def _path_item(store: RoundStore, index: int, held: Mapping[str, Any], epoch: int) -> Item:

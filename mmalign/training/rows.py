@@ -15,6 +15,7 @@ from mmalign.data._balance import balanced
 from mmalign.data._digest import digest
 from mmalign.data._first_pass import (
     FirstPass,
+    beside_prompts,
     first_pass,
     only_prompts,
     outcomes,
@@ -43,8 +44,10 @@ def scored_roles(objective: Objective) -> tuple[str, ...]:
 
 
 def wanted_roles(config: RunConfig) -> tuple[str, ...]:
-    """The roles that the run's rows are read for: of rounds the prompt alone."""
-    return ("prompt",) if config.online is not None else scored_roles(config.objective)
+    """The roles that the run's rows are read for: of rounds the prompt alone, or beside what they mix in."""
+    if config.online is None:
+        return scored_roles(config.objective)
+    return ("prompt",) if config.online.offline is None else ("prompt", *scored_roles(config.objective))
 
 
 WITHOUT_IMAGE = {"chosen": "chosen/no_image", "rejected": "rejected/no_image"}
@@ -241,7 +244,7 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     """Read every source, check each row's form, and fit pairs to objectives that take single responses."""
     wanted = wanted_roles(config)
     prompts = "prompt" in wanted
-    loaded = [load(source, prompts=prompts) for _, source in config.data]
+    loaded = [load(source, prompts=wanted == ("prompt",)) for _, source in config.data]
     kept_back = [(source, load(source, which, prompts=prompts)) for source, which in heldout_sources(config)]
     notes = [line for part in loaded for line in part.report.lines()]
     notes += [f"held-out {line}" for _, part in kept_back for line in part.report.lines()]
@@ -251,7 +254,10 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
         for pool in [*pools, *heldout]:
             pool.samples = _single(pool.samples, notes)
     if prompts:
-        for pool in [*pools, *heldout]:
+        asked = only_prompts if wanted == ("prompt",) else beside_prompts
+        for pool in pools:
+            pool.samples = asked(pool.samples, notes)
+        for pool in heldout:
             pool.samples = only_prompts(pool.samples, notes)
     pools = balanced_pools(pools, notes)
     same_files = config.heldout is None

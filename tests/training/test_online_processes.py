@@ -15,7 +15,7 @@ from mmalign.training.run import run
 
 TRAIN = {"steps": 3, "batch": 3, "lr": 1e-4, "eps": 1e-3}
 CASES: dict[str, dict[str, Any]] = {
-    "dpo": {"objective": {"name": "dpo", "beta": 200}},
+    "dpo": {"objective": {"name": "dpo", "beta": 200}, "online": {**ONLINE, "prompts": 5, "offline": 0.4}},
     "ddpo": {
         "objective": {"name": "ddpo", "clip": 0.1},
         "reference": {"name": "ema", "decay": 0.0, "every": 2},
@@ -49,6 +49,9 @@ def test_two_processes_sample_judge_and_train_like_one(tmp_path: Path) -> None:
         two = tmp_path / f"two-{name}"
         places = [sorted(p.name for p in (run / "rounds").rglob("*")) for run in (one, two)]
         assert places[0] == places[1] and any(name.endswith(".png") for name in places[0])
+        if name == "dpo":
+            text = (two / "rounds" / "00000" / "round.json").read_text()
+            assert '"offline"' in text and '"image"' in text, "pairs of the data, and sampled ones"
         assert losses(two) == pytest.approx(losses(one), abs=1e-5), name
         assert largest_gap(weights(two, 3), weights(one, 3)) < 2e-6, name
     torch.set_num_threads(threads)

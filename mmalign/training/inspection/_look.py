@@ -138,12 +138,16 @@ def parts_of(example: Example) -> list[MediaPart]:
 @dataclass(frozen=True)
 class _LookAtPrompt:
     """The check of one decoded prompt that the policy is to answer, and its facts; tokens only where the
-    adapter prepares a prompt by itself."""
+    adapter prepares a prompt by itself. `roles`: those of pairs that train beside what is
+    sampled."""
 
     adapter: Adapter
+    roles: tuple[str, ...] = ()
 
     def __call__(self, sample: PreferenceSample) -> tuple[Facts]:
         shortened = tuple(check_prompt(self.adapter, sample))
+        if self.roles and set(self.roles) <= set(sample.examples):  # held-out rows are prompts alone
+            shortened += tuple(self.adapter.check(sample, self.roles))
         rows: tuple[RowFacts, ...] = ()
         if "sampler" in self.adapter.offers:
             rows = tuple(_facts(row) for row in _Measure(self.adapter)(sample, ("prompt",)).rows)
@@ -158,7 +162,9 @@ def look(reading: Reading, adapter: Adapter, config: RunConfig) -> list[Seen]:
     roles = tuple(role for role in scored if role not in objective.views)
     own: _Look | _LookAtPrompt = _Look(adapter, roles, fields_of(config), objective.views)
     if config.online is not None:
-        own = _LookAtPrompt(adapter)
+        mixed = config.online.offline is not None
+        pair = tuple(role for role in scored_roles(objective) if role not in objective.views)
+        own = _LookAtPrompt(adapter, pair if mixed else ())
     found: list[Seen] = []
     for part, pool in reading.parts():
         train = config.train

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mmalign.config import RunConfig
 from mmalign.data._digest import digest
-from mmalign.data._first_pass import clashes, only_prompts, unpair
+from mmalign.data._first_pass import beside_prompts, clashes, no_pair, only_prompts, unpair
 from mmalign.data._sources import LoadedData, Skipped, load
 from mmalign.training.rows import Pool, balanced_pools, heldout_sources, wanted_roles
 from mmalign.types import PreferenceSample, UserError
@@ -64,9 +64,9 @@ def read(config: RunConfig) -> Reading:
     reading = Reading([], [], [], "")
     sources, pools, heldout = reading.sources, reading.pools, reading.heldout
     wanted, hashes = wanted_roles(config), []
-    prompts = "prompt" in wanted
+    prompts, mixed = "prompt" in wanted, len(wanted) > 1 and "prompt" in wanted
     for weight, source in config.data:
-        found = load(source, every_fault=True, prompts=prompts)
+        found = load(source, every_fault=True, prompts=prompts and not mixed)
         hashes.append(found.report.data_hash)
         sources.append(_described(source, "training", found))
         pools.append(Pool(found.samples, source, weight))
@@ -86,7 +86,12 @@ def read(config: RunConfig) -> Reading:
     if prompts:
         for part, pool in reading.parts():
             told: list[str] = []
-            pool.samples = only_prompts(pool.samples, told)
+            if mixed and part == "training":
+                odd = [(one, no_pair(one)) for one in pool.samples]
+                reading.leave_out(part, pool, [Skipped(o.id, o.origin, why) for o, why in odd if why])
+                pool.samples = beside_prompts(pool.samples, told)
+            else:
+                pool.samples = only_prompts(pool.samples, told)
             reading.notes += [f"{part}: {line.removeprefix('data: ')}" for line in told]
     balanced_pools(reading.pools, [])  # refuses a positive_ratio that the rows cannot give
     _leave_out_clashes(reading, config)

@@ -42,7 +42,7 @@ def small(config: RunConfig, folder: str) -> RunConfig:
     prompts = min(online.prompts, max(needed, online.batch))
     return replace(
         config,
-        online=replace(online, prompts=prompts, steps=1),
+        online=replace(online, prompts=prompts, steps=1, offline=None),  # what is sampled is tried
         train=replace(train, batch=batch),
         output=folder,
     )
