@@ -97,7 +97,7 @@ def _record(config: BuildConfig, facts: dict[str, Any], told: Sequence[str], wor
         "config_hash": _config.identity(config),
         "seed": config.seed,
         "prompts": facts,
-        "builder": named_tree(KINDS["builder"], config.builder),
+        "builder": _rows.portable(named_tree(KINDS["builder"], config.builder)),
         **_asked_of(config),
         "device": records.device_name(world.device),
         "versions": records.versions(),
