@@ -95,7 +95,7 @@ class RowBuilder(ABC):
     """A way of making new rows of whole ones. Subclasses are frozen dataclasses whose fields are the keys in
     the config. A row is left out, and counted, where its own media or answer cannot be used."""
 
-    n: ClassVar[int] = 1
+    n: int = 1
     copies: ClassVar[bool] = True
     """True if rows are read with their answers; False if a prompt is enough, of a source or a prompt file."""
 
