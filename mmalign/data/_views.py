@@ -152,6 +152,9 @@ CHANGES: Mapping[str, Change] = {
     "shuffled_frames": Change(
         _order(pictures.shuffled_order), _no_frames, media=frozenset({"video"}), random=True
     ),
+    "dropped_frames": Change(
+        _order(pictures.dropped_order), _no_frames, media=frozenset({"video"}), random=True
+    ),
 }
 
 

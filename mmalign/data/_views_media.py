@@ -91,6 +91,15 @@ def shuffled_order(count: int, generator: Generator) -> Tensor:
     return order.roll(1) if torch.equal(order, torch.arange(count)) else order
 
 
+def dropped_order(count: int, generator: Generator) -> Tensor:
+    """Half of the frames, one after another from a random place, gone; the nearest frame that is left stands
+    in for each, the earlier of two, [T] long."""
+    gone = count // 2
+    start = int(torch.randint(count - gone + 1, (), generator=generator))
+    kept = [place for place in range(count) if not start <= place < start + gone]
+    return torch.tensor([min(kept, key=lambda other: abs(place - other)) for place in range(count)])
+
+
 # ---------------------------------------------------------------- on the media of a prompt
 
 

@@ -12,7 +12,9 @@ from mmalign.objectives._pairs import pair_metrics, ratios, require
 from mmalign.objectives._spoilt import SpoiltPicture
 from mmalign.types import AllMean, Outcome, Scores, State
 
-Corruption = Literal["crop", "noise", "black", "other_image", "reversed_frames", "shuffled_frames"]
+Corruption = Literal[
+    "crop", "noise", "black", "other_image", "reversed_frames", "shuffled_frames", "dropped_frames"
+]
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class MDPO(SpoiltPicture):
     loss = - pair_weight log sigmoid(beta * (h_chosen - h_rejected)) - image_weight log sigmoid(beta *
     (h_chosen - h_v)) - anchor_weight log sigmoid(beta * h_chosen - delta). The first term alone can be won by
     knowing language; the second can not. `corruption`: a crop of 1 to 20 % blown up (the paper's), noise,
-    black, another row's picture; on clips the same for every frame, or the frames reversed or shuffled.
-    Policy and reference see the very same spoilt picture, and no term is detached.
+    black, another row's picture; on clips the same for every frame, or the frames reversed, shuffled or half of
+    them dropped. Policy and reference see the very same spoilt picture, and no term is detached.
     """
 
     beta: float = 0.1

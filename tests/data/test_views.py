@@ -143,6 +143,15 @@ def test_shuffled_frames_are_a_permutation_and_never_the_first_order() -> None:
     assert first_values(made(seen(clip(2)), "shuffled_frames")) == [10, 0]
 
 
+def test_dropped_frames_are_a_run_of_half_of_them_and_their_neighbours_stand_in() -> None:
+    orders = {tuple(first_values(made(seen(clip(4)), "dropped_frames", seed))) for seed in range(60)}
+    assert orders == {(20, 20, 20, 30), (0, 0, 30, 30), (0, 10, 10, 10)}
+    odd = {tuple(first_values(made(seen(clip(3)), "dropped_frames", seed))) for seed in range(60)}
+    assert odd == {(10, 10, 20), (0, 0, 20), (0, 10, 10)}
+    moved = made(seen(clip(4)), "dropped_frames").prompt[0].parts[0].data
+    assert moved.seconds == clip(4).seconds and len(moved.indices) == 4
+
+
 def test_pictures_beside_a_clip_keep_their_place() -> None:
     example = made(seen(picture(1), clip(2)), "reversed_frames")
     assert np.array_equal(media_of(example)[0], np.asarray(picture(1)))

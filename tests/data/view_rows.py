@@ -12,7 +12,7 @@ from mmalign.data._views import add_views
 from mmalign.types import Example, Message, Part, PreferenceSample, View
 
 PIXELS = ("crop", "noise", "black", "gray")
-SEEDED = ("crop", "noise", "shuffled_frames")
+SEEDED = ("crop", "noise", "shuffled_frames", "dropped_frames")
 
 
 def generator(seed: int = 0) -> Generator:

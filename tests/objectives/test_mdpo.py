@@ -12,7 +12,7 @@ from mmalign.types import LogProbs, View
 
 POLICY = {"chosen": -12.0, "rejected": -15.0, "chosen_crop": -18.0}
 REFERENCE = {"chosen": -13.0, "rejected": -14.5, "chosen_crop": -17.0}
-CHANGED = ("crop", "noise", "black", "other_image", "reversed_frames", "shuffled_frames")
+CHANGED = ("crop", "noise", "black", "other_image", "reversed_frames", "shuffled_frames", "dropped_frames")
 
 
 def worked() -> tuple[dict[str, dict[str, LogProbs]], dict[str, Tensor]]:
