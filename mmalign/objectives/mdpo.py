@@ -25,7 +25,7 @@ class MDPO(SpoiltPicture):
     loss = - pair_weight log sigmoid(beta * (h_chosen - h_rejected)) - image_weight log sigmoid(beta *
     (h_chosen - h_v)) - anchor_weight log sigmoid(beta * h_chosen - delta). The first term alone can be won by
     knowing language; the second can not. `corruption`: a crop of 1 to 20 % blown up (the paper's), noise,
-    black, another row's picture; on clips the same for every frame, or the frames reversed, shuffled or half of
+    black, another row's picture; on clips the same for every frame, or frames reversed, shuffled or half of
     them dropped. Policy and reference see the very same spoilt picture, and no term is detached.
     """
 
