@@ -18,6 +18,7 @@ from PIL import Image
 EXAMPLES = Path(__file__).parents[1] / "examples"
 ALIGN, OWN = EXAMPLES / "align_a_diffusion_model.ipynb", EXAMPLES / "your_own_objective.ipynb"
 COMPARE = EXAMPLES / "compare_objectives_on_an_image_model.ipynb"
+LOOK = EXAMPLES / "make_a_model_look.ipynb"
 ARMS = ["sft", "dpo", "dpo + sdpo", "mapo", "kto", "ipo"]
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 MACHINE = re.compile(r"(?<![\w.])/(tmp|home|root|work|usr|opt|var|Users|mnt|private)/|[A-Z]:\\|site-packages")
@@ -63,7 +64,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_there_are_notebooks() -> None:
-    assert {ALIGN, OWN, COMPARE} <= set(NOTEBOOKS)
+    assert {ALIGN, OWN, COMPARE, LOOK} <= set(NOTEBOOKS)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -163,6 +164,45 @@ def test_stored_pictures_of_the_comparison() -> None:
     (png,) = ["".join(one["image/png"]) for one in data if "image/png" in one]
     sheet = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     assert sheet.size == (84 + 8 * 68, 7 * 68) and len(sheet.getcolors(1 << 20) or ()) > 50
+
+
+def looked(said: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Margins of both runs (first and last, with the picture and without), and what every model names: rates
+    of hallucination and recall in percent, POPE's accuracy."""
+    pairs = r"([+-][\d.]+) -> ([+-][\d.]+)"
+    found = re.findall(rf"^(dpo|mdpo) +with picture {pairs}, without {pairs}$", said, re.M)
+    margins = {arm: [float(value) for value in values] for arm, *values in found}
+    figure = r" +([\d.]+)(?: \[[\d.]+, [\d.]+\])?"
+    named = re.findall(rf"^(base|sft|dpo|mdpo){3 * figure}(?= |$)", said, re.M)
+    return margins, {who: [float(value) for value in values] for who, *values in named}
+
+
+def test_stored_figures_of_looking() -> None:
+    """The text's claims: all hallucinate less, dpo pays in recall, mdpo owes less to words alone."""
+    margins, named = looked(printed(LOOK))
+    assert list(named) == ["base", "sft", "dpo", "mdpo"]
+    base = named["base"]
+    assert all(named[arm][0] < base[0] / 10 for arm in ("sft", "dpo", "mdpo"))
+    assert named["dpo"][1] < base[1] - 30 and min(named["mdpo"][1], named["sft"][1]) >= base[1]
+    assert margins["mdpo"][1] > margins["mdpo"][0] and margins["dpo"][1] > margins["dpo"][0]
+    assert 0 < margins["mdpo"][3] < margins["dpo"][3]
+    data = [output["data"] for output in outputs(LOOK) if "data" in output]
+    assert [sorted(one)[0] for one in data] == ["image/png", "image/svg+xml", "image/png"]
+    assert "".join(data[1]["image/svg+xml"]).count("<polyline") == 4
+
+
+def test_make_a_model_look(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"STEPS": 2, "PARTS": 1, "PAIRS": 32, "HELDOUT": 6, "SCENES": 4, "OUTPUT": str(folder)}
+    found = run_cells(LOOK, small)
+    margins, named = looked(capsys.readouterr().out)
+    assert set(margins) == {"dpo", "mdpo"} and set(named) == {"base", "sft", "dpo", "mdpo"}
+    for arm in ("dpo", "mdpo"):
+        held = found["logs"][arm].heldout
+        assert margins[arm][2:] == pytest.approx(
+            [held["margin_without_image"].first, held["margin_without_image"].last], abs=0.006
+        )
+        assert held["loss"].first == pytest.approx(math.log(2) * (3 if arm == "mdpo" else 1), abs=1e-4)
+    assert set(found["answers"]) == {"base", "sft", "dpo", "mdpo"} and len(found["answers"]["base"]) == 4
 
 
 def test_align_a_diffusion_model(folder: Path) -> None:
