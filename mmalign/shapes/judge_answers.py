@@ -61,28 +61,35 @@ def judge_clip_answer(clip: Clip, question: str, answer: str) -> Mapping[str, fl
     UserError for other questions, and for questions about things that the clip does not show.
     """
     moved = {one.thing: one for one in read_clip(clip)}
+    topic, right = _right_answer(moved, question)
     said = answer.strip()
+    verdict = {"score": float(said == right), topic: float(said == right)}
+    thing = parse_motion_question(question)
+    if thing is not None and moved[thing].motion != USUAL_MOTION[thing.kind]:
+        verdict["habit"] = float(said == MOTION_ANSWERS[USUAL_MOTION[thing.kind]])
+    return verdict
+
+
+def right_clip_answer(clip: Clip, question: str) -> tuple[str, str | None]:
+    """The topic of a question about a clip, and the answer that is right; None where none is. UserError as
+    `judge_clip_answer`."""
+    return _right_answer({one.thing: one for one in read_clip(clip)}, question)
+
+
+def _right_answer(moved: Mapping[Thing, Moved], question: str) -> tuple[str, str | None]:
     if (thing := parse_motion_question(question)) is not None:
-        motion = _shown(moved, thing, question).motion
-        right = float(said == MOTION_ANSWERS[motion])
-        usual = USUAL_MOTION[thing.kind]
-        habit = {} if motion == usual else {"habit": float(said == MOTION_ANSWERS[usual])}
-        return {"score": right, "motion": right} | habit
+        return "motion", MOTION_ANSWERS[_shown(moved, thing, question).motion]
     if match := _ORDER.fullmatch(question):
-        pair = [_shown(moved, Thing(match[i + 1], match[i]), question) for i in (1, 3)]
-        first = min(pair, key=lambda one: one.onset)
-        return _right("order", said == f"the {first.thing.name}" and pair[0].onset != pair[1].onset)
+        one, other = (_shown(moved, Thing(match[i + 1], match[i]), question) for i in (1, 3))
+        first = min(one, other, key=lambda seen: seen.onset)
+        return "order", f"the {first.thing.name}" if one.onset != other.onset else None
     if question == _COUNT:
-        return _right("count", len(moved) < len(COUNTS) and said == COUNTS[len(moved)])
+        return "count", COUNTS[len(moved)] if len(moved) < len(COUNTS) else None
     if (thing := parse_question(question)) is not None:
-        return _right("presence", said == ("yes" if thing in moved else "no"))
+        return "presence", "yes" if thing in moved else "no"
     raise UserError(
         f"question {question!r} about a clip is not judged; ask for motion, order, number or presence"
     )
-
-
-def _right(topic: str, right: bool) -> dict[str, float]:
-    return {"score": float(right), topic: float(right)}
 
 
 def _shown(moved: Mapping[Thing, Moved], thing: Thing, question: str) -> Moved:
