@@ -14,6 +14,7 @@ from mmalign.data._digest import digest
 from mmalign.rewards._reads import answers_of
 from mmalign.types import Adapter, Judge, Kind, Message, Part
 
+UNTOLD = "prompts of which the judge cannot be told what it wants"
 EMPTY = "answers without any text"
 EQUAL = "answers equal to another one to the same prompt"
 TOO_FEW = "prompts with fewer than two different answers"
@@ -36,7 +37,7 @@ class Group:
     """The different answers to one prompt, each with the seed it was sampled from; media are decoded.
 
     `cuts`: first and one past the last frame of each segment of the answers, where they are clips that are
-    judged by segment.
+    judged by segment. `told`: what else is known of the prompt, for judges that want it.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Group:
     answers: tuple[Part, ...]
     seeds: tuple[int, ...]
     cuts: tuple[tuple[int, int], ...] = ()
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ class Builder(ABC):
 
     asks_judge: ClassVar[bool] = True
     asks_helper: ClassVar[str] = "no"
+    tells: ClassVar[frozenset[str]] = frozenset()
+    """What the builder can tell a judge of a prompt, by name; "reference" is the answer that its row has."""
+
     works_with: ClassVar[Kind] = "surrogate"
     """The kind of model that makes such copies."""
 
@@ -93,6 +98,11 @@ class Builder(ABC):
     def cuts(self, adapter: Any) -> tuple[tuple[int, int], ...]:
         """First and one past the last frame of each segment of a clip; () where answers are judged whole."""
         return ()
+
+    def told(self, asked: Asked) -> dict[str, str]:
+        """What is known of a prompt, media not decoded, as far as it is known."""
+        text = "".join(part.data for part in asked.original if part.kind == "text")
+        return {"reference": text} if "reference" in self.tells and text.strip() else {}
 
     def sample(
         self, adapter: Any, model: nn.Module, asked: Sequence[Asked], seeds: Sequence[int]

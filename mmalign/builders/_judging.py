@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from mmalign.builders._candidates import Group
 from mmalign.rewards._said import Verdict as Verdict
 from mmalign.rewards._said import read_rating as read_rating
 from mmalign.rewards._said import read_verdict as read_verdict
-from mmalign.rewards._scoring import TOTAL, score_all
+from mmalign.rewards._scoring import TOTAL, score_readable
 from mmalign.types import Judge, Message, Part, UserError
 
 
@@ -53,18 +54,53 @@ def refuse_scoreless(judge: object, builder: str) -> None:
         )
 
 
+@runtime_checkable
+class ManyPairJudge(Protocol):
+    """Compares many twos of answers in one call, if `compares` is true."""
+
+    @property
+    def compares(self) -> bool:
+        """False where its config has nothing to compare by; its scores decide then."""
+
+    def compare_many(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        twos: Sequence[tuple[Part, Part]],
+        told: Sequence[Mapping[str, str]],
+    ) -> list[Verdict | None]:
+        """What `PairJudge.compare` says of each two, in order; `told`: what is known of every prompt."""
+
+
+def compares(judge: object) -> bool:
+    """True for a judge that compares two answers itself, by a verdict or in words."""
+    return isinstance(judge, PairJudge | SpeakingJudge) or (
+        isinstance(judge, ManyPairJudge) and judge.compares
+    )
+
+
 class ScoredOnce:
     """A judge of single answers that has scored some already; of those it gives the same scores again."""
 
-    def __init__(self, judge: Judge, prompt: tuple[Message, ...], answers: Sequence[Part], name: str) -> None:
-        """Score all answers to one prompt in one call; `name` is what messages call the prompt."""
-        scores = score_all(judge, [prompt] * len(answers), answers, [name] * len(answers))
+    def __init__(self, judge: Judge, group: Group) -> None:
+        """Score all answers of a group in one call."""
+        prompts, names = [group.prompt] * len(group.answers), [group.id] * len(group.answers)
+        told = [group.told] * len(group.answers)
+        scores = score_readable(judge, prompts, group.answers, names, told)
         # the answers are kept beside their scores: ids of objects that are gone come again
-        self._known = {id(one): (one, found) for one, found in zip(answers, scores, strict=True)}
+        self._known = {id(one): (one, found) for one, found in zip(group.answers, scores, strict=True)}
 
     def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
-        """The scores of one of the answers."""
-        return self._known[id(response)][1]
+        """The scores of one of the answers. Raises UserError where none could be read."""
+        (found,) = self.verdicts([prompt], [response])
+        if found is None:
+            raise UserError("the verdict on this answer cannot be read")
+        return found
+
+    def verdicts(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[Mapping[str, float] | None]:
+        """The scores of some of the answers, None where none could be read."""
+        return [self._known[id(response)][1] for response in responses]
 
 
 @dataclass(frozen=True)
@@ -76,11 +112,13 @@ class ByScores:
     even: float = 0.0
 
     def compare(self, prompt: tuple[Message, ...], first: Part, second: Part) -> Verdict | None:
-        """The answer whose "score" is higher."""
-        ours, theirs = (own[TOTAL] for own in score_all(self.judge, [prompt, prompt], [first, second]))
-        if abs(ours - theirs) <= self.even:
+        """The answer whose "score" is higher; None where one has none that could be read."""
+        ours, theirs = score_readable(self.judge, [prompt, prompt], [first, second])
+        if ours is None or theirs is None:
+            return None
+        if abs(ours[TOTAL] - theirs[TOTAL]) <= self.even:
             return "tie"
-        return "first" if ours > theirs else "second"
+        return "first" if ours[TOTAL] > theirs[TOTAL] else "second"
 
 
 @dataclass(frozen=True)

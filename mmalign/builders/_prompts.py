@@ -10,29 +10,31 @@ from mmalign.builders._config import BuildConfig, is_source
 from mmalign.builders._whole_rows import RowBuilder
 from mmalign.data._digest import digest
 from mmalign.data._sources import load
+from mmalign.rewards._scoring import wants_of
 from mmalign.types import Message, Part, PreferenceSample, UserError
 
 
 def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple[list[Asked], list[str]]:
     """Every different prompt with its id, media not yet decoded, and what reading them had to tell.
 
-    Of a data source's rows the prompt counts that their first role has, and for a builder that reads answers
-    its answer too, and those of further roles that it asks for; rows that its `heldout` keeps back are left
-    out. A line of a prompt file is a caption to a model of surrogate `kind`, else a user's turn. `reads`:
-    kinds of media that the model takes in prompts. Raises UserError for prompts that it does not take or that
-    no row can hold.
+    Of a data source's rows the prompt counts that their first role has, and for a builder or judge that
+    reads answers its answer too, and those of further roles that it asks for; rows that its `heldout` keeps
+    back are left out. A line of a prompt file is a caption to a model of surrogate `kind`, else a user's
+    turn. `reads`: kinds of media that the model takes in prompts. Raises UserError for prompts that it does
+    not take or that no row can hold.
     """
     told: list[str] = []
     found: dict[str, Asked] = {}
     copies = config.builder.copies
+    answered = copies or "reference" in wants_of(config.judge)
     of_answers = "rows" if config.builder.works_with == "exact" else "pictures or clips with prompts"
     what = of_answers if copies else "ones"
     if is_source(config.prompts):
-        data = load(config.prompts, prompts=not copies)
+        data = load(config.prompts, prompts=not answered)
         told = data.report.lines()
         for sample in data.samples:
             example = next(iter(sample.examples.values()))[0]
-            original = example.response if copies else ()
+            original = example.response if answered else ()
             sides = _sides(config.builder, sample)
             key = digest(example.prompt, original, *([sides] if sides else []))
             found.setdefault(key, Asked(sample.id, example.prompt, original, sample.origin, sides))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmalign.rewards._scoring import score_all
-from mmalign.types import Judge, Message, Part, VerdictJudge
+from mmalign.rewards._scoring import score_readable
+from mmalign.types import Judge, Message, Part
 
 
 def scored_or_none(
@@ -13,8 +13,4 @@ def scored_or_none(
 ) -> list[dict[str, float] | None]:
     """Named scores of every answer, in order; None where the judge wrote a verdict that cannot be read.
     `names` are what messages call the prompts. Raises UserError as `score_all` does."""
-    if not prompts:
-        return []
-    if not isinstance(judge, VerdictJudge):
-        return [*score_all(judge, prompts, answers, names)]
-    return [None if one is None else dict(one) for one in judge.verdicts(prompts, answers)]
+    return score_readable(judge, prompts, answers, names)

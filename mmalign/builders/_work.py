@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from mmalign.builders import _media
-from mmalign.builders._candidates import TOO_FEW, Asked, Builder, Group, Paired, distinct
+from mmalign.builders._candidates import TOO_FEW, UNTOLD, Asked, Builder, Group, Paired, distinct
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._model import Answering, OwnWords
 from mmalign.builders._new_rows import UNWRITABLE, clips_as_given, is_readable, row_of
@@ -20,6 +20,7 @@ from mmalign.builders._rows import prompt_fields, rows_of
 from mmalign.builders._store import Store
 from mmalign.builders._whole_rows import NewRow, Pool, RowBuilder, Tools
 from mmalign.data._prompts import decode_prompts
+from mmalign.rewards._scoring import wants_of
 from mmalign.types import Message, UserError, derive_seed
 
 _Made = tuple[Callable[[int, Asked], list[dict[str, Any]]], Counter[str]]
@@ -54,7 +55,11 @@ class Work:
         given = [self.prompts[number] for number in numbers]
         ready, broken = self._decoded(given)
         builder = self.config.builder
-        made = self._remade(builder, given, ready) if isinstance(builder, RowBuilder) else self._judged(ready)
+        made = (
+            self._remade(builder, given, ready)
+            if isinstance(builder, RowBuilder)
+            else self._judged(given, ready)
+        )
         for number, asked in zip(numbers, given, strict=True):
             if number not in self.missing:
                 continue
@@ -93,11 +98,15 @@ class Work:
     def _writer(self, rows: Sequence[NewRow]) -> Callable[[int, Asked], list[dict[str, Any]]]:
         return lambda _, asked: [row_of(row, self.store.folder, asked.id, self.origin) for row in rows]
 
-    def _judged(self, ready: Sequence[Asked]) -> dict[str, _Made]:
+    def _judged(self, given: Sequence[Asked], ready: Sequence[Asked]) -> dict[str, _Made]:
         """The judged pairs of sampled answers, by the prompt's id."""
-        groups, counts = self._sampled(ready)
-        fit = [group for group in groups if len(group.answers) > 1]
         builder: Builder = self.config.builder
+        wants = wants_of(self.config.judge)
+        told = {one.id: builder.told(one) if wants else {} for one in given}
+        known = [one for one in ready if wants <= told[one.id].keys()]
+        groups, counts = self._sampled(known)
+        groups = [replace(group, told=told[group.id]) for group in groups]
+        fit = [group for group in groups if len(group.answers) > 1]
         judged = builder.pair(fit, self.config.judge, self.config.seed)
         found = {group.id: paired for group, paired in zip(fit, judged, strict=True)}
         none = Paired((), counts=Counter({TOO_FEW: 1}))
@@ -107,7 +116,7 @@ class Work:
                 self._rows(number, asked.turns, group, paired) if paired.pairs else []
             )
 
-        made = {}
+        made: dict[str, _Made] = {one.id: (lambda *_: [], Counter({UNTOLD: 1})) for one in ready}
         for group in groups:
             paired = found.get(group.id, none)
             made[group.id] = writer(group, paired), paired.counts + counts[group.id]
@@ -119,7 +128,8 @@ class Work:
         if self.config.builder.copies or isinstance(self.config.builder, RowBuilder):
             return decode_originals(self.config, given, adapter)
         ready = decode_prompts([(one.id, one.turns) for one in given], adapter.frames)
-        return [Asked(*one) for one in ready], {}
+        decoded = [replace(one, turns=turns) for one, (_, turns) in zip(given, ready, strict=True)]
+        return decoded, {}
 
     def _sampled(self, ready: Sequence[Asked]) -> tuple[list[Group], dict[str, Counter[str]]]:
         """The different answers to every prompt, and counts of what was left out, by the prompt's id."""

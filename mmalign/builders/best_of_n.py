@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mmalign.builders._candidates import Builder, Group, Made, Paired
 from mmalign.builders._judging import refuse_scoreless
@@ -16,6 +16,7 @@ from mmalign.types import Judge
 
 ALIKE = "prompts whose answers all score alike"
 TIES = "pairs whose two sides score alike"
+UNREAD = "answers on which the judge's verdict could not be read"
 BETWEEN = "pairs with a side between bad and good"
 
 
@@ -27,8 +28,11 @@ class BestOfN(Builder):
     order of scores, `all` every two, `threshold` every answer scoring `good` or more with every one scoring
     `bad` or less. `by`, `fewer`, `policy` and `min_gap` are those of ranked lists: which scores decide, of
     which less is better, how several decide, and the least distance of a pair. A prompt whose answers all
-    score alike gives no pair.
+    score alike gives no pair. An answer on which the judge's verdict cannot be read counts for nothing. A
+    judge that wants a reference is told the answer of the prompt's row.
     """
+
+    tells: ClassVar[frozenset[str]] = frozenset({"reference"})
 
     n: int = 8
     strategy: Literal["best_worst", "adjacent", "all", "threshold"] = "best_worst"
@@ -74,30 +78,36 @@ class BestOfN(Builder):
     def ready(self, judge: Judge) -> None:
         """Load the judge. Raises UserError for one without scores."""
         refuse_scoreless(judge, "best_of_n")
-        _scoring.ready(judge)
+        _scoring.ready(judge, self.tells)
 
     def pair(self, groups: Sequence[Group], judge: Judge, seed: int) -> list[Paired]:
         """Score all answers of all groups in one go, then pair each group's; nothing here is random."""
         prompts = [group.prompt for group in groups for _ in group.answers]
         names = [group.id for group in groups for _ in group.answers]
         answers = [answer for group in groups for answer in group.answers]
-        scores = iter(_scoring.score_all(judge, prompts, answers, names))
+        told = [group.told for group in groups for _ in group.answers]
+        scores = iter(_scoring.score_readable(judge, prompts, answers, names, told))
         return [self._paired(list(itertools.islice(scores, len(group.answers)))) for group in groups]
 
-    def _paired(self, scores: Sequence[Mapping[str, float]]) -> Paired:
+    def _paired(self, given: Sequence[Mapping[str, float] | None]) -> Paired:
+        read = {place: own for place, own in enumerate(given) if own is not None}
+        unread = Counter({UNREAD: len(given) - len(read)})
+        if len(read) < 2:
+            return Paired(tuple(given), counts=+unread)
+        scores, places = list(read.values()), list(read)
         choice = choose(scores, self.rule)
         values = [[own[name] for name in self.by] for own in scores]
         if all(own == values[0] for own in values):
-            return Paired(tuple(scores), counts=Counter({ALIKE: 1}))
-        counts = Counter(choice.left_out)
+            return Paired(tuple(given), counts=+(unread + Counter({ALIKE: 1})))
+        counts = unread + Counter(choice.left_out)
         kept = [pair for pair in choice.pairs if self._outside(pair, scores)]
         counts[BETWEEN] += len(choice.pairs) - len(kept)
-        made = [Made(p.chosen, p.rejected, p.gap, self._weight(p.gap)) for p in kept]
+        made = [Made(places[p.chosen], places[p.rejected], p.gap, self._weight(p.gap)) for p in kept]
         if self.ties == "keep":
-            made += [Made(p.chosen, p.rejected, 0.0, tie=True) for p in choice.ties]
+            made += [Made(places[p.chosen], places[p.rejected], 0.0, tie=True) for p in choice.ties]
         else:
             counts[TIES] += len(choice.ties)
-        return Paired(tuple(scores), tuple(made), +counts)
+        return Paired(tuple(given), tuple(made), +counts)
 
     def _outside(self, pair: Pair, scores: Sequence[Mapping[str, float]]) -> bool:
         """True unless a side lies between the thresholds."""

@@ -11,15 +11,18 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mmalign.builders._candidates import Builder, Group, Made, Paired
 from mmalign.builders._judging import (
     ByScores,
+    ManyPairJudge,
     PairJudge,
     ScoredOnce,
     SpeakingJudge,
     Spoken,
     Verdict,
+    compares,
     read_rating,
     refuse_scoreless,
 )
@@ -44,8 +47,11 @@ class RankAndSift(Builder):
     keeps the best-rated winner against the worst-rated loser where it is rated higher by more than `min_gap`.
 
     The judge of the build ranks if it can compare two answers, by a verdict or in words; otherwise its scores
-    do, and `even` is the largest distance of two scores that still tie.
+    do, and `even` is the largest distance of two scores that still tie. A judge that wants a reference is
+    told the answer of the prompt's row.
     """
+
+    tells: ClassVar[frozenset[str]] = frozenset({"reference"})
 
     n: int = 10
     min_gap: float = 0.0
@@ -68,20 +74,20 @@ class RankAndSift(Builder):
         that compares by itself."""
         if not isinstance(judge, SpeakingJudge):
             refuse_scoreless(judge, "rank_and_sift")
-        if self.even > 0 and isinstance(judge, PairJudge | SpeakingJudge):
+        if self.even > 0 and compares(judge):
             raise UserError(
                 f"builder.even: {self.even:g} is read only where scores rank, and judge "
                 f"{type(judge).__name__} compares two answers itself; remove it"
             )
-        _scoring.ready(judge)
+        _scoring.ready(judge, self.tells)
 
     def pair(self, groups: Sequence[Group], judge: Judge, seed: int) -> list[Paired]:
         """Rank and sift every group; the twos of a group are drawn from `seed` and its id."""
         return [self._paired(group, judge, seed) for group in groups]
 
     def _paired(self, group: Group, judge: Judge, seed: int) -> Paired:
-        if not isinstance(judge, PairJudge | SpeakingJudge):
-            judge = ScoredOnce(judge, group.prompt, group.answers, group.id)
+        if not compares(judge):
+            judge = ScoredOnce(judge, group)
         winners, losers, counts = self._ranked(group, judge, seed)
         scores: list[Scores | None] = [None] * len(group.answers)
         if not winners:
@@ -112,9 +118,9 @@ class RankAndSift(Builder):
         counts = Counter({SINGLE: len(order) % 2})
         winners: list[int] = []
         losers: list[int] = []
-        compares = _comparing(judge, self.even)
-        for first, second in twos:
-            reason, won = _verdict(compares, group, first, second)
+        verdicts = _verdicts(judge, self.even, group, twos)
+        for (first, second), (straight, turned) in zip(twos, verdicts, strict=True):
+            reason, won = _winner(first, second, straight, turned)
             if reason is not None:
                 counts[reason] += 1
                 continue
@@ -123,17 +129,32 @@ class RankAndSift(Builder):
         return winners, losers, +counts
 
 
+def _verdicts(
+    judge: Judge, even: float, group: Group, twos: Sequence[tuple[int, int]]
+) -> list[tuple[Verdict | None, Verdict | None]]:
+    """What the judge says of every two, shown in this order and the other way round."""
+    orders = [order for first, second in twos for order in ((first, second), (second, first))]
+    shown = [(group.answers[first], group.answers[second]) for first, second in orders]
+    if isinstance(judge, ManyPairJudge):
+        found = judge.compare_many([group.prompt] * len(shown), shown, [group.told] * len(shown))
+    else:
+        one = _comparing(judge, even)
+        found = [one.compare(group.prompt, *two) for two in shown]
+    return list(zip(found[::2], found[1::2], strict=True))
+
+
 def _comparing(judge: Judge, even: float) -> PairJudge:
     if isinstance(judge, PairJudge):
         return judge
     return Spoken(judge) if isinstance(judge, SpeakingJudge) else ByScores(judge, even)
 
 
-def _verdict(judge: PairJudge, group: Group, first: int, second: int) -> tuple[str | None, int]:
-    """Why neither of two answers won, or None and the place of the winner; both orders are asked."""
-    one, other = group.answers[first], group.answers[second]
-    straight = judge.compare(group.prompt, one, other)
-    turned = _turned(judge.compare(group.prompt, other, one))
+def _winner(
+    first: int, second: int, straight: Verdict | None, other: Verdict | None
+) -> tuple[str | None, int]:
+    """Why neither of two answers won, or None and the place of the winner, from the verdicts in both
+    orders."""
+    turned = _turned(other)
     if straight is None or turned is None:
         return UNREAD, first
     if straight != turned:
@@ -156,5 +177,7 @@ def _rated(group: Group, places: Sequence[int], judge: Judge) -> dict[int, Score
         said = {place: read_rating(judge.rate(group.prompt, group.answers[place])) for place in places}
         return {p: None if value is None else {_scoring.TOTAL: float(value)} for p, value in said.items()}
     answers = [group.answers[place] for place in places]
-    found = _scoring.score_all(judge, [group.prompt] * len(places), answers, [group.id] * len(places))
+    num = len(places)
+    prompts, told = [group.prompt] * num, [group.told] * num
+    found = _scoring.score_readable(judge, prompts, answers, [group.id] * num, told)
     return dict(zip(places, found, strict=True))

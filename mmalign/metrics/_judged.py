@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -11,8 +11,8 @@ from mmalign._build import build_named
 from mmalign._names import KINDS
 from mmalign.metrics._reading import check_paths
 from mmalign.metrics._seam import Metric
-from mmalign.rewards._scoring import TOTAL, ready, score_all
-from mmalign.types import Judge, Message, Part, UserError, VerdictJudge
+from mmalign.rewards._scoring import TOTAL, ready, score_readable
+from mmalign.types import Judge, Message, Part, UserError
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class JudgedMetric(Metric):
     """What metrics share whose answers a judge grades: files, the judge's section, and the judge itself."""
 
     unchecked: ClassVar[bool] = True
+    tells: ClassVar[frozenset[str]] = frozenset()
+    """What the judge is told besides the prompt, which holds all else that it needs."""
 
     questions: str
     images: str
@@ -36,7 +38,7 @@ class JudgedMetric(Metric):
 
     def ready(self) -> None:
         """Load the judge, so that one that cannot be had is refused before anything is generated."""
-        ready(self.asked_judge)
+        ready(self.asked_judge, self.tells)
 
 
 def verdicts(
@@ -45,17 +47,15 @@ def verdicts(
     prompts: Sequence[tuple[Message, ...]],
     answers: Sequence[str],
     bounds: tuple[float, float],
+    told: Sequence[Mapping[str, str]] | None = None,
 ) -> list[dict[str, float] | None]:
-    """Named scores of every answer, in order; None where the judge wrote what cannot be read.
+    """Named scores of every answer, in order; None where the judge wrote what cannot be read. `told`: what is
+    known of every question, for judges that want it.
 
     Raises UserError naming the question for a score out of bounds: the judge asks for another scale.
     """
     responses = [Part("text", text) for text in answers]
-    found: list[dict[str, float] | None]
-    if isinstance(judge, VerdictJudge):
-        found = [None if one is None else dict(one) for one in judge.verdicts(prompts, responses)]
-    else:
-        found = [*score_all(judge, prompts, responses, names)]
+    found = score_readable(judge, prompts, responses, names, told)
     low, high = bounds
     for name, one in zip(names, found, strict=True):
         if one is not None and not low <= one[TOTAL] <= high:

@@ -28,9 +28,11 @@ class Green(JudgedMetric):
 
     `questions`: rows with `id`, `report` (the radiologist's), `image` or `images` (files in the folder
     `images`) and, if there, `question` instead of `prompt`. `judge`: a judge from rewards/ whose "score" is
-    GREEN, 0 to 1; its prompt is the reference report, its response the model's.
+    GREEN, 0 to 1, such as `green`; its prompt is the reference report, which it is told as `reference`, too,
+    its response the model's.
     """
 
+    tells: ClassVar[frozenset[str]] = frozenset({"reference"})
     costs: ClassVar[frozenset[str]] = frozenset({"unread"})
 
     prompt: str = "Write the findings section of a report on this study."
@@ -68,8 +70,10 @@ class Green(JudgedMetric):
     def grade(self, answers: Mapping[str, str]) -> list[Graded]:
         """One item per report, all judged in one call."""
         names = [name for name in self._rows if name in answers]
-        told = [asked(self._rows[name].reference) for name in names]
-        judged = verdicts(self.asked_judge, names, told, [answers[name] for name in names], (0, 1))
+        references = [self._rows[name].reference for name in names]
+        given, told = [answers[name] for name in names], [{"reference": one} for one in references]
+        prompts = [asked(one) for one in references]
+        judged = verdicts(self.asked_judge, names, prompts, given, (0, 1), told)
         return [self._item(name, answers[name], one) for name, one in zip(names, judged, strict=True)]
 
     def _item(self, name: str, answer: str, verdict: Mapping[str, float] | None) -> Graded:
