@@ -82,7 +82,7 @@ def _read_judge(tree: dict[str, Any]) -> dict[str, Any]:
     words = {name: tree[name] for name in ("name", "words", "prefix")}
     if not all(isinstance(value, str) for value in words.values()):
         raise ValueError("a judge's name and words must be strings")
-    return {**words, "unchecked": bool(tree["unchecked"])}
+    return {**words, "unchecked": bool(tree["unchecked"]), "verbal": bool(tree.get("verbal"))}
 
 
 def _plain(value: Any) -> Any:

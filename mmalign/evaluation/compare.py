@@ -17,8 +17,8 @@ from mmalign.clips import Clip
 from mmalign.evaluation import _files
 from mmalign.evaluation._sheet import contact_sheet
 from mmalign.evaluation.comparison import Answered, Comparison, JudgeNote
-from mmalign.rewards._scoring import ready, score_all
-from mmalign.types import Judge, Message, Part, UserError, derive_seed
+from mmalign.rewards._scoring import ready, score_readable
+from mmalign.types import Judge, Message, Part, UserError, VerdictJudge, derive_seed
 
 Switch = Callable[[], AbstractContextManager[nn.Module]]
 """Called without arguments it gives a context that yields the module to generate with."""
@@ -49,8 +49,9 @@ def compare(
     one decides, the others' scores carry their names.
 
     The seed of a prompt is derived from `seed` and its id, so that both models start from the same noise and
-    nothing depends on order or batch. Raises UserError for no prompts, an id that occurs twice, a judge
-    without a finite total, and for what the adapter or a judge refuse.
+    nothing depends on order or batch. A verdict that cannot be read leaves an answer without that judge's
+    scores. Raises UserError for no prompts, an id that occurs twice, a judge without a finite total or whose
+    verdicts can be read for both answers to no prompt, and for what the adapter or a judge refuse.
     """
     if batch < 1:
         raise ValueError(f"batch: must be above 0, got {batch}")
@@ -79,6 +80,12 @@ def compare(
         )
         for i, ((name, turns), before, after) in enumerate(zip(prompts, befores, afters, strict=True))
     ]
+    for note in notes:
+        if not any(note.total in row.base_scores and note.total in row.tuned_scores for row in rows):
+            raise UserError(
+                f"evaluation: {note.name}: for no prompt can its verdicts on both answers be read; see what "
+                "it asks for and what it is to answer"
+            )
     costs = {note.prefix + name for judge, note in zip(judges, notes, strict=True) for name in _costs(judge)}
     return Comparison(tuple(rows), seed, costs=tuple(sorted(costs)), judges=notes)
 
@@ -92,7 +99,7 @@ def introduced(judges: Sequence[Judge]) -> tuple[JudgeNote, ...]:
         again = sum(known.partition(" ")[0] == name for known in names)
         names.append(f"{name} {again + 1}" if again else name)
     return tuple(
-        JudgeNote(name, _said(judge), _unchecked(judge), f"{name}/" if place else "")
+        JudgeNote(name, _said(judge), _unchecked(judge), f"{name}/" if place else "", _verbal(judge))
         for place, (name, judge) in enumerate(zip(names, judges, strict=True))
     )
 
@@ -108,6 +115,10 @@ def _costs(judge: Judge) -> frozenset[str]:
 
 def _unchecked(judge: Judge) -> bool:
     return bool(getattr(judge, "unchecked", False))  # a judge need not say
+
+
+def _verbal(judge: Judge) -> bool:
+    return isinstance(judge, VerdictJudge)
 
 
 def answers(
@@ -133,16 +144,18 @@ def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[Prompt]]:
 def _scores(
     judges: Sequence[Judge], notes: Sequence[JudgeNote], prompts: Sequence[Prompt], given: Sequence[Part]
 ) -> list[dict[str, float]]:
-    """Checked scores of every answer by all judges together; empty ones without a judge."""
+    """Checked scores of every answer by all judges together; empty ones without a judge, and without those of
+    a judge whose verdict cannot be read."""
     found: list[dict[str, float]] = [{} for _ in prompts]
     for judge, note in zip(judges, notes, strict=True):
         try:
-            listed = score_all(judge, [turns for _, turns in prompts], given, [name for name, _ in prompts])
+            turns, names = [turns for _, turns in prompts], [name for name, _ in prompts]
+            listed = score_readable(judge, turns, given, names)
         except UserError as error:
             who = f"{note.name}: " if len(judges) > 1 else ""
             raise UserError(f"evaluation: {who}{error}") from error
         for scores, more in zip(found, listed, strict=True):
-            scores |= {note.prefix + name: value for name, value in more.items()}
+            scores |= {note.prefix + name: value for name, value in (more or {}).items()}
     return found
 
 

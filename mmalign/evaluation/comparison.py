@@ -35,12 +35,14 @@ class Answered:
 @dataclass(frozen=True)
 class JudgeNote:
     """Who scored: a judge's name, what it says of itself, and whether it is an `unchecked` build whose scores
-    nobody has held against published ones. Its scores are called `prefix` + name."""
+    nobody has held against published ones. Its scores are called `prefix` + name. `verbal`: it writes its
+    verdicts, of which some may not be readable."""
 
     name: str
     words: str = ""
     unchecked: bool = False
     prefix: str = ""
+    verbal: bool = False
 
     @property
     def total(self) -> str:
@@ -62,7 +64,7 @@ class Comparison:
 
     def __post_init__(self) -> None:
         judged = {TOTAL in scores for row in self.rows for scores in (row.base_scores, row.tuned_scores)}
-        if len(judged) != 1:
+        if not judged or (len(judged) > 1 and not any(note.verbal for note in self.judges[:1])):
             raise ValueError(f"rows must be one or more, with a {TOTAL!r} for all responses or for none")
 
     @property
@@ -88,6 +90,18 @@ class Comparison:
     def win_rates(self) -> dict[str, WinRate]:
         """The tuned model's win rate on every score; of a cost the lower number wins."""
         return {name: self._rate(name, self.rows) for name in self.names}
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """By judge, how many of its verdicts on the answers could not be read, where there are any; a prompt
+        with such a verdict does not count in that judge's figures."""
+        given = [scores for row in self.rows for scores in (row.base_scores, row.tuned_scores)]
+        found = {
+            note.name: sum(note.total not in scores for scores in given)
+            for note in self.judges
+            if note.verbal
+        }
+        return {name: count for name, count in found.items() if count}
 
     @property
     def means(self) -> dict[str, Means]:
@@ -124,7 +138,7 @@ class Comparison:
         means, rates = (
             {name: asdict(value) for name, value in found.items()} for found in (self.means, self.win_rates)
         )
-        return {"win_rate": rates.get(TOTAL), "win_rates": rates, "means": means}
+        return {"win_rate": rates.get(TOTAL), "win_rates": rates, "means": means, "unread": self.unread}
 
     def lines(self) -> list[str]:
         """The same in plain lines."""
@@ -134,6 +148,10 @@ class Comparison:
             told = [f"win rate {rate.rate:.1%} {interval}, ties {rate.ties:.1%}, {rate.num} prompts"]
         told += [
             f"{note.name}: not checked against published numbers" for note in self.judges if note.unchecked
+        ]
+        told += [
+            f"{name}: {count} of {2 * len(self.rows)} verdicts could not be read; their prompts are left out"
+            for name, count in self.unread.items()
         ]
         for name, mean in self.means.items():
             won = f"   wins {self.win_rates[name].rate:.1%}"
@@ -156,6 +174,7 @@ class Comparison:
             "means": self.means,
             "changes": self.changes,
             "costs": list(self.costs),
+            "unread": self.unread,
             "judges": list(self.judges),
         }
         return _files.write(folder, self.rows, {"seed": self.seed, "step": self.step}, figures)

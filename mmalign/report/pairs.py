@@ -36,7 +36,7 @@ def pairs(comparison: Comparison | None) -> Html:
 
 def _pair(row: Answered) -> Html:
     head: list[Child] = [element("code", None, row.id)]
-    if TOTAL in row.base_scores:
+    if TOTAL in row.base_scores and TOTAL in row.tuned_scores:
         gap = row.tuned_scores[TOTAL] - row.base_scores[TOTAL]
         word = "tuned wins" if gap > 0 else "base wins" if gap < 0 else "tie"
         head.append(element("span", {"class": f"outcome {word.split()[0]}"}, word))

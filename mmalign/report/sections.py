@@ -90,12 +90,21 @@ def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
         parts += [part for part in (rates.by_score(comparison), *rates.by_group(comparison)) if part]
     if comparison is not None:
         parts += [element("p", {"class": "judge"}, _judge_line(note)) for note in comparison.judges]
+        parts += [element("p", {"class": "judge"}, line) for line in _unread_lines(comparison)]
     return section("Result", *parts) if parts else None
 
 
 def _judge_line(note: JudgeNote) -> str:
     said = f"Scored by {note.name}: {note.words}" if note.words else f"Scored by {note.name}."
     return f"* {said} Not checked against published numbers." if note.unchecked else said
+
+
+def _unread_lines(comparison: Comparison) -> list[str]:
+    return [
+        f"{count} of the {2 * len(comparison.rows)} verdicts of {name} could not be read; prompts with such "
+        "a verdict do not count in its figures."
+        for name, count in comparison.unread.items()
+    ]
 
 
 def _rate_tiles(rate: WinRate) -> list[Html]:

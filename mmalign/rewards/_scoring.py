@@ -27,13 +27,18 @@ def ready(judge: Judge, told: frozenset[str] = frozenset()) -> None:
 
     Raises UserError if it cannot be had, and if it wants to be told more than what is `told` here.
     """
-    if missing := sorted(wants_of(judge) - told):
-        raise UserError(
-            f"judge: {name_of(KINDS['judge'], type(judge))} wants the {missing[0]} of every prompt, "
-            "which it is not told here"
-        )
+    refuse_untold(judge, told, "judge")
     if isinstance(judge, BatchJudge):
         judge.ready()
+
+
+def refuse_untold(judge: object, told: frozenset[str], where: str) -> None:
+    """Raise UserError for a judge that wants to be told more than what is `told`; `where`: its section."""
+    if missing := sorted(wants_of(judge) - told):
+        raise UserError(
+            f"{where}: {name_of(KINDS['judge'], type(judge))} wants the {missing[0]} of every prompt, which "
+            "it is not told here"
+        )
 
 
 def wants_of(judge: object) -> frozenset[str]:

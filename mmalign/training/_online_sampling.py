@@ -14,7 +14,7 @@ from torch import nn
 from mmalign._online import Online
 from mmalign.config import RunConfig
 from mmalign.data._pairing import PairRule, choose
-from mmalign.rewards._scoring import TOTAL, score_all
+from mmalign.rewards._scoring import TOTAL, score_all, score_readable
 from mmalign.training._online_modes import Mode, mode_of
 from mmalign.training._online_store import Draft
 from mmalign.training.optim import evaluating
@@ -31,6 +31,7 @@ from mmalign.types import (
 )
 
 _EMPTY = "answers without any text"
+_UNREAD = "answers on which the judge's verdict could not be read"
 _FEW = "prompts with fewer than two answers"
 _TIES = "pairs whose two sides score alike"
 UNBRANCHED = 4  # steps before a path's first branch, as published for 20 steps
@@ -114,7 +115,8 @@ class Sampling:
             yield policy
 
     def _groups(self, asked: Sequence[Asked], found: Found) -> Iterator[_Group]:
-        """Answers to every prompt with their scores; empty ones are left out."""
+        """Answers to every prompt with their scores; empty ones are left out, and those on which the judge's
+        verdict cannot be read."""
         n = self._section.n
         turns = [one.turns for one in asked for _ in range(n)]
         seeds, paths = self._seeds(asked, n), list[SampledPath]()
@@ -127,9 +129,11 @@ class Sampling:
         kept = [i for i, part in enumerate(answers) if part.kind != "text" or part.data.strip()]
         found.left_out[_EMPTY] += len(answers) - len(kept)
         names = [asked[i // n].id for i in kept]
-        given = score_all(self._section.judge, [turns[i] for i in kept], [answers[i] for i in kept], names)
-        scores = dict(zip(kept, given, strict=True))
-        found.scores += [one[TOTAL] for one in given]
+        asks = [turns[i] for i in kept], [answers[i] for i in kept], names
+        given = zip(kept, score_readable(self._section.judge, *asks), strict=True)
+        scores = {i: one for i, one in given if one is not None}
+        found.left_out[_UNREAD] += len(kept) - len(scores)
+        found.scores += [one[TOTAL] for one in scores.values()]
         for place, one in enumerate(asked):
             own = [i for i in range(place * n, place * n + n) if i in scores]
             yield _Group(

@@ -303,3 +303,34 @@ def test_a_clip_for_an_answer_is_kept_as_its_frames(tmp_path: Path) -> None:
     result = compare(Filming(), switch(Shift(0.0)), switch(Shift(1.0)), prompts(1), [], 1, 0)  # type: ignore[arg-type]
     assert result.rows[0].base.kind == "image" and result.rows[0].base.data.size == (28, 8)
     result.write(tmp_path)
+
+
+class Mumbling(Reading):
+    """Has no verdict on numbers below a bound."""
+
+    def __init__(self, bound: float) -> None:
+        self.bound = bound
+
+    def verdicts(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[Mapping[str, float] | None]:
+        numbers = [float(response.data) for response in responses]
+        return [None if number < self.bound else {"score": number} for number in numbers]
+
+
+def test_verdicts_that_cannot_be_read_are_left_out_and_counted(tmp_path: Path) -> None:
+    whole = run()
+    drawn = sorted(float(row.base.data) for row in whole.rows)
+    judges = [Mumbling(drawn[2]), Reading()]
+    result = compare(Drawing(), switch(Shift(0.0)), switch(Shift(0.25)), prompts(5), judges, 2, 0)
+    low = sum(number + 0.25 < drawn[2] for number in drawn)
+    assert result.unread == {"Mumbling": 2 + low}
+    assert result.win_rate is not None and result.win_rate.num == 3 == result.means["score"].num
+    assert result.win_rates["Reading/score"].num == 5
+    line = f"Mumbling: {2 + low} of 10 verdicts could not be read; their prompts are left out"
+    assert line in result.lines() and result.figures()["unread"] == {"Mumbling": 2 + low}
+    result.write(tmp_path)
+    back = comparisons.read(tmp_path)
+    assert back is not None and back.unread == result.unread and back.win_rates == result.win_rates
+    with pytest.raises(UserError, match="evaluation: Mumbling: for no prompt can its verdicts on both"):
+        compare(Drawing(), switch(Shift(0.0)), switch(Shift(0.0)), prompts(3), [Mumbling(9.0)], 2, 0)
