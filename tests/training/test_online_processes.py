@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from ranks import in_ranks
 from test_online import LORA, ONLINE
-from test_two_processes import torchrun
 from tiny_runs import Bench, largest_gap, losses, weights
+from two_processes import run_files
 
 from mmalign.config import from_tree
 from mmalign.training.run import run
@@ -39,7 +40,7 @@ def test_two_processes_sample_judge_and_train_like_one(tmp_path: Path) -> None:
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(bench.tree("image", f"two-{name}", **{**shared, **sections})))
         files.append(str(file))
-    code, output = torchrun([str(Path(__file__).with_name("two_processes.py")), *files])
+    code, output = in_ranks(run_files, files, folder=tmp_path)
     assert code == 0, output[-3000:]
     assert output.count("weights differ by 0.0") == 2 * len(CASES)
     threads = torch.get_num_threads()

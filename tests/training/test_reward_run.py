@@ -10,10 +10,11 @@ import torch
 import yaml
 from cli_runs import call
 from peft import PeftModel
+from ranks import in_ranks
 from safetensors.torch import load_file
-from test_two_processes import torchrun
 from tiny_runs import WORDS, Bench, largest_gap, losses, metrics, same_files, weights
 from transformers import AutoModelForCausalLM
+from two_processes import run_files
 
 from mmalign.config import RunConfig, dump, from_tree, to_tree
 from mmalign.rewards.reward_model import RewardModel
@@ -167,7 +168,7 @@ def test_two_processes_equal_one(bench: Bench) -> None:
         file = bench.folder / f"two-{name}.yaml"
         file.write_text(yaml.safe_dump(tree(bench, f"two-{name}", **case)))
         files.append(str(file))
-    code, output = torchrun([str(Path(__file__).with_name("two_processes.py")), *files])
+    code, output = in_ranks(run_files, files, folder=bench.folder)
     assert code == 0, output[-3000:]
     for name, case in cases.items():
         one, two = run(config(bench, f"one-{name}", **case)), f"two-{name}"

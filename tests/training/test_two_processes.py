@@ -1,16 +1,14 @@
 """One config is the same run on one process and on two."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from ranks import in_ranks
 from tiny_runs import Bench, add_vision, largest_gap, losses, weights
+from two_processes import run_files
 
 from mmalign.config import from_tree
 from mmalign.training.run import run
@@ -35,27 +33,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def torchrun(arguments: list[str]) -> tuple[int, str]:
-    """Two processes on this machine; killed as a group after two minutes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.Popen(
-        [*command, *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=180)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        return 124, output
-    return process.returncode, output
-
-
 @pytest.mark.multiprocess
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     """Same losses at every step, same weights after three: full and LoRA, text, pictures, and questions about
@@ -68,8 +45,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         file = tmp_path / f"{name}.yaml"
         file.write_text(yaml.safe_dump(tree))
         files.append(str(file))
-    script = str(Path(__file__).with_name("two_processes.py"))
-    code, output = torchrun([script, *files])
+    code, output = in_ranks(run_files, files, folder=tmp_path)
     assert code == 0, output[-3000:]
     assert output.count("weights differ by 0.0") == 2 * len(CASES)
 
