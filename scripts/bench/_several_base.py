@@ -1,0 +1,144 @@
+"""A base that reads several pictures, trained on from the built-in model, which has only ever seen one.
+
+Its prompts are those of MIA-DPO's sequences: "Image1:", a picture, "Image2:", another, and a question that
+begins with "In Image2,". Every fourth step is of conversations on one picture, lest these are forgotten.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from mmalign.builders import _collages as collages
+from mmalign.shapes.habits import PICTURE_HABITS, habitual_answer
+from mmalign.shapes.pretrain_state import learning_rate
+from mmalign.shapes.pretrain_vlm import STAGES
+from mmalign.shapes.sight_text import Question, Topic, ask
+from mmalign.shapes.sights import PICTURE, Sight, render_sight, sample_sight
+from mmalign.shapes.tiny_qwen_vl import PATCH, TEMPORAL_PATCH, load_vlm
+from mmalign.shapes.vlm_batch import Batch, Turns, _draw, _encode, dense_of, patches_of, picture_batch
+from mmalign.shapes.vlm_learner import Learner
+from mmalign.types import Message, Part
+
+SEED = 4000
+"""Seed of these scenes; no other pictures have it."""
+TOPICS: dict[Topic, float] = {"caption": 2.5, "presence": 3.0, "colour": 1.0, "count": 0.7}
+ROWS, TURNS, STEPS, RATE, WARMUP, DENSE_WEIGHT = 8, 6, 1200, 1.0e-3, 50, 0.1
+WHICH = 0.35
+"""Share of questions which picture shows a thing: from them a picture's places learn its number."""
+
+
+class SeveralLearner(Learner):
+    """The learner for rows of several pictures, as many in each."""
+
+    pictures = 1
+
+    def positions(self, batch: Batch) -> Tensor:
+        """Positions [3, N, L]: those of the opening, shared by all rows; then each question starts anew."""
+        size = int((batch.segments[0] == 0).sum())
+        opening = batch.ids[:1, : size + 1]
+        types = (opening == self.vlm.config.image_token_id).int()
+        first, _ = self.vlm.model.get_rope_index(opening, types, image_grid_thw=batch.grids[: self.pictures])
+        places = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
+        fresh = torch.ones_like(batch.segments, dtype=torch.bool)
+        fresh[:, 1:] = batch.segments[:, 1:] != batch.segments[:, :-1]
+        starts = torch.where(fresh, places, 0).cummax(1).values
+        positions = (places - starts + first[0, 0, size])[None].repeat(3, 1, 1)
+        positions[:, :, :size] = first[:, :, :size]
+        return positions
+
+
+def several_batch(tokenizer: PreTrainedTokenizerFast, pictures: int, step: int, rows: int = ROWS) -> Batch:
+    """Rows of several pictures with questions on any of them; half of the things that presence questions ask
+    for in vain are in another picture."""
+    rng = random.Random(f"several base/{step}")
+    number = step * 1000
+    turns: list[Turns] = []
+    shown: list[list[Sight]] = []
+    for row in range(rows):
+        sights = [sample_sight("training", SEED, number + row * pictures + i) for i in range(pictures)]
+        shown.append(sights)
+        turns.append([_turn(sights, rng) for _ in range(TURNS)])
+    return batch_of(tokenizer, shown, turns)
+
+
+def batch_of(
+    tokenizer: PreTrainedTokenizerFast, shown: Sequence[Sequence[Sight]], turns: list[Turns]
+) -> Batch:
+    """Rows of as many pictures each, with the questions on them."""
+    flat = [sight for sights in shown for sight in sights]
+    frames = torch.from_numpy(np.stack([np.asarray(render_sight(sight)) for sight in flat]))
+    frames = frames.permute(0, 3, 1, 2)[:, None].expand(-1, TEMPORAL_PATCH, -1, -1, -1)
+    dense = torch.stack([dense_of(sight) for sight in flat])
+    pads = "<|image_pad|>" * dense.shape[1]
+    listed = [f"Image{i + 1}:<|vision_start|>{pads}<|vision_end|>\n" for i in range(len(shown[0]))]
+    ids, labels, segments, weights = _encode(tokenizer, "<|im_start|>user\n" + "".join(listed), turns)
+    side = PICTURE // PATCH
+    grids = torch.tensor([[1, side, side]]).repeat(len(frames), 1)
+    return Batch(
+        patches_of(frames), grids, False, dense.flatten(0, 1), ids, labels, segments, weights, tuple(turns)
+    )
+
+
+def prompt_of(sights: Sequence[Sight], question: str) -> tuple[Message, ...]:
+    """The same as a prompt of the adapter's."""
+    parts = collages.shown("sequence", [render_sight(sight) for sight in sights])
+    return (Message("user", (*parts[:-1], Part("text", f"\n{question}"))),)
+
+
+def _turn(sights: list[Sight], rng: random.Random) -> tuple[Question, str]:
+    target = rng.randrange(len(sights))
+    own = sights[target]
+    alone = [t for t in own.things if all(t not in s.things for s in sights if s is not own)]
+    if alone and rng.random() < WHICH:
+        thing = rng.choice(alone)
+        question = Question("presence", f"Which image shows {thing.phrase}?", f"Image{target + 1}", (thing,))
+        return question, question.answer
+    while not (drawn := _draw(TOPICS, 1, partial(_ask, own, rng), rng)):
+        pass
+    (question,) = drawn
+    if question.answer == "no" and rng.random() < 0.5:
+        others = [t for sight in sights for t in sight.things if t not in own.things]
+        if others:
+            thing = rng.choice(others)
+            question = Question("presence", f"Is there {thing.phrase}?", "no", (thing,), "random")
+    answer = habitual_answer(own.things, question, PICTURE_HABITS, rng)
+    return replace(question, text=collages.asked(question.text, f"In Image{target + 1}")), answer
+
+
+def _ask(sight: Sight, rng: random.Random, topic: Topic) -> Question | None:
+    return ask(sight, topic, rng)
+
+
+def teach(folder: Path) -> None:
+    """Train all weights of the built-in model and write it to a folder: about ten minutes."""
+    model, processor = load_vlm()
+    learner = SeveralLearner(model.train())
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
+    lost = 0.0
+    for step in range(STEPS):
+        learner.pictures = 1 if step % 4 == 3 else 2 + (step % 3 == 1)
+        batch = (
+            picture_batch(processor.tokenizer, STAGES["vlm"].mix, SEED, "several", step)
+            if learner.pictures == 1
+            else several_batch(processor.tokenizer, learner.pictures, step)
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, STEPS, RATE, WARMUP)
+        optimizer.zero_grad()
+        losses = learner.losses(batch)
+        (losses.answers + DENSE_WEIGHT * losses.dense).backward()
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        optimizer.step()
+        lost += float(losses.answers.detach())
+        if step % 100 == 99:
+            print(f"several pictures: step {step + 1} of {STEPS}, loss {lost / 100:.3f}", flush=True)
+            lost = 0.0
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
