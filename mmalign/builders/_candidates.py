@@ -12,6 +12,7 @@ from torch import nn
 
 from mmalign.data._digest import digest
 from mmalign.rewards._reads import answers_of
+from mmalign.rewards._scoring import wants_of
 from mmalign.types import Adapter, Judge, Kind, Message, Part
 
 UNTOLD = "prompts of which the judge cannot be told what it wants"
@@ -98,6 +99,10 @@ class Builder(ABC):
     def cuts(self, adapter: Any) -> tuple[tuple[int, int], ...]:
         """First and one past the last frame of each segment of a clip; () where answers are judged whole."""
         return ()
+
+    def reads_answers(self, judge: Any) -> bool:
+        """True if rows are read with their answers."""
+        return self.copies or "reference" in wants_of(judge)
 
     def told(self, asked: Asked) -> dict[str, str]:
         """What is known of a prompt, media not decoded, as far as it is known."""

@@ -12,7 +12,6 @@ from mmalign.builders._config import BuildConfig, is_source
 from mmalign.builders._whole_rows import RowBuilder
 from mmalign.data._first_pass import outcomes
 from mmalign.data._sources import options_of
-from mmalign.rewards._scoring import wants_of
 from mmalign.types import Adapter, Example, PreferenceSample, UserError
 
 BROKEN = "rows whose picture or clip cannot be used"
@@ -28,10 +27,8 @@ def refuse_unfit(config: BuildConfig, section: Any) -> None:
     if builder.copies and not is_source(config.prompts):
         what = "reads the answers" if isinstance(builder, RowBuilder) else "copies the pictures or clips"
         raise UserError(f"prompts: builder {name} {what} of a data source; name one")
-    if "reference" in wants_of(config.judge) and not is_source(config.prompts):
-        raise UserError(
-            "prompts: the judge wants a reference for every prompt; name a data source with answers"
-        )
+    if isinstance(builder, Builder) and builder.reads_answers(config.judge) and not is_source(config.prompts):
+        raise UserError("prompts: the judge is told the rows' answers; name a data source that has them")
     if _looks(builder) and section.kind != builder.works_with:
         adapter = name_of(KINDS["model"], type(section))
         told = "noises pictures or clips" if section.kind == "exact" else "makes pairs of written answers"

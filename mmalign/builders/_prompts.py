@@ -10,7 +10,6 @@ from mmalign.builders._config import BuildConfig, is_source
 from mmalign.builders._whole_rows import RowBuilder
 from mmalign.data._digest import digest
 from mmalign.data._sources import load
-from mmalign.rewards._scoring import wants_of
 from mmalign.types import Message, Part, PreferenceSample, UserError
 
 
@@ -26,7 +25,8 @@ def load_prompts(config: BuildConfig, kind: str, reads: frozenset[str]) -> tuple
     told: list[str] = []
     found: dict[str, Asked] = {}
     copies = config.builder.copies
-    answered = copies or "reference" in wants_of(config.judge)
+    builder = config.builder
+    answered = builder.reads_answers(config.judge) if isinstance(builder, Builder) else copies
     of_answers = "rows" if config.builder.works_with == "exact" else "pictures or clips with prompts"
     what = of_answers if copies else "ones"
     if is_source(config.prompts):
