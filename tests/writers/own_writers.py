@@ -40,3 +40,15 @@ def longer(turns: tuple[Message, ...], seed: int) -> str:
     if "odd" in text or len(first) > len(second):
         return "Answer 1 is better"
     return "equally good" if len(first) == len(second) else "Answer 2 is the better one"
+
+
+def numeric(turns: tuple[Message, ...], seed: int) -> str:
+    """Compares the numbers of "1: A 2: B", and rates "rate A" by its number; "mute" gets no verdict."""
+    text = "".join(part.data for turn in turns for part in turn.parts if part.kind == "text")
+    ASKED.append(text)
+    if "mute" in text:
+        return "I would not know."
+    if text.startswith("rate "):
+        return f"Final Score: {text.split()[1]}"
+    first, second = (int(one.split()[0]) for one in text.removeprefix("1: ").split(" 2: "))
+    return f"Answer {1 if first > second else 2} is better"
