@@ -17,6 +17,7 @@ from mmalign._names import KINDS, name_of
 from mmalign._yaml import apply_overrides, parse_file, telling, text_of
 from mmalign.data._sources import RecordSource, SampleSource
 from mmalign.types import UserError
+from mmalign.writing import Writer
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,13 @@ def dump(config: BuildConfig) -> str:
 
 
 def comparable(config: BuildConfig) -> dict[str, Any]:
-    """What makes a build the same build, as plain values: everything but its folder and what it prints."""
-    return {name: section for name, section in to_tree(config).items() if name not in FREE}
+    """What makes a build the same build, as plain values: everything but its folder, what it prints, and how
+    its helper is asked."""
+    tree = {name: section for name, section in to_tree(config).items() if name not in FREE}
+    if isinstance(config.helper, Writer):
+        idle = config.helper.indifferent
+        tree["helper"] = {name: value for name, value in tree["helper"].items() if name not in idle}
+    return tree
 
 
 def identity(config: BuildConfig) -> str:

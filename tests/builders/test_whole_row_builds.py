@@ -76,7 +76,10 @@ class Loud(Writer):
     """A writer of a user's own: the question in capitals; none for one with the word secret."""
 
     mark: str = "!"
+    parallel: int = 1
     asked: list[str] = field(default_factory=list)
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"parallel"})
 
     def ready(self) -> None:
         """Raises UserError for a mark that is empty."""
@@ -218,10 +221,13 @@ def test_a_helper_writes_and_a_judge_is_handed_on(tmp_path: Path) -> None:
     found = rows_of(folder)
     assert [row["chosen"] for row in found] == ["ONE?", "TWO?", "THREE?", "FOUR?"]
     assert [row["chosen_score"] for row in found] == [4.0, 4.0, 6.0, 5.0]
-    assert record_of(folder)["helper"] == found[0]["built"]["helper"] == {**LOUD, "asked": []}
+    assert record_of(folder)["helper"] == found[0]["built"]["helper"] == {**LOUD, "parallel": 1, "asked": []}
     assert identity(given) != identity(config(tmp_path, "out", helper={**LOUD, "mark": "."}, judge=LONG))
     with pytest.raises(UserError, match="holds a build of another config .helper was"):
         build(config(tmp_path, "out", helper={**LOUD, "mark": "."}, judge=LONG), ALONE)
+    before = content(folder)
+    build(config(tmp_path, "out", helper={**LOUD, "parallel": 8}, judge=LONG), ALONE)
+    assert content(folder) == before, "how a helper is asked makes no other build"
     two = on_threads(2, lambda world: build(config(tmp_path, "two", helper=LOUD, judge=LONG), world))
     assert two == [tmp_path / "two"] * 2
     assert content(tmp_path / "two")["pairs.jsonl"] == content(folder)["pairs.jsonl"]
