@@ -1,6 +1,7 @@
 """Broken configs: what is changed in a sound one, and what the refusal must say.
 
-BASE names a model folder that does not exist: a refusal about anything else shows that no model was loaded.
+BASE names a model folder that looks like one and holds nothing, see `hollow`: a refusal about anything else
+shows that no model was loaded.
 """
 
 BASE = """\

@@ -25,6 +25,13 @@ def halve(file: Path) -> None:
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+def hollow(folder: Path) -> None:
+    """Write what looks like a language model at a glance and cannot be loaded."""
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama", "hidden_size": "none"}')
+    save_file({}, folder / "model.safetensors")
+
+
 def clear(folder: Path) -> None:
     """Delete the files of a folder."""
     for file in folder.iterdir():

@@ -57,9 +57,11 @@ def runs(bench: "Bench", tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working folder of one call of the command line, with eight sound pairs of texts."""
     from bad_inputs import GOOD, write_rows
+    from bad_models import hollow
 
     work = tmp_path / "work"
     work.mkdir()
+    hollow(work / "nowhere")
     monkeypatch.chdir(work)
     write_rows(work / "pairs.jsonl", [GOOD | {"id": i, "prompt": f"Say {i}."} for i in range(8)])
     threads = torch.get_num_threads()

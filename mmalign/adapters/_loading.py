@@ -45,6 +45,12 @@ def resolve_folder(path: str, revision: str | None, files: Sequence[str]) -> Pat
     return _download(path, revision, files)
 
 
+def glance_at(path: str, revision: str | None) -> tuple[Path, bool]:
+    """The folder that `path` names, of a hub id with its JSON files alone, and whether its weights must lie
+    there already. Raises UserError as `resolve_folder` does."""
+    return resolve_folder(path, revision, ("*.json",)), Path(path).expanduser().is_dir()
+
+
 def _download(path: str, revision: str | None, files: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -208,6 +214,15 @@ def load_causal_lm(
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+    refuse_no_causal_lm(folder, classifier)
+    auto: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    model = load_weights(folder, auto, dtype, attention, allow_pickle)
+    return model, load_tokenizer(folder, AutoTokenizer)
+
+
+def refuse_no_causal_lm(folder: Path, classifier: bool = False) -> None:
+    """Raise UserError for a folder of anything but a causal language model; with `classifier` a sequence
+    classifier will do. Reads no weights."""
     refuse_other_folders(folder)
     settings = read_json(folder / "config.json")
     _check_architecture(settings, folder)
@@ -216,9 +231,6 @@ def load_causal_lm(
             f"{folder}: holds a sequence classifier ({settings['architectures'][0]}), which gives scores and "
             "no log-probabilities; use model.adapter: reward_head with this folder as model.backbone.path"
         )
-    auto: Any = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
-    model = load_weights(folder, auto, dtype, attention, allow_pickle)
-    return model, load_tokenizer(folder, AutoTokenizer)
 
 
 def refuse_other_folders(folder: Path) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from mmalign.adapters._families import Family, family_of
 from mmalign.adapters._loading import (
     check_weights,
+    glance_at,
     load_tokenizer,
     read_json,
     readable_errors,
@@ -124,6 +125,16 @@ def load_parts(path: str, revision: str | None, variant: str | None, how: Loadin
     return Parts(
         family, family.pipeline(**given), folder, index, config, trained, _extras(folder, index, family)
     )
+
+
+def glance(path: str, revision: str | None) -> None:
+    """Raise UserError for a folder of anything but a pipeline that is known here, with its parts. Reads no
+    weights, and of a hub id the index alone."""
+    folder, whole = glance_at(path, revision)
+    index = _read_index(folder)
+    family = family_of(folder, index)
+    if whole:
+        _check_components(folder, index, family)
 
 
 def _schedulers(family: Family, config: Mapping[str, Any], how: Loading) -> tuple[Any, Any]:

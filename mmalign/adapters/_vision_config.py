@@ -64,6 +64,17 @@ class VisionOptions:
         """How clips are cut from videos; None reads none."""
         return None
 
+    def glance(self, below_head: bool = False) -> None:
+        """Raise UserError where the folder is plainly no model that looks with its weights, before any row is
+        read; below a reward head that is the same."""
+        from mmalign.adapters._loading import check_weights, glance_at
+        from mmalign.adapters._vision_loading import refuse_no_vision_lm
+
+        folder, whole = glance_at(self.path, self.revision)
+        refuse_no_vision_lm(folder)
+        if whole:
+            check_weights(folder, allow_pickle=self.allow_pickle)
+
     def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> VisionLM:
         """Load model and processor; `dtype` holds where the field of that name is null. Raises UserError."""
         from mmalign.adapters._vision_lm import VisionLM

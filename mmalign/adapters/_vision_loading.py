@@ -24,10 +24,15 @@ def load_vision_lm(
     """
     from transformers import AutoModelForImageTextToText
 
-    refuse_other_folders(folder)
-    _check_architecture(read_json(folder / "config.json"), folder)
+    refuse_no_vision_lm(folder)
     model = load_weights(folder, AutoModelForImageTextToText, dtype, attention, allow_pickle)
     return model, load_processor(folder)
+
+
+def refuse_no_vision_lm(folder: Path) -> None:
+    """Raise UserError for a folder of anything but a model that looks. Reads no weights."""
+    refuse_other_folders(folder)
+    _check_architecture(read_json(folder / "config.json"), folder)
 
 
 def load_processor(folder: Path) -> Any:

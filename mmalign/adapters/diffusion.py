@@ -91,6 +91,15 @@ class Diffusion:
         assert self.user is not None
         return replace(self, user=replace(self.user, path=folder))
 
+    def glance(self) -> None:
+        """Raise UserError where the folder is plainly no pipeline of a known kind, before any row is read."""
+        from mmalign.adapters._loading import glance_at
+
+        glance_at(self.path, self.revision)  # a place that is not there is told before diffusers is imported
+        from mmalign.adapters._pipeline import glance
+
+        glance(self.path, self.revision)
+
     def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> Denoiser:
         """Load the pipeline, its encoders and autoencoder in float32; `dtype` holds where the field of that
         name is null.

@@ -80,6 +80,22 @@ class RewardHead:
         """The same model with the head of another folder."""
         return dataclasses.replace(self, head=dataclasses.replace(self.head, init="load", path=folder))
 
+    def glance(self) -> None:
+        """Raise UserError where backbone or head are plainly not where they should be; reads no weights."""
+        from mmalign.adapters._loading import glance_at, holds_classifier
+        from mmalign.adapters._score_head import has_head, read_settings
+
+        with naming_the_backbone(self.part):
+            self.part.glance(below_head=True)
+        if self.head.init == "fresh":
+            return
+        if self.head.path is not None:
+            read_settings(Path(self.head.path).expanduser())
+            return
+        folder, _ = glance_at(self.part.path, self.part.revision)
+        if has_head(folder) or not holds_classifier(folder):
+            read_settings(folder)
+
     def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> RewardAdapter:
         """Load backbone and head. Raises UserError, also for a head that is not there."""
         from mmalign.adapters._reward import RewardAdapter

@@ -80,6 +80,11 @@ class StepPreference:
         """The same model as it lies in another folder, where everything is beside it."""
         return dataclasses.replace(self, path=folder, checkpoint=None, processor=None)
 
+    def glance(self) -> None:
+        """Raise UserError where the denoiser is plainly not where it should be, before any row is read."""
+        with naming_the_backbone(self.part, "denoiser"):
+            self.part.glance()
+
     def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> StepPreferenceAdapter:
         """Load both models, the one that trains in float32; `dtype` is for the denoiser, where its section
         has none. Raises UserError for what cannot be had."""

@@ -41,6 +41,16 @@ class Text:
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length: must be 2 or more, got {self.max_length}")
 
+    def glance(self, below_head: bool = False) -> None:
+        """Raise UserError where the folder is plainly no language model with its weights, before any row is
+        read; below a reward head a sequence classifier is one."""
+        from mmalign.adapters._loading import check_weights, glance_at, refuse_no_causal_lm
+
+        folder, whole = glance_at(self.path, self.revision)
+        refuse_no_causal_lm(folder, below_head)
+        if whole:
+            check_weights(folder, allow_pickle=self.allow_pickle)
+
     def build(self, device: torch.device, dtype: torch.dtype = torch.float32) -> CausalLM:
         """Load model and tokenizer; `dtype` holds where the field of that name is null. Raises UserError."""
         from mmalign.adapters._causal_lm import CausalLM

@@ -22,6 +22,7 @@ from mmalign.builders._work import Work
 from mmalign.rewards._reads import made_by, refuse_unread
 from mmalign.training import record as records
 from mmalign.training._agree import on_main, together
+from mmalign.training.checks import glance_at
 from mmalign.training.console import Console, Progress
 from mmalign.training.reference import weights_hash
 from mmalign.training.signals import StopSignals, exit_code
@@ -42,10 +43,12 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     refuse_unfit(config, section)
     if config.judge is not None:
         refuse_unread(config.judge, made_by(section.kind), "judge")
-    prompts, told = load_prompts(config, section.kind, section.media)
-    facts = {"count": len(prompts), "hash": hash_of(prompts)}
     store = Store(Path(config.output))
     before = on_main(world, store.read)
+    if config.run is None and (before is None or before["status"] != "finished"):
+        glance_at(section)
+    prompts, told = load_prompts(config, section.kind, section.media)
+    facts = {"count": len(prompts), "hash": hash_of(prompts)}
     if before is not None and before["prompts"] != facts:
         raise UserError(f"prompts: they are not those that {store.folder} was begun with; choose another")
     if before is not None and before["status"] == "finished":

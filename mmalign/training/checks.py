@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from mmalign._names import KINDS, NamedKind, name_of
 from mmalign.catalogue import lacking
@@ -283,6 +283,18 @@ def uses_chunks(config: RunConfig, processes: int) -> bool:
     if config.train.backward == "auto":
         return _coupled(config) and _splits(config, processes)
     return config.train.backward == "chunked"
+
+
+@runtime_checkable
+class _Glanced(Protocol):
+    def glance(self) -> None: ...
+
+
+def glance_at(model: Any) -> None:
+    """Look at the files that a section `model` names as far as that costs nothing, so that a wrong path is
+    told before any row is read. Raises UserError; an adapter of the user's own need not know how."""
+    if isinstance(model, _Glanced):
+        model.glance()
 
 
 def check_output(config: RunConfig) -> None:

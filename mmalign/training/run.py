@@ -9,7 +9,7 @@ import torch
 from mmalign import config as configs
 from mmalign.config import RunConfig
 from mmalign.training import checkpoint, record
-from mmalign.training.checks import check_config, check_output
+from mmalign.training.checks import check_config, check_output, glance_at
 from mmalign.training.checkups import checkups
 from mmalign.training.console import WARNING, Console, Progress
 from mmalign.training.idle import Idle
@@ -51,6 +51,7 @@ def run(config: RunConfig) -> Path:
         if note.startswith(WARNING):
             console.say(note)
     check_output(config)
+    glance_at(config.model)
     data = load_data(config, world, console)
     if config.online is not None:
         data = OnlineData.of(data, console)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from accelerate import Accelerator
 
 from mmalign.config import RunConfig
-from mmalign.training.checks import check_config, check_output
+from mmalign.training.checks import check_config, check_output, glance_at
 from mmalign.training.console import Console
 from mmalign.training.inspection import _counts as counts
 from mmalign.training.inspection import _text as text
@@ -72,6 +72,7 @@ def inspect(config: RunConfig, tell: Tell = lambda lines: None) -> Inspection:
     notes = check_config(config)
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise UserError(f"check: runs in one process, not in {processes}; start it without a launcher")
+    glance_at(config.model)
     accelerator, world = start()
     reading = read(config)
     say([*text.source_lines(notes, reading.sources), *(f"  {line}" for line in reading.notes)])
