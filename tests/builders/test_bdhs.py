@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,7 @@ from training.tiny_runs import losses
 import mmalign
 from mmalign import config as configs
 from mmalign.adapters.text import Text
-from mmalign.builders import _config, bdhs
+from mmalign.builders import _config, _run, bdhs
 from mmalign.builders._alike import Likeness, word_cosine
 from mmalign.builders._candidates import Asked
 from mmalign.builders._run import build
@@ -202,9 +202,14 @@ def config(output: Path, *more: str) -> _config.BuildConfig:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A build; others in this module use its model."""
     torch.set_num_threads(1)
-    return build(config(tmp_path_factory.mktemp("bdhs") / "built"), ALONE)
+    folder = tmp_path_factory.mktemp("bdhs") / "built"
+    loaded = _run.open_model(config(folder), torch.device("cpu"), False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run, "open_model", lambda *given: loaded)
+        yield build(config(folder), ALONE)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -253,7 +258,6 @@ def test_objective_bdhs_trains_on_what_was_built(built: Path, tmp_path: Path) ->
         (["builder.rho=1.5"], r"rho: must lie in \[0, 1\]"),
         (["builder.eps=2"], "eps: is a cosine"),
         (["builder.tries=-1"], "tries: must be 0 or more"),
-        (["builder.encoder=./nowhere"], "builder.encoder: there is no folder"),
         (["judge=brightness"], "judge: builder bdhs asks none"),
     ],
 )
@@ -261,6 +265,13 @@ def test_what_cannot_be_built_is_refused(more: list[str], told: str, tmp_path: P
     with pytest.raises(UserError, match=told):
         build(config(tmp_path / "out", *more), ALONE)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_that_is_not_there_is_refused() -> None:
+    watched: Any = Watched()
+    Bdhs(encoder=None).ready_for(watched)
+    with pytest.raises(UserError, match="builder.encoder: there is no folder ./nowhere"):
+        Bdhs(encoder="./nowhere").ready_for(watched)
 
 
 def test_a_model_that_hides_nothing_is_refused() -> None:
