@@ -257,3 +257,11 @@ def test_samples_of_several_sizes_split_a_step(make: Any) -> None:
     line = refused(sized("aspect", "{name: kto}", whole.format(8, "direct")))
     assert "set train.micro_batch=8, model.buckets=square or use auto" in line
     check_config(sized("square", "{name: kto}", whole.format(8, "direct")))
+
+
+def test_two_answers_of_three_are_not_swapped(make: Any) -> None:
+    flip = ["data.flip=0.5"]
+    with pytest.raises(UserError, match=r"^data\.flip: swaps two answers, and objective bdhs compares three"):
+        check_config(make(flip, objective="{name: bdhs}"))
+    check_config(make(flip, objective="{name: bdhs, gamma: 0}"))
+    check_config(make(objective="{name: bdhs}"))

@@ -29,6 +29,8 @@ Shape = Literal["pair", "single", "list", "prompt"]
 
 CRITIQUES = ("chosen_critique", "rejected_critique")
 """Fields, and roles, of what is said of both answers of a pair."""
+BLIND = "bdhs"
+"""Field and role of an answer that a model wrote while most of the picture was hidden from it."""
 _COMMON = frozenset(
     {"id", "prompt", "system", "images", "videos", "weight", "margin", "tie", "group", "user", "split"}
     | {"spans", "mask"}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from mmalign.data._digest import digest
-from mmalign.data._records import CRITIQUES
+from mmalign.data._records import BLIND, CRITIQUES
 from mmalign.types import PreferenceSample, UserError, derive_seed
 
 
@@ -39,6 +39,10 @@ def _swapped(sample: PreferenceSample) -> PreferenceSample:
         examples.pop(role, None)
         if other in sample.examples:
             examples[role] = sample.examples[other]
+    if BLIND in examples and sample.examples[BLIND] == rejected:  # the rejected answer a second time
+        examples[BLIND] = chosen
+    else:  # three answers have no other order that two sides could tell
+        examples.pop(BLIND, None)
     if "chosen_retrieved" in examples:  # the answer that counts as chosen, beside the retrieved picture
         shown = zip(examples["chosen_retrieved"], rejected, strict=True)
         examples["chosen_retrieved"] = tuple(replace(one, response=new.response) for one, new in shown)

@@ -25,8 +25,9 @@ class VDPO(Objective):
     at the 0 of a released script nothing would train. `unguided`: who scores under v0, the policy as it is at
     every step or the reference. `use_logits` mixes logits in place of log-probabilities and normalises again.
     `picture`: v0, gray (near the zeros of a normalised picture), black, or another row's picture.
-    `visual_weight` adds -log sigmoid(beta * (r(v) - sg(r(v0)))) of the chosen answer, with r the plain
-    log-ratio policy / reference.
+    `form` ipo is (margin - 1 / (2 beta))^2 in place of the log-sigmoid; `label_smoothing` e is the assumed
+    share of flipped labels, as in dpo. `visual_weight` adds -log sigmoid(beta * (r(v) - sg(r(v0)))) of the
+    chosen answer, with r the plain log-ratio policy / reference.
     """
 
     beta: float = 0.1
@@ -35,11 +36,16 @@ class VDPO(Objective):
     use_logits: bool = False
     picture: Literal["gray", "black", "other_image"] = "gray"
     visual_weight: float = 0.0
+    form: Literal["sigmoid", "ipo"] = "sigmoid"
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"beta: must be above 0, got {self.beta}")
         require(self.guidance > 0, f"guidance: must be above 0, got {self.guidance}")
         require(self.visual_weight >= 0, f"visual_weight: must be 0 or more, got {self.visual_weight}")
+        require(0 <= self.label_smoothing < 0.5, f"label_smoothing: [0, 0.5), got {self.label_smoothing}")
+        smooth = self.form == "sigmoid" or not self.label_smoothing
+        require(smooth, "label_smoothing: only read with form sigmoid; leave one of them out")
         mixes = self.guidance != 1
         require(mixes or not self.use_logits, "use_logits: guidance 1 mixes nothing; leave one of them out")
 
@@ -76,10 +82,11 @@ class VDPO(Objective):
         return {self._view(r): View(r, self.picture) for r in PAIR if self._view(r) in scored}
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
-        """Loss [S]; with guidance 1 ln 2 per unit of weight where policy and reference agree."""
+        """Loss [S]; with guidance 1 ln 2 per unit of weight where policy and reference agree, and
+        1 / (4 beta^2) of form ipo."""
         guided = {role: self._guided(scores, role) for role in PAIR}
         h = Ratios(*(guided[role].ratio(scores["reference"][role]) for role in PAIR))
-        loss = -F.logsigmoid(self.beta * h.margin)
+        loss = self._loss(h.margin)
         metrics = pair_metrics(h, self.beta)
         if self.guidance != 1:
             for role in PAIR:
@@ -91,6 +98,12 @@ class VDPO(Objective):
             metrics["loss/visual"] = -self.visual_weight * F.logsigmoid(visual.detach())
             loss = loss - self.visual_weight * F.logsigmoid(visual)
         return Outcome(loss, metrics, state)
+
+    def _loss(self, margin: Tensor) -> Tensor:
+        if self.form == "ipo":
+            return (margin - 1 / (2 * self.beta)) ** 2
+        z, e = self.beta * margin, self.label_smoothing
+        return -(1 - e) * F.logsigmoid(z) - e * F.logsigmoid(-z)
 
     def _guided(self, scores: Scores, role: str) -> LogProbs:
         """The policy's scores of one role, guided."""

@@ -62,6 +62,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     notes += check_online(config)
     check_masks(config, fields_of(config))
     _check_written(config)
+    _check_flip(config)
     _check_reward(config)
     check_judges(config, made_by(config.model.kind))
     if reference == "cached" and config.cache is None and processes > 1:
@@ -110,6 +111,16 @@ def _check_distributions(config: RunConfig) -> None:
         raise UserError(
             f"objective: one part needs {NEEDS['distribution']}, which are not kept over a step; another "
             "couples its samples: leave one out"
+        )
+
+
+def _check_flip(config: RunConfig) -> None:
+    """Swapping two answers leaves no order of three."""
+    three = {"chosen", "rejected", "bdhs"} <= set(config.objective.roles["policy"])
+    if three and any(getattr(source, "flip", 0) for _, source in config.data):
+        raise UserError(
+            "data.flip: swaps two answers, and objective bdhs compares three; remove it, or set "
+            "objective.gamma: 0 for rows that have no rejected answer of their own"
         )
 
 

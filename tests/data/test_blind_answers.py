@@ -3,6 +3,7 @@
 import pytest
 
 from mmalign.data._records import read_record
+from mmalign.data._sides import flipped
 from mmalign.types import PreferenceSample, UserError
 
 
@@ -30,3 +31,11 @@ def test_alone_it_is_also_the_rejected_one() -> None:
 def test_a_pair_still_needs_a_second_side() -> None:
     with pytest.raises(UserError, match="'rejected': is missing"):
         read()
+
+
+def test_swapped_sides_keep_it_only_where_it_is_the_rejected_one() -> None:
+    (swapped,), count = flipped([read(bdhs="a car")], 1.0)
+    assert count == 1
+    assert said(swapped) == {"chosen": "a car", "rejected": "a cat", "bdhs": "a cat"}
+    (three,), _ = flipped([read(rejected="a dog", bdhs="a car")], 1.0)
+    assert said(three) == {"chosen": "a dog", "rejected": "a cat"}, "its place among three is not known"

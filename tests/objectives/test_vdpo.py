@@ -42,6 +42,16 @@ def test_worked_loss(extra: int) -> None:
     assert near(outcome.metrics["picture_gain/rejected"], [-0.3])
 
 
+def test_other_forms_of_the_loss() -> None:
+    """Of a guided margin of 0.6: (0.6 - 5)^2, and 0.9 and 0.1 of both signs' log-sigmoids."""
+    assert near(run(VDPO(form="ipo"), worked()[0]).loss, [19.36], 1e-9)
+    assert near(run(VDPO(label_smoothing=0.1), worked()[0]).loss, [0.669597])
+    with pytest.raises(ValueError, match=r"^label_smoothing: \[0, 0.5\), got 0.5"):
+        VDPO(label_smoothing=0.5)
+    with pytest.raises(ValueError, match="^label_smoothing: only read with form sigmoid"):
+        VDPO(label_smoothing=0.1, form="ipo")
+
+
 def test_gradients_are_guided_and_none_reaches_the_empty_picture() -> None:
     """d loss / d log p = -beta * g * sigmoid(-0.06)."""
     scores, leaves = worked()
