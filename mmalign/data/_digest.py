@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmalign.clips import Clip
 from mmalign.data._paths import File, RatedFile
+from mmalign.data._video_parts import CutFile
 from mmalign.types import Example, Message, Part, PreferenceSample
 
 
@@ -57,6 +58,8 @@ def _add(value: Any, pieces: list[bytes]) -> None:
             _add(value[key], pieces)
     elif isinstance(value, File):
         pieces.append(b"f" + value.name.encode("utf-8", "surrogatepass"))
+        if isinstance(value, CutFile):
+            pieces.append(f"from {value.start!r} to {value.end!r} at {value.rate!r}".encode())
         if isinstance(value, RatedFile):
             pieces.append(f"at {value.rate!r}".encode())
     elif isinstance(value, (bytes, bytearray, memoryview)):

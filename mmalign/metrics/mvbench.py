@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from mmalign.data._video_parts import CutFile
 from mmalign.metrics._choices import LETTERS, ChoiceItem, ChoiceMetric, lettered
-from mmalign.metrics._reading import asked, check_paths, medium, rows_of, word, words
-from mmalign.types import UserError
+from mmalign.metrics._reading import asked, check_paths, rows_of, word, words
+from mmalign.types import Part, UserError
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,9 @@ class Mvbench(ChoiceMetric):
 
     `questions`: the folder of the tasks' files, task.json each with rows of `video`, `question`, `candidates`
     and `answer`. `videos`: the folder of the videos, or one for each task, {action_sequence: ...}. Rows of
-    some tasks name a part of the video, `start` and `end` in seconds; clips are cut from whole videos here,
-    so such rows are refused, or with `bounds: ignore` asked of the whole video, which makes another benchmark
-    of them.
+    some tasks name a part of the video, `start` and `end` in seconds, and are asked about that alone; with
+    `bounds: ignore` about the whole video, which makes another benchmark of them. A video may be a folder of
+    frames, `frame_rate` a second of them (episodic_reasoning has 3).
     """
 
     asks = "mvbench"
@@ -30,11 +32,14 @@ class Mvbench(ChoiceMetric):
 
     questions: str
     videos: str | dict[str, str]
-    bounds: Literal["refuse", "ignore"] = "refuse"
+    bounds: Literal["cut", "ignore"] = "cut"
+    frame_rate: float = 3.0
 
     def __post_init__(self) -> None:
         folders = self.videos if isinstance(self.videos, dict) else {"videos": self.videos}
         check_paths(questions=self.questions, **folders)
+        if not (math.isfinite(self.frame_rate) and self.frame_rate > 0):
+            raise ValueError(f"frame_rate: must be above 0, got {self.frame_rate}")
 
     @cached_property
     def items(self) -> Mapping[str, ChoiceItem]:
@@ -50,11 +55,6 @@ class Mvbench(ChoiceMetric):
         return found
 
     def _item(self, task: str, name: str, where: str, row: Mapping[str, object]) -> ChoiceItem:
-        if self.bounds == "refuse" and (row.get("start") is not None or row.get("end") is not None):
-            raise UserError(
-                f"{where}: is about a part of its video (start, end), which cannot be cut; cut the videos "
-                "and drop both fields, or set bounds: ignore"
-            )
         folder = self.videos if isinstance(self.videos, str) else self.videos.get(task)
         if folder is None:
             raise UserError(f"{where}: videos has no folder for task {task}")
@@ -62,6 +62,24 @@ class Mvbench(ChoiceMetric):
         if answer not in options:
             raise UserError(f"{where}: answer must be one of the candidates, got {answer!r:.60}")
         text = f"{word(row, 'question', where)}\n{lettered(options)}\nAnswer with a letter alone."
-        turns = asked(medium("video", folder, word(row, "video", where)), text)
+        turns = asked(self._video(folder, where, row), text)
         letter, groups = LETTERS[options.index(answer)], {"task": (task,)}
         return ChoiceItem(name, turns, letter, tuple(options), f"{task}/{row['video']}", groups, task)
+
+    def _video(self, folder: str, where: str, row: Mapping[str, object]) -> Part:
+        """The row's video, or the part of it that its times name."""
+        place = str(Path(folder).expanduser().resolve())
+        cut = self.bounds == "cut"
+        start, end = (_seconds(row, name, where) if cut else None for name in ("start", "end"))
+        if end is not None and end <= (start or 0.0):
+            raise UserError(f"{where}: end must be above start, got {end:g} and {start or 0:g}")
+        return Part("video", CutFile(place, word(row, "video", where), start or 0.0, end, self.frame_rate))
+
+
+def _seconds(row: Mapping[str, object], name: str, where: str) -> float | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise UserError(f"{where}: {name} must be seconds, 0 or more, got {value!r:.60}")
+    return float(value)

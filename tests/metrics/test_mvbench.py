@@ -1,11 +1,17 @@
-"""MVBench: one accuracy per task, unread answers left out, parts of videos refused."""
+"""MVBench: one accuracy per task, unread answers left out, parts of videos cut out."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
+from PIL import Image
 
+from mmalign.clips import Frames
+from mmalign.data._digest import digest
+from mmalign.data._prompts import decode_prompts
 from mmalign.metrics._resampling import figures
 from mmalign.metrics.mvbench import Mvbench
 from mmalign.types import UserError
@@ -52,10 +58,45 @@ def test_folders_by_task(tmp_path: Path) -> None:
 
 
 def test_parts_of_videos(tmp_path: Path) -> None:
-    tasks = {"moving": [row("a.mp4", start=1.5, end=3.0)]}
-    with pytest.raises(UserError, match="moving.json row 1: is about a part of its video"):
-        bench(tmp_path, tasks).ask()
-    assert len(bench(tmp_path, tasks, bounds="ignore").ask()) == 1
+    """Eight frames a second: the part from 1.5 to 3 s is frames 12 to 24: its ends and its middle."""
+    tasks = {"moving": [row("a.mp4", start=1.5, end=3.0), row("a.mp4"), row("a.mp4", start=9, end=10)]}
+    write_video(tmp_path / "a.mp4", [grey(8 * i, 32) for i in range(32)], rate=8)
+    metric = bench(tmp_path, tasks, str(tmp_path))
+    shown = [(one.id, one.turns) for one in metric.ask()]
+    assert len({digest(turns) for _, turns in shown}) == 3, "answers are kept apart"
+    part, whole = (turns[0].parts[0].data for _, turns in decode_prompts(shown[:2], Frames(count=3)))
+    assert part.indices == (0, 6, 12) and part.total == 13
+    assert part.seconds == pytest.approx((0, 0.75, 1.5)) and whole.indices == (0, 15, 31)
+    levels = part.frames.float().mean((1, 2, 3)).tolist()
+    assert levels == pytest.approx([8 * 12, 8 * 18, 8 * 24], abs=6)
+    with pytest.raises(UserError, match="its part starts at 9 s, and it has 4.0 s"):
+        decode_prompts(shown[2:], Frames(count=3))
+    plain = bench(tmp_path, tasks, str(tmp_path), bounds="ignore").ask()
+    assert digest(plain[0].turns[0].parts[0]) == digest(plain[1].turns[0].parts[0])
+
+
+def test_parts_of_folders_of_frames(tmp_path: Path) -> None:
+    (tmp_path / "clip").mkdir()
+    for place in range(12):
+        Image.fromarray(grey(20 * place, 16)).save(tmp_path / "clip" / f"{place}.png")
+    metric = bench(tmp_path, {"episodes": [row("clip", start=1, end=2.0)]}, str(tmp_path))
+    ((_, turns),) = decode_prompts([(one.id, one.turns) for one in metric.ask()], Frames(count=8))
+    clip = turns[0].parts[0].data
+    assert clip.indices == (0, 1, 2, 3) and clip.seconds == pytest.approx((0, 1 / 3, 2 / 3, 1))
+    assert clip.frames[:, 0, 0, 0].tolist() == [60, 80, 100, 120]
+
+
+def grey(level: int, side: int) -> np.ndarray:
+    return np.full((side, side, 3), level, dtype=np.uint8)
+
+
+def write_video(path: Path, frames: list[np.ndarray], rate: int) -> None:
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for frame in frames:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        file.mux(stream.encode())
 
 
 def test_refusals(tmp_path: Path) -> None:
@@ -63,3 +104,11 @@ def test_refusals(tmp_path: Path) -> None:
         bench(tmp_path, {}).ask()
     with pytest.raises(UserError, match="answer must be one of the candidates, got 'up'"):
         bench(tmp_path, {"moving": [row("a.mp4", "up")]}).ask()
+    for odd, words in (
+        ({"start": 3, "end": 2}, "end must be above start, got 2 and 3"),
+        ({"start": "1:30"}, "start must be seconds"),
+    ):
+        with pytest.raises(UserError, match=words):
+            bench(tmp_path, {"moving": [row("a.mp4", **odd)]}).ask()
+    with pytest.raises(ValueError, match="^frame_rate: must be above 0"):
+        bench(tmp_path, {}, frame_rate=0.0)
