@@ -82,6 +82,7 @@ class Builder(ABC):
 
     asks_judge: ClassVar[bool] = True
     asks_helper: ClassVar[str] = "no"
+    asks_model: ClassVar[str] = "yes"
     tells: ClassVar[frozenset[str]] = frozenset()
     """What the builder can tell a judge of a prompt, by name; "reference" is the answer that its row has."""
 

@@ -44,8 +44,13 @@ class BuildConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if (self.model is None) == (self.run is None):
+        if self.model is not None and self.run is not None:
             raise ValueError("model: give exactly one of model and run")
+        if self.model is None and self.run is None:
+            if self.builder.asks_model == "yes":
+                raise ValueError("model: give exactly one of model and run")
+            if self.helper is None:
+                raise ValueError("model: give model or run, or a helper, who makes do without")
         _refuse_unasked("judge", self.judge, self.builder, _ASKS[self.builder.asks_judge])
         _refuse_unasked("helper", self.helper, self.builder, self.builder.asks_helper)
         if self.batch < 1:

@@ -14,6 +14,7 @@ from torch import nn
 from mmalign._build import named_tree
 from mmalign._names import KINDS, name_of
 from mmalign.builders._config import BuildConfig
+from mmalign.builders._no_model import NoAdapter, NoModel
 from mmalign.builders._rows import portable
 from mmalign.types import Adapter, Message, UserError
 from mmalign.writers._chances import first_chances
@@ -60,7 +61,7 @@ class Answering:
 def section_of(config: BuildConfig, allow_code: bool) -> Any:
     """Section model of the build, or of the run it names. Raises UserError for one without answers."""
     if config.run is None:
-        section = config.model
+        section = NoModel() if config.model is None else config.model
     else:
         from mmalign.training.finished import read_config
 
@@ -80,11 +81,12 @@ def open_model(config: BuildConfig, device: torch.device, allow_code: bool) -> A
         section = named_tree(KINDS["model"], finished.config.model)
         told = {"run": Path(config.run).name, "step": finished.step, **portable(section)}
         return Answering(finished.adapter, finished.tuned, told)
-    adapter: Adapter = config.model.build(device, torch.float32)
+    adapter: Any = NoAdapter() if config.model is None else config.model.build(device, torch.float32)
     policy = adapter.policy.requires_grad_(False).eval()
 
     @contextmanager
     def switch() -> Iterator[nn.Module]:
         yield policy
 
-    return Answering(adapter, switch, portable(named_tree(KINDS["model"], config.model)))
+    told = {} if config.model is None else portable(named_tree(KINDS["model"], config.model))
+    return Answering(adapter, switch, told)

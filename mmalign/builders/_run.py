@@ -120,10 +120,9 @@ def _asked_of(config: BuildConfig) -> dict[str, Any]:
 
 def _origin(record: dict[str, Any]) -> dict[str, Any]:
     """What every row says of what made it; the rest is in the record."""
-    told = {
-        name: record["model"][name] for name in ("run", "step", "path", "weights") if name in record["model"]
-    }
-    origin: dict[str, Any] = {"model": told}
+    model = record["model"]
+    told = {name: model[name] for name in ("run", "step", "path", "weights") if name in model}
+    origin: dict[str, Any] = {"model": told} if told else {}
     origin |= {name: record[name] for name in ("builder", "judge", "helper") if name in record}
     # one order of keys, whether the record comes from memory or from its file
     return dict(json.loads(json.dumps(origin, sort_keys=True)))
@@ -131,6 +130,8 @@ def _origin(record: dict[str, Any]) -> dict[str, Any]:
 
 def _of_model(begun: dict[str, Any], model: Answering, resumed: bool) -> dict[str, Any]:
     """The record with what answers; UserError if a build that goes on had another model."""
+    if not model.told:  # a build without one
+        return {**begun, "model": {}}
     weights = weights_hash(model.adapter.policy, without_lora=False)
     told = {**model.told, "weights": weights, "encoding": model.adapter.fingerprint()}
     if resumed and begun["model"] != told:

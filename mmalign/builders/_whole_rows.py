@@ -104,6 +104,7 @@ class RowBuilder(ABC):
 
     asks_judge: ClassVar[bool | Literal["may"]] = False
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "no"  # may: without one the model itself writes
+    asks_model: ClassVar[Literal["yes", "may"]] = "yes"  # may: with a helper it is not needed
     works_with: ClassVar[Kind] = "exact"
 
     @abstractmethod

@@ -68,6 +68,7 @@ class HaDpo(RowBuilder):
     sides: ClassVar[tuple[str, ...]] = ("rejected",)
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "may"
     asks_judge: ClassVar[bool | Literal["may"]] = "may"
+    asks_model: ClassVar[Literal["yes", "may"]] = "may"
 
     def __post_init__(self) -> None:
         if not self.style.strip():

@@ -55,6 +55,7 @@ class Povid(RowBuilder):
 
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "may"
     asks_judge: ClassVar[bool | Literal["may"]] = "may"
+    asks_model: ClassVar[Literal["yes", "may"]] = "may"
 
     def __post_init__(self) -> None:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):

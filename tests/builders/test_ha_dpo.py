@@ -172,9 +172,8 @@ def test_the_writer_of_the_built_in_world_keeps_the_facts() -> None:
 
 def test_the_shipped_config_builds_pairs_of_one_style(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    path = f"model.path={ROOT}/mmalign/shapes/models/vlm"
     more = ["num_prompts=16", "log.progress=false", f"output={tmp_path}/out"]
-    folder = build(_config.load(ROOT / "configs/build/ha_dpo.yaml", [path, *more]), ALONE)
+    folder = build(_config.load(ROOT / "configs/build/ha_dpo.yaml", more), ALONE)
     record = json.loads((folder / "build.json").read_text())
     samples = load(Jsonl(path=str(folder / "pairs.jsonl"))).samples
     assert len(samples) == record["kept"]["pairs"] > 12 and record["left_out"][ha_dpo.UNREAD] >= 4

@@ -16,7 +16,7 @@ from training.faults import ALONE, on_threads
 from mmalign.builders import _run
 from mmalign.builders._candidates import Asked
 from mmalign.builders._config import BuildConfig, from_tree, identity
-from mmalign.builders._model import Answering
+from mmalign.builders._model import Answering, open_model
 from mmalign.builders._new_rows import UNWRITABLE
 from mmalign.builders._originals import BROKEN
 from mmalign.builders._run import build
@@ -111,6 +111,7 @@ class Echo(RowBuilder):
     sides: ClassVar[tuple[str, ...]] = ("rejected",)
     asks_helper: ClassVar[Any] = "may"
     asks_judge: ClassVar[Any] = "may"
+    asks_model: ClassVar[Any] = "may"
 
     def ready_for(self, adapter: Adapter) -> None:
         """Anything will do."""
@@ -233,6 +234,24 @@ def test_a_helper_writes_and_a_judge_is_handed_on(tmp_path: Path) -> None:
     assert content(tmp_path / "two")["pairs.jsonl"] == content(folder)["pairs.jsonl"]
 
 
+def test_where_a_helper_writes_all_no_model_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_model = build(config(tmp_path, "with", helper=LOUD), ALONE)
+    monkeypatch.setattr(_run, "open_model", open_model)
+    folder = build(config(tmp_path, "out", helper=LOUD, model=None), ALONE)
+    ours, theirs = ([{**row, "built": None} for row in rows_of(one)] for one in (folder, with_model))
+    without = [row for row in ours if row["id"] != "r4/e"]  # which the talker finds too long
+    assert without == theirs and len(ours) == len(theirs) + 1
+    assert "model" not in rows_of(folder)[0]["built"] and record_of(folder)["model"] == {}
+    whole = content(folder)
+    (folder / "pairs.jsonl").unlink()
+    running = {**record_of(folder), "status": "running"}
+    (folder / "build.json").write_text(json.dumps(running))
+    build(config(tmp_path, "out", helper=LOUD, model=None), ALONE)
+    assert content(folder)["pairs.jsonl"] == whole["pairs.jsonl"]
+
+
 def test_a_row_that_would_be_read_otherwise_is_counted(tmp_path: Path) -> None:
     builder = {"name": "builders.test_whole_row_builds:Echo", "blank": True}
     folder = build(config(tmp_path, "out", builder=builder), ALONE)
@@ -248,6 +267,17 @@ def test_a_row_that_would_be_read_otherwise_is_counted(tmp_path: Path) -> None:
         ({"helper": LOUD, "builder": "best_of_n", "judge": LONG}, "helper: builder best_of_n asks none"),
         ({"builder": "builders.test_whole_row_builds:Questions", "judge": LONG}, "section helper is missing"),
         ({"builder": "builders.test_whole_row_builds:Questions", "helper": LOUD}, "section judge is missing"),
+        ({"model": None}, "model: give model or run, or a helper, who makes do without"),
+        ({"run": "runs/x"}, "model: give exactly one of model and run"),
+        (
+            {
+                "builder": "builders.test_whole_row_builds:Questions",
+                "judge": LONG,
+                "helper": LOUD,
+                "model": None,
+            },
+            "model: give exactly one of model and run",
+        ),
         ({"judge": "brightness"}, "judge: brightness reads pictures and clips, and this model makes"),
         ({"model": {"adapter": "diffusion", "path": "x"}}, "makes pairs of written answers, which adapter"),
     ],
