@@ -15,7 +15,7 @@ ASKED: list[tuple[Message, ...]] = []
 
 @dataclass(frozen=True)
 class Knowing(Writer):
-    """A labeller of a user's own that knows what is there; it is `sure` of what it says."""
+    """A labeller of a user's own that knows what is there; it is `sure` of what is."""
 
     sure: float = 0.4
 
@@ -34,5 +34,4 @@ class Knowing(Writer):
         assert list(words) == ["yes", "Yes", "no", "No"]
         ASKED.extend(questions)
         said = [any(f"Is there {one}?" in turns[0].parts[-1].data for one in TRUE) for turns in questions]
-        rest = 1 - self.sure
-        return [(0.3, self.sure - 0.3, 0.0, 0.35) if yes else (rest / 2, 0.0, 0.3, 0.1) for yes in said]
+        return [(0.3, self.sure - 0.3, 0.0, 0.35) if yes else (0.2, 0.2, 0.3, 0.2) for yes in said]

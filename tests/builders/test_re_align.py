@@ -104,7 +104,7 @@ class Seer:
     media = frozenset({"image"})
 
     def __init__(self, said: dict[int, str]) -> None:
-        self.said, self.asked = said, list[tuple[str, int]]()
+        self.said, self.asked, self.seeds = said, list[tuple[str, int]](), list[int]()
 
     def picture_vectors(self, model: nn.Module, pictures: Sequence[Part]) -> Tensor:
         """By brightness."""
@@ -118,7 +118,8 @@ class Seer:
     def complete(
         self, model: nn.Module, prompts: Sequence[Any], begun: Sequence[str], seeds: Sequence[int]
     ) -> list[Part]:
-        """The same, behind any beginning, which is noted."""
+        """The same, behind any beginning, which is noted, as are the seeds."""
+        self.seeds += seeds
         found = []
         for (turn,), start in zip(prompts, begun, strict=True):
             (picture, question) = turn.parts
@@ -192,6 +193,7 @@ def test_answers_are_gone_on_with_at_every_gap() -> None:
     (new,) = remade.rows
     assert new.answers["rejected"] == Part("text", "one big circle and a one big")
     assert seer.asked == [("What is there?|", 20), ("What is there?|one big circle and a", 20)]
+    assert len(set(seer.seeds)) == 2
     remade = made(builder, Seer({20: ". ", 60: " "}), ROWS, Halving("mmalign.shapes.gaps:gaps"))[0]
     assert remade.counts == {re_align.UNFILLED: 2, re_align.GIVEN_UP: 1}
 
