@@ -1,19 +1,31 @@
-"""TempCompass (arXiv 2403.00476): action, speed, direction, order and change in clips, in three forms."""
+"""TempCompass (arXiv 2403.00476): action, speed, direction, order and change in clips, in four forms."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from mmalign._build import build_named
+from mmalign._names import KINDS
 from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, letter_in, plain
+from mmalign.metrics._judged import verdicts
 from mmalign.metrics._lexicon import words_of
 from mmalign.metrics._reading import asked, check_paths, json_of, medium, word
-from mmalign.types import UserError
+from mmalign.metrics._seam import AT, Graded
+from mmalign.rewards._scoring import TOTAL, ready
+from mmalign.types import Judge, UserError
 
-FORMS = ("multi-choice", "yes_no", "caption_matching")
+CAPTIONS = "captioning"
+FORMS = ("multi-choice", "yes_no", "caption_matching", CAPTIONS)
+_ASK = (
+    "A model described a video that you do not see. Below is a question about the video, with its right "
+    "answer. Give 1 if somebody who has only the description can tell that this answer is right, and 0 if "
+    "the description says something else or leaves it open."
+)
 _OPTION = re.compile(r"^\s*([A-F])\.\s*(.+?)\s*$", re.MULTILINE)
 _NAMED = re.compile(r"^\s*((?:Caption|Option|Sentence) \w+)\s*:\s*(.+?)\s*$", re.MULTILINE)
 
@@ -22,10 +34,12 @@ _NAMED = re.compile(r"^\s*((?:Caption|Option|Sentence) \w+)\s*:\s*(.+?)\s*$", re
 class Tempcompass(ChoiceMetric):
     """acc over all questions, by form and by aspect, and macro, the mean of the forms.
 
-    `questions`: for each form its file, {multi-choice: ..., yes_no: ..., caption_matching: ...}, an object
-    of videos, of aspects, of lists with `question` and `answer`. `videos`: the folder of the clips, named by
-    the video's id and `suffix`. Captions that a model writes are graded by a language model in the benchmark
-    and are not asked here. No published scorer was read for how answers are parsed.
+    `questions`: for each form its file, {multi-choice: ..., yes_no: ..., caption_matching: ..., captioning:
+    ...}, an object of videos, of aspects, of lists with `question` and `answer`. `videos`: the folder of the
+    clips, named by the video's id and `suffix`. A caption that the model writes, form captioning, is graded
+    by `judge`, a judge from rewards/ whose "score" is 0 or 1 (0.5 and above counts as right): it is asked in
+    this project's words, with `mc_question` and `mc_answer` of the row, and sees no video. No published
+    scorer was read for how answers are parsed.
     """
 
     asks = "tempcompass"
@@ -33,11 +47,36 @@ class Tempcompass(ChoiceMetric):
     questions: dict[str, str]
     videos: str
     suffix: str = ".mp4"
+    judge: dict[str, Any] | None = field(default=None, metadata={"section": "judge"})
 
     def __post_init__(self) -> None:
         if not self.questions or set(self.questions) - set(FORMS):
             raise ValueError(f"questions: must name files by form, of {', '.join(FORMS)}")
         check_paths(videos=self.videos, **self.questions)
+        if (CAPTIONS in self.questions) != (self.judge is not None):
+            raise ValueError(f"judge: grades captions; give it with questions.{CAPTIONS}, and only then")
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether a judge's verdicts enter."""
+        return self.judge is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Who grades captions."""
+        return () if self.judge is None else (f"captions are graded by {self.judge.get('name')}",)
+
+    @cached_property
+    def asked_judge(self) -> Judge:
+        """The judge. Whether code outside the package may be named was decided when the config was read."""
+        assert self.judge is not None, "there are captions"
+        built: Judge = build_named(KINDS["judge"], self.judge, "judge", allow_code=True)
+        return built
+
+    def ready(self) -> None:
+        """Load the judge, if there is one."""
+        if self.judge is not None:
+            ready(self.asked_judge)
 
     @cached_property
     def items(self) -> Mapping[str, ChoiceItem]:
@@ -52,15 +91,37 @@ class Tempcompass(ChoiceMetric):
                     where = f"{path} {video} {aspect} {number}"
                     if not isinstance(row, dict):
                         raise UserError(f"{where}: must be an object with question and answer")
-                    question, answer = word(row, "question", where), word(row, "answer", where)
+                    question = word(row, "question", where)
+                    answer = word(row, "mc_answer" if form == CAPTIONS else "answer", where)
                     options = _options(form, question, where)
                     right = _right(form, answer, options, where)
                     turns = asked(medium("video", self.videos, video + self.suffix), question)
+                    if form == CAPTIONS:  # what the judge is told of it stands where others have options
+                        options = (f"{_ASK}\nQuestion: {word(row, 'mc_question', where)}\nAnswer: {answer}",)
                     groups = {"form": (form,), "aspect": (aspect,)}
                     name = f"{form}/{video}/{aspect}/{number}"
                     yield ChoiceItem(name, turns, right, options, video, groups, form)
         if not isinstance(tree, dict) or not tree:
             raise UserError(f"{path}: must be an object, video: aspect: list of questions")
+
+    def grade(self, answers: Mapping[str, str]) -> list[Graded]:
+        """One item per question; captions last, all graded in one call."""
+        written = [name for name in self.items if name in answers and name.startswith(f"{CAPTIONS}/")]
+        found = super().grade({name: text for name, text in answers.items() if name not in written})
+        if not written:
+            return found
+        told = [asked(self.items[name].options[0]) for name in written]
+        given = verdicts(self.asked_judge, written, told, [answers[name] for name in written], (0, 1))
+        return found + [
+            self._caption(self.items[name], one) for name, one in zip(written, given, strict=True)
+        ]
+
+    def _caption(self, item: ChoiceItem, verdict: Mapping[str, float] | None) -> Graded:
+        right = float(verdict is not None and verdict[TOTAL] >= 0.5)
+        counts = {"asked": 1.0, "answered": float(verdict is not None), "right": right, "base": 1.0}
+        counts |= {f"right{AT}{CAPTIONS}": right, f"base{AT}{CAPTIONS}": 1.0}
+        shown = {"said": None if verdict is None else verdict[TOTAL], "right": item.answer}
+        return Graded(item.id, counts, item.groups, item.cluster, shown)
 
     def said(self, item: ChoiceItem, answer: str) -> str | None:
         """A letter, a yes or no, or the name of a caption, whichever the form asks for."""
@@ -74,6 +135,8 @@ class Tempcompass(ChoiceMetric):
 
 
 def _options(form: str, question: str, where: str) -> tuple[str, ...]:
+    if form == CAPTIONS:
+        return ()
     if form == "yes_no":
         return ("yes", "no")
     pattern = _OPTION if form == "multi-choice" else _NAMED
@@ -86,6 +149,8 @@ def _options(form: str, question: str, where: str) -> tuple[str, ...]:
 
 
 def _right(form: str, answer: str, options: tuple[str, ...], where: str) -> str:
+    if form == CAPTIONS:
+        return answer
     if form == "multi-choice":
         return letter_in(answer, len(options), where, "answer")
     if form == "yes_no":

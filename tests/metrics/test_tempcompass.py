@@ -1,14 +1,16 @@
-"""TempCompass: choices, yes or no, and captions to be matched."""
+"""TempCompass: choices, yes or no, captions to be matched, and captions that a judge grades."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from mmalign.metrics._resampling import figures
 from mmalign.metrics.tempcompass import Tempcompass
-from mmalign.types import UserError
+from mmalign.types import Message, Part, UserError
 
 CHOICE = {"question": "What is it doing?\nA. running\nB. jumping", "answer": "B. jumping"}
 YES = {"question": "Is it jumping?", "answer": "yes"}
@@ -18,13 +20,37 @@ MATCH = {
 }
 
 
+WRITTEN = {
+    "question": "Describe what it does.",
+    "mc_question": "It is?\nA. running\nB. jumping",
+    "mc_answer": "B",
+}
+
+
+@dataclass(frozen=True)
+class Jumps:
+    """1 if a text says "jumps"; empty ones are no verdict."""
+
+    asked: ClassVar[list[str]] = []
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> dict[str, float]:
+        raise AssertionError("captions are graded together")
+
+    def verdicts(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[dict[str, float] | None]:
+        self.asked.extend(part.data for turns in prompts for turn in turns for part in turn.parts)
+        return [{"score": float("jumps" in one.data)} if one.data else None for one in responses]
+
+
 def bench(folder: Path, **forms: dict[str, Any]) -> Tempcompass:
     files = {}
     for form, row in forms.items():
         path = folder / f"{form}.json"
         path.write_text(json.dumps({"17": {"action": [row], "speed": [row]}}))
         files[form.replace("multi_choice", "multi-choice")] = str(path)
-    return Tempcompass(files, "clips")
+    judge = {"name": f"{__name__}:Jumps"} if "captioning" in forms else None
+    return Tempcompass(files, "clips", judge=judge)
 
 
 def test_every_form(tmp_path: Path) -> None:
@@ -41,6 +67,24 @@ def test_every_form(tmp_path: Path) -> None:
     assert figures(metric, unread)["unanswered"].value == 1
 
 
+def test_captions_are_graded_by_a_judge(tmp_path: Path) -> None:
+    metric = bench(tmp_path, captioning=WRITTEN, yes_no=YES)
+    ids = [one.id for one in metric.ask()]
+    assert ids[0] == "captioning/17/action/1" and metric.is_unchecked and len(metric.notes) == 1
+    assert metric.ask()[0].turns[0].parts[1].data == WRITTEN["question"]
+    found = metric.grade(dict(zip(ids, ["A fox jumps.", "A fox.", "yes", "no"], strict=True)))
+    values = figures(metric, found)
+    assert values["acc"].value == 0.5 and values["macro"].value == 0.5 and values["unanswered"].value == 0
+    assert {one.id: one.shown["said"] for one in found} == dict(
+        zip(ids, [1.0, 0.0, "yes", "no"], strict=True)
+    )
+    told = Jumps.asked[0]
+    assert WRITTEN["mc_question"] in told and told.endswith("Answer: B")
+    half = figures(metric, metric.grade(dict(zip(ids, ["A fox jumps.", "", "yes", "yes"], strict=True))))
+    assert half["acc"].value == 0.75 and half["unanswered"].value == 0.25
+    assert not bench(tmp_path, yes_no=YES).is_unchecked
+
+
 def test_refusals(tmp_path: Path) -> None:
     for form, row, words in (
         ("multi_choice", CHOICE | {"answer": "C. flying"}, "letter of one of the 2"),
@@ -51,4 +95,9 @@ def test_refusals(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"17 action 1: .*{words}"):
             bench(tmp_path, **{form: row}).ask()
     with pytest.raises(ValueError, match="must name files by form"):
-        Tempcompass({"captioning": "x"}, "clips")
+        Tempcompass({"captions": "x"}, "clips")
+    for questions, judge in (({"captioning": "x"}, None), ({"yes_no": "x"}, {"name": "brightness"})):
+        with pytest.raises(ValueError, match="^judge: grades captions; give it with questions.captioning"):
+            Tempcompass(questions, "clips", judge=judge)
+    with pytest.raises(UserError, match="17 action 1: .*mc_answer"):
+        bench(tmp_path, captioning=WRITTEN | {"mc_answer": None}).ask()
