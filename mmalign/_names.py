@@ -53,8 +53,9 @@ def class_of(kind: NamedKind, name: str, where: str = "config", allow_code: bool
     dotted = _DOTTED.fullmatch(name)
     if dotted:
         return _dotted(name, dotted[1], dotted[2], where, allow_code)
-    known = names(kind)
-    if not _PLAIN.fullmatch(name) or name not in known:
+    file = Path(__file__).parent / kind.folder / f"{name}.py"
+    if not _PLAIN.fullmatch(name) or not file.is_file():
+        known = names(kind)
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(

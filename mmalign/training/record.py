@@ -14,6 +14,7 @@ import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -99,12 +100,21 @@ class RunRecord:
 def versions() -> dict[str, str]:
     """Versions of Python, this package and the libraries that decide a run's numbers, where installed."""
     found = {"python": platform.python_version(), "mmalign": __version__}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return found | {name: number for name in _LIBRARIES if (number := _installed(name)) is not None}
+
+
+@cache  # reading it takes longer than all else that a checkpoint says of itself
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def code_state() -> dict[str, Any] | None:
+    """`git_state` of this package as it was when first asked for in this process; not to be changed."""
+    return git_state()
 
 
 def git_state(file: Path = Path(__file__)) -> dict[str, Any] | None:

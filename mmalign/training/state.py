@@ -61,7 +61,7 @@ class Position:
             device=record.device_name(self.world.device),
             threads=torch.get_num_threads(),
             versions=record.versions(),
-            git=record.git_state(),
+            git=record.code_state(),
             data=data,
             notes=list(notes),
             skipped=dict(self.skipped),

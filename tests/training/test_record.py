@@ -20,7 +20,7 @@ import torch
 from faults import ALONE, Moment, crash_at, in_child, on_threads, record_operations
 
 from mmalign.training import record
-from mmalign.training.record import MetricsLog, OutputLock, RunRecord, git_state, versions
+from mmalign.training.record import MetricsLog, OutputLock, RunRecord, code_state, git_state, versions
 from mmalign.types import UserError
 
 
@@ -110,6 +110,8 @@ def test_versions_name_what_decides_the_numbers() -> None:
     found = versions()
     assert {"python", "mmalign", "torch", "transformers", "diffusers", "peft", "accelerate"} <= found.keys()
     assert torch.__version__.startswith(found["torch"])
+    code_state.cache_clear()
+    assert code_state() == git_state()
 
 
 def git(folder: Path, *arguments: str) -> str:
