@@ -11,7 +11,7 @@ from mmalign.builders import _asking
 from mmalign.builders._candidates import TOO_FEW, Asked, Group, distinct
 from mmalign.builders._whole_rows import NewRow, Remade, RowBuilder, Tools
 from mmalign.rewards._scoring import score_readable
-from mmalign.rewards.painted import check_template, wrapped
+from mmalign.rewards._wrapping import check_template, wrapped
 from mmalign.types import Adapter, Message, Part, UserError, derive_seed
 
 DIGITS = "prompts with too many digits"

@@ -14,10 +14,9 @@ from mmalign._names import KINDS
 from mmalign.rewards._batch import BatchJudge
 from mmalign.rewards._pictures import caption_of
 from mmalign.rewards._reads import answers_of, refuse_unread
-from mmalign.rewards._scoring import ready, score_all
+from mmalign.rewards._scoring import ready, score_readable
+from mmalign.rewards._wrapping import PLACE, check_template, unwrapped
 from mmalign.types import Adapter, Judge, Message, Part, UserError, derive_seed
-
-_PLACE = "{prompt}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Painted(BatchJudge):
 
     model: dict[str, Any] = field(metadata={"section": "model"})
     judge: dict[str, Any] = field(metadata={"section": "judge"})
-    template: str = _PLACE
+    template: str = PLACE
     n: int = 1
     seed: int = 0
     batch: int = 32  # responses whose media are held at a time
@@ -92,8 +91,22 @@ class Painted(BatchJudge):
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
     ) -> list[Mapping[str, float]]:
         """The judge's scores of what is made from every response. Raises UserError for a prompt that is not
-        as `template` has it, and for a response that is no text or that the model cannot be given."""
-        found: list[Mapping[str, float]] = []
+        as `template` has it, for a response that is no text or that the model cannot be given, and where a
+        verdict of the judge cannot be read."""
+        found = []
+        for response, scores in zip(responses, self.verdicts(prompts, responses), strict=True):
+            if scores is None:
+                raise UserError(
+                    f"painted: the judge's verdict on what {response.data!r:.60} makes cannot be read"
+                )
+            found.append(scores)
+        return found
+
+    def verdicts(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[Mapping[str, float] | None]:
+        """The same, but None where a judge that writes its verdicts wrote one that cannot be read."""
+        found: list[Mapping[str, float] | None] = []
         for begin in range(0, len(responses), self.batch):
             part = slice(begin, begin + self.batch)
             found += self._scored(prompts[part], responses[part])
@@ -101,7 +114,7 @@ class Painted(BatchJudge):
 
     def _scored(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
-    ) -> list[Mapping[str, float]]:
+    ) -> list[Mapping[str, float] | None]:
         original = [unwrapped(caption_of(prompt), self.template) for prompt in prompts]
         asked, seeds, told = [], [], []
         for caption, response in zip(original, responses, strict=True):
@@ -114,27 +127,13 @@ class Painted(BatchJudge):
         adapter = self._adapter
         with torch.no_grad():
             media = adapter.generate(adapter.policy, asked, seeds)
-        scores = score_all(self._judge, told, media)
-        groups = [scores[i * self.n : (i + 1) * self.n] for i in range(len(responses))]
-        return [{name: sum(one[name] for one in own) / self.n for name in own[0]} for own in groups]
+        scores = score_readable(self._judge, told, media)
+        return [_mean(scores[i * self.n : (i + 1) * self.n]) for i in range(len(responses))]
 
 
-def check_template(template: str) -> None:
-    """Raise ValueError unless a template has the place of the prompt once."""
-    if template.count(_PLACE) != 1:
-        raise ValueError(f"template: must hold {_PLACE} once, got {template!r:.80}")
-
-
-def wrapped(prompt: str, template: str) -> str:
-    """What a rewriter is asked of a prompt."""
-    return template.replace(_PLACE, prompt)
-
-
-def unwrapped(text: str, template: str) -> str:
-    """The prompt in what a rewriter is asked. Raises UserError where that does not follow the template."""
-    before, after = template.split(_PLACE)
-    if len(text) < len(before) + len(after) or not (text.startswith(before) and text.endswith(after)):
-        raise UserError(
-            f"painted: template: the prompt does not follow it: {text!r:.80}; give what the rewriter is asked"
-        )
-    return text[len(before) : len(text) - len(after)]
+def _mean(scores: Sequence[Mapping[str, float] | None]) -> Mapping[str, float] | None:
+    """Means by name; None where a verdict is missing."""
+    read = [one for one in scores if one is not None]
+    if len(read) < len(scores):
+        return None
+    return {name: sum(one[name] for one in read) / len(read) for name in read[0]}

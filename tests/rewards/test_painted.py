@@ -1,6 +1,6 @@
 """What a prompt is worth by what is painted from it: seeds, means, the original prompt, and refusals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,8 @@ import mmalign
 from mmalign._build import build_named, named_tree
 from mmalign._names import KINDS
 from mmalign.rewards._scoring import ready, score_all
-from mmalign.rewards.painted import Painted, unwrapped, wrapped
+from mmalign.rewards._wrapping import unwrapped, wrapped
+from mmalign.rewards.painted import Painted
 from mmalign.types import Message, Part, UserError
 
 SHAPES = Path(mmalign.__file__).parent / "shapes/models/image"
@@ -31,6 +32,15 @@ class Seen:
         assert isinstance(response.data, Image.Image)
         mean = float(np.asarray(response.data, dtype=np.float64).mean()) / 255
         return {"score": mean, "dark": 1 - mean, "words": len(prompt[0].parts[0].data.split())}
+
+
+@dataclass(frozen=True)
+class Unsure(Seen):
+    """A judge that writes, of which verdicts on captions of two words cannot be read."""
+
+    def verdicts(self, prompts: Sequence[Any], responses: Sequence[Part]) -> list[Any]:
+        found = [self.score(*one) for one in zip(prompts, responses, strict=True)]
+        return [None if one["words"] == 2 else one for one in found]
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +86,14 @@ def test_several_pictures_are_averaged(folder: Path) -> None:
     one, three = (painter(folder, n=n).score(turns("a cat"), Part("text", "a cat")) for n in (1, 3))
     assert three["score"] != one["score"] and three["score"] + three["dark"] == pytest.approx(1)
     assert three["words"] == 2
+
+
+def test_verdicts_that_cannot_be_read_are_none(folder: Path) -> None:
+    judge = painter(folder, n=2, judge={"name": "rewards.test_painted:Unsure"})
+    found = judge.verdicts([turns("a cat"), turns("a big cat")], [Part("text", "a cat")] * 2)
+    assert found[0] is None and found[1] is not None and found[1]["words"] == 3
+    with pytest.raises(UserError, match="the judge's verdict on what 'a cat' makes cannot be read"):
+        judge.score(turns("a cat"), Part("text", "a cat"))
 
 
 def test_the_original_prompt_is_found_in_what_the_rewriter_is_asked(folder: Path) -> None:
