@@ -1,0 +1,217 @@
+"""Tables and page of shapes_video.py."""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from _intervals import Range, Rows, interval, points
+from _video_runs import ARMS, BASE, Arm
+
+Cell = Mapping[str, Any]
+CONDITIONS = ("shuffled", "reversed", "frozen")
+GUARDS = {"late": "late", "late neither": "late, names neither", "count": "count", "caption": "captions"}
+COMPARED = (
+    ("mdpo, reversed", "dpo"),
+    ("tpo", "dpo"),
+    ("dpo, reversed pairs", "dpo"),
+    ("dpo", "sft"),
+    ("mdpo, reversed", "sft"),
+    ("dpo", "dpo, frames shuffled"),
+    ("mdpo, reversed", "mdpo, frames shuffled"),
+    ("dpo", "dpo, labels shuffled"),
+)
+"""Runs whose figures are set against each other."""
+SHOWN = ("relay", "arrow of motion")
+ABOUT = "# Objectives on a built-in model of clips\n"
+
+
+def values(cell: Cell, name: str) -> list[float]:
+    """A figure, question by question.
+
+    "arrow of X" is 1 for a right answer of X, -1 for the one that would be right if time ran backwards; on
+    questions whose answer the direction of time does not change it is 0. "X moving" has the questions on
+    things that move alone.
+    """
+    if name.startswith("arrow of "):
+        plain = name.removeprefix("arrow of ")
+        return [a - b for a, b in zip(values(cell, plain), values(cell, f"{plain}, opposite"), strict=True)]
+    return [float(mark) for mark in cell[name]]
+
+
+def moving(cell: Cell, name: str) -> list[float]:
+    """A figure of the motion questions on things that move."""
+    return [v for v, moves in zip(values(cell, name), cell["motion moves"], strict=True) if moves == "1"]
+
+
+class Table:
+    """The finished runs of one split beside their base."""
+
+    def __init__(self, cells: Sequence[Cell], split: str = "heldout") -> None:
+        own = [c for c in cells if c["split"] == split]
+        self.base = next((c for c in own if c["run"] == BASE), None)
+        self.runs: dict[str, list[Cell]] = {}
+        for cell in sorted(own, key=lambda c: int(c["seed"])):
+            if "steps" in cell:
+                self.runs.setdefault(str(cell["run"]), []).append(cell)
+
+    def rows(self, arm: str, read: Callable[[Cell], list[float]]) -> Rows:
+        """A figure of an arm's runs, by seed."""
+        return [read(cell) for cell in self.runs[arm]]
+
+    def before(self, arm: str, read: Callable[[Cell], list[float]]) -> Rows:
+        """The base's figure as often as the arm has runs."""
+        assert self.base is not None
+        return [read(self.base)] * len(self.runs[arm])
+
+    def change(self, arm: str, read: Callable[[Cell], list[float]]) -> Range:
+        """Change from the base, in points."""
+        return interval(_minus(self.rows(arm, read), self.before(arm, read)))
+
+
+def _minus(ours: Rows, theirs: Rows) -> list[list[float]]:
+    return [
+        [100 * (a - b) for a, b in zip(mine, other, strict=True)]
+        for mine, other in zip(ours, theirs, strict=True)
+    ]
+
+
+def _reader(name: str) -> Callable[[Cell], list[float]]:
+    if "motion" in name and name != "motion" and "habit" not in name:
+        return lambda cell: moving(cell, name)
+    return lambda cell: values(cell, name)
+
+
+def _figure(table: Table, arm: str, name: str) -> str:
+    read = _reader(name)
+    after = table.rows(arm, read)
+    seeds = "/".join(f"{100 * statistics.fmean(row):.0f}" for row in after)
+    middle = 100 * statistics.fmean(v for row in after for v in row)
+    several = f" ({seeds})" if len(after) > 1 else ""
+    return f"{middle:.1f}{several}, {points(table.change(arm, read))}"
+
+
+def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _share(cell: Cell, name: str) -> str:
+    found = _reader(name)(cell)
+    return f"{100 * statistics.fmean(found):.1f}"
+
+
+def _table_of(table: Table, arms: Sequence[Arm], names: Mapping[str, str]) -> str:
+    if table.base is None:
+        return ""
+    base = table.base
+    rows = [["base", *(_share(base, name) for name in names)]]
+    for arm in arms:
+        if arm.name in table.runs:
+            rows.append([arm.name, *(_figure(table, arm.name, name) for name in names)])
+    return _lines(["run", *names.values()], rows)
+
+
+def order_table(table: Table, arms: Sequence[Arm] = ARMS) -> str:
+    """Questions on order, with the frames in order and disturbed."""
+    names = {"relay": "right"} | {f"relay {c}": f"right, frames {c}" for c in CONDITIONS}
+    return _table_of(table, arms, names)
+
+
+def motion_table(table: Table, arms: Sequence[Arm] = ARMS) -> str:
+    """Questions on motion; the arrow counts an answer in the opposite direction as minus one."""
+    names = {
+        "motion": "right",
+        "motion habit": "wrong by habit",
+        "arrow of motion": "arrow",
+        "arrow of motion shuffled": "arrow, frames shuffled",
+        "motion shuffled": "moving things, right, frames shuffled",
+        "arrow of motion reversed": "arrow, frames reversed",
+    }
+    return _table_of(table, arms, names)
+
+
+def guard_table(table: Table, arms: Sequence[Arm] = ARMS) -> str:
+    """What was not, or hardly, trained on."""
+    return _table_of(table, arms, GUARDS)
+
+
+def needs_order_table(table: Table, arms: Sequence[Arm] = ARMS) -> str:
+    """How much of the gain is lost when the frames are shuffled as the question is asked."""
+    rows = []
+    for arm in arms:
+        if arm.name not in table.runs:
+            continue
+        fields = [arm.name, arm.pairs]
+        for plain in SHOWN:
+            gains = [
+                _minus(table.rows(arm.name, _reader(name)), table.before(arm.name, _reader(name)))
+                for name in (plain, f"{plain} shuffled")
+            ]
+            lost = [[a - b for a, b in zip(x, y, strict=True)] for x, y in zip(*gains, strict=True)]
+            fields += [points(interval(gain)) for gain in gains] + [points(interval(lost))]
+        rows.append([*fields, f"{statistics.fmean(c['cpu_seconds'] for c in table.runs[arm.name]):.0f}"])
+    head = ["run", "pairs", "order: gain", "gain, shuffled", "difference"]
+    return _lines([*head, "motion arrow: gain", "gain, shuffled", "difference", "seconds"], rows)
+
+
+def differences_table(table: Table) -> str:
+    """One run against another, of the seeds that both have."""
+    rows = []
+    for ours, theirs in COMPARED:
+        if ours in table.runs and theirs in table.runs:
+            count = min(len(table.runs[name]) for name in (ours, theirs))
+            fields = [f"{ours} against {theirs}"]
+            for name in ("relay", "motion", "arrow of motion", "caption"):
+                sides = [table.rows(arm, _reader(name))[:count] for arm in (ours, theirs)]
+                fields.append(points(interval(_minus(*sides))))
+            rows.append(fields)
+    return _lines(["runs", "order", "motion", "motion arrow", "captions"], rows)
+
+
+def pairs_table(cells: Sequence[Cell]) -> str:
+    """What the making of pairs took, and how often the chosen answer is right."""
+    rows = []
+    for cell in cells:
+        name = str(cell["run"])
+        if name.startswith("pairs: "):
+            right = f"{cell['chosen right'] / cell['pairs']:.1%}"
+            rows.append([name.removeprefix("pairs: "), str(cell["questions"]), str(cell["pairs"]), right])
+    return _lines(["pairs", "questions asked", "pairs", "chosen right"], rows)
+
+
+def selection(cells: Sequence[Cell]) -> str:
+    """Right answers to all topics, and to each, for every rate tried on validation scenes."""
+    own = [c for c in cells if c["split"] == "validation"]
+    topics = ("relay", "motion", "late", "count", "caption")
+    rows = []
+    for cell in sorted(own, key=lambda c: (str(c["run"]), c["lr"] or 0)):
+        shares = [100 * statistics.fmean(values(cell, topic)) for topic in topics]
+        rate = "" if cell["lr"] is None else f"{cell['lr']:g}"
+        figures = [statistics.fmean(shares), *shares]
+        rows.append([str(cell["run"]), rate, *(f"{share:.1f}" for share in figures)])
+    return _lines(["run", "lr", "mean", *topics], rows)
+
+
+# ---------------------------------------------------------------- the page
+
+
+def tables(cells: Sequence[Cell]) -> str:
+    """All tables of held-out clips."""
+    table = Table(cells)
+    parts = {
+        "What the order of the frames gives": needs_order_table(table),
+        "Questions on order": order_table(table),
+        "Questions on motion": motion_table(table),
+        "What must not be lost": guard_table(table),
+        "One run against another, in points": differences_table(table),
+    }
+    return "\n\n".join(f"### {title}\n\n{text}" for title, text in parts.items())
+
+
+def page(cells: Sequence[Cell], used: str) -> str:
+    """The whole page."""
+    parts = [ABOUT, f"Made by `scripts/bench/shapes_video.py` on one CPU thread with {used}."]
+    parts += ["## Held-out clips", tables(cells), "## Pairs", pairs_table(cells)]
+    return (
+        "\n\n".join([*parts, "## Learning rates, on 64 validation clips, one seed", selection(cells)]) + "\n"
+    )
