@@ -19,7 +19,6 @@ class SFT(Objective):
     """
 
     reduction: Literal["mean", "sum", "token_mean"] = "mean"
-
     role: Literal["chosen", "chosen_critique", "rejected_critique"] = "chosen"
 
     needs = frozenset[str]()

@@ -15,6 +15,14 @@ def test_mean_per_response_and_mean_over_all_tokens_differ() -> None:
     assert near(run(SFT("sum"), fixture_f()).loss, [3.0, 3.0])
 
 
+def test_a_critique_is_learned_in_place_of_the_chosen_answer() -> None:
+    objective, scores = SFT(role="rejected_critique"), fixture_f()
+    assert objective.roles == {"policy": ("rejected_critique",)} and SFT().roles == {"policy": ("chosen",)}
+    policy = scores["policy"]
+    criticised = {"policy": {"chosen": policy["chosen"], "rejected_critique": policy["rejected"]}}
+    assert near(run(objective, criticised).loss, [1.05, 1.9 / 3])
+
+
 def test_only_the_token_mean_couples_the_batch() -> None:
     assert SFT("token_mean").batch_coupled
     assert not SFT("mean").batch_coupled and not SFT("sum").batch_coupled
