@@ -15,6 +15,7 @@ from mmalign.data._sides import flipped
 from mmalign.messages import CRITIQUE, criticised
 from mmalign.rewards.reward_model import RewardModel
 from mmalign.training.checks import check_config
+from mmalign.training.inspection.check import inspect
 from mmalign.training.run import run
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
@@ -115,6 +116,14 @@ def test_a_lone_critique_stays_with_its_answer_when_sides_are_swapped() -> None:
     (turned,), _ = flipped([sample], 1.0)
     assert set(turned.examples) == {"chosen", "rejected", "chosen_critique"}
     assert turned.examples["chosen_critique"] == sample.examples["rejected_critique"]
+
+
+def test_the_check_shows_what_is_scored(bench: Bench) -> None:
+    found = inspect(config(bench, "checked", train={"steps": 2, "batch": 8}))
+    assert not found.findings and found.trial is not None
+    shown = [one for sample in found.samples for one in sample.responses]
+    assert {one.role for one in shown} == {"chosen_critique", "rejected_critique"}
+    assert any(CRITIQUE in one.text and "a happy answer" in one.scored for one in shown)
 
 
 def test_a_row_without_critiques_is_refused(bench: Bench) -> None:
