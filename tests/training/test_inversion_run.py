@@ -105,8 +105,8 @@ def test_kept_paths_give_the_very_scores(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_the_size_of_kept_paths_is_told_as_it_turns_out(bench: Bench, tmp_path: Path) -> None:
-    """Steps 1 and 2 of batch 4: all of 8 samples, a path of either side of each."""
-    objective = {**PATHS, "steps": 40}
+    """Steps 1 and 2 of batch 4: all of 8 samples, a path of either side of each, however much is scored."""
+    objective = {**PATHS, "steps": 40, "count": 1}
     config = bench.config("image", "told", objective=objective, lora=LORA, train={"steps": 2})
     config = replace(config, cache=str(tmp_path), output=str(tmp_path / "run"))
     trial = inspect(config).trial
