@@ -3,7 +3,7 @@
 import json
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +135,24 @@ def write_video(path: Path) -> None:
 Saver = Callable[[Path], object]
 
 
-@pytest.fixture
-def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """From a checkpoint's name to the folder of a tiny model of its kind, written when first asked for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent / "adapters"))
+        savers, folders = all_savers(), dict[str, Path]()
+
+        def folder_of(name: str) -> Path:
+            if name not in folders:
+                folders[name] = tmp_path_factory.mktemp("tiny") / "model"
+                savers[name](folders[name])
+            return folders[name]
+
+        yield folder_of
+
+
+def all_savers() -> dict[str, Saver]:
     """How a tiny model of each checkpoint's kind is written."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parent / "adapters"))
     import clip_vlm
     import more_vlm
     import tiny_lm
@@ -203,16 +217,16 @@ def savers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Saver]:
     }
 
 
-def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
+def shrunk(name: str, folder: Path, models: Callable[[str], Path]) -> RunConfig:
     """The config with nothing changed but sizes, places and length."""
     path = ROOT / "configs" / name
     config = load(path)
     judge = "step_preference" in name
     model = "model.backbone" if config.model.kind == "reward" and not judge else "model"
-    savers[config.model.part.path if model != "model" else config.model.path](folder / "model")
+    path_of_model = models(config.model.part.path if model != "model" else config.model.path)
     data = write_rows(shown_rows(name), folder)
     changes = [
-        f"{model}.path={folder / 'model'}",
+        f"{model}.path={path_of_model}",
         f"data.path={data}",
         "data.heldout=2",
         "data.on_error=stop",
@@ -220,7 +234,7 @@ def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
     if config.data[0][1].__class__.__name__ == "Hub":
         changes[1:1] = ["data.source=jsonl"]
     changes += ["train.steps=2", "train.batch=4", "train.micro_batch=2", "train.workers=0"]
-    changes += ["train.eval_every=1", "train.save_every=1", "log.every=1", "log.progress=false"]
+    changes += ["train.eval_every=2", "train.save_every=2", "log.every=1", "log.progress=false"]
     changes += ["evaluation.levels=2"] if config.evaluation.levels else []
     changes += [f"output={folder / 'run'}", f"cache={folder / 'cache'}"]
     if config.model.kind == "surrogate":
@@ -230,8 +244,8 @@ def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
         if config.model.frames is not None:
             changes.append(f"model.frames.count={count}")
     elif judge:
-        savers[config.model.part.path](folder / "denoiser")
-        changes += [f"model.denoiser.path={folder / 'denoiser'}", "model.denoiser.resolution=32"]
+        denoiser = models(config.model.part.path)
+        changes += [f"model.denoiser.path={denoiser}", "model.denoiser.resolution=32"]
         changes.append("model.processor=null")
     else:
         changes.append(f"{model}.max_length=null")
@@ -239,10 +253,10 @@ def shrunk(name: str, folder: Path, savers: dict[str, Saver]) -> RunConfig:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_two_steps_on_the_rows_it_shows(name: str, tmp_path: Path, savers: dict[str, Saver]) -> None:
+def test_two_steps_on_the_rows_it_shows(name: str, tmp_path: Path, models: Callable[[str], Path]) -> None:
     from mmalign.training.run import run
 
-    output = run(shrunk(name, tmp_path, savers))
+    output = run(shrunk(name, tmp_path, models))
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     trained = [line["loss"] for line in lines if "loss" in line]
     assert len(trained) == 2 and all(math.isfinite(loss) for loss in trained)
