@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 "$PYTHON" -m ruff format --check .
 "$PYTHON" -m ruff check .
 "$PYTHON" -m mypy
-OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$PYTHON" -m pytest -m "not slow and not gpu" -n 2 --dist loadfile "$@"
+OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} "$PYTHON" -m pytest -m "not slow and not gpu" -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,5 +1,6 @@
 """Fixtures for every test; this file also lets tests import shared helpers such as bad_inputs."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,26 @@ import torch
 
 if TYPE_CHECKING:
     from training.tiny_runs import Bench
+
+
+_SHORT = {"data", "evaluation", "metrics", "objectives", "report", "rewards"}  # folders without long files
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs come first and short tests last, so that processes that share the files end together."""
+    parts = {item: set(item.nodeid.split("/")) for item in items}
+    items.sort(key=lambda item: (not _SHORT.isdisjoint(parts[item]), "training" not in parts[item]))
+
+
+def pytest_collection_finish() -> None:
+    """The modules imported so far stay: what collects garbage need not look through them again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """At the end they go like everything else; some libraries complain of what stays."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
