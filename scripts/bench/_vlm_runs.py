@@ -83,13 +83,21 @@ ARMS = (
     Arm("rdpo", "rdpo", rate_of="dpo"),
     Arm("alpha_dpo", "alpha_dpo", rate_of="dpo"),
     Arm("dmpo", "dmpo", rate_of="dpo"),
-    Arm("several: mia_dpo", "dpo", (ANCHORED,), 3, "dpo + sft", "taught", "pairs"),
-    Arm("several: dpo + sft, one picture", "dpo", (ANCHORED,), 3, "dpo + sft", "taught"),
-    Arm("several: sft, one picture", "sft", (), 3, "dpo + sft", "taught"),
-    Arm("several: mia_dpo, wrong numbers", "dpo", (ANCHORED,), 3, "dpo + sft", "taught", "wrong numbers"),
-    Arm("several: sft on mia_dpo's chosen", "sft", (), 3, "dpo + sft", "taught", "pairs"),
-    Arm("several: mia_dpo, untaught", "dpo", (ANCHORED,), 1, "dpo + sft", "built-in", "pairs"),
-    Arm("several: dpo + sft, one picture, untaught", "dpo", (ANCHORED,), 1, "dpo + sft", "built-in"),
+    Arm("several: mia_dpo", "dpo", (ANCHORED,), 3, None, "taught", "pairs"),
+    Arm("several: dpo + sft, one picture", "dpo", (ANCHORED,), 3, "several: mia_dpo", "taught"),
+    Arm("several: sft, one picture", "sft", (), 3, "several: mia_dpo", "taught"),
+    Arm(
+        "several: mia_dpo, wrong numbers",
+        "dpo",
+        (ANCHORED,),
+        3,
+        "several: mia_dpo",
+        "taught",
+        "wrong numbers",
+    ),
+    Arm("several: sft on mia_dpo's chosen", "sft", (), 3, "several: mia_dpo", "taught", "pairs"),
+    Arm("several: mia_dpo, untaught", "dpo", (ANCHORED,), 1, "several: mia_dpo", "built-in", "pairs"),
+    Arm("several: dpo + sft, one picture, untaught", "dpo", (ANCHORED,), 1, "several: mia_dpo", "built-in"),
 )
 
 

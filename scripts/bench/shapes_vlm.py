@@ -72,8 +72,10 @@ class Bench:
 
 
 def validation_score(cell: Cell) -> float:
-    """What a rate is chosen by: the mean of the caption score and of right answers on presence."""
-    return (statistics.fmean(cell["caption score"]) + statistics.fmean(cell["presence"])) / 2
+    """What a rate is chosen by: the mean of the caption score and of right answers on presence; about one
+    picture among several, where that was asked."""
+    among = "several " if "several presence" in cell else ""
+    return statistics.fmean(statistics.fmean(cell[among + key]) for key in ("caption score", "presence"))
 
 
 def order(arms: Sequence[Arm]) -> Iterator[tuple[Arm, int]]:
