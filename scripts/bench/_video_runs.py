@@ -14,6 +14,7 @@ from _video_world import Asked, Frames, Topic, first_questions, prompt_of, with_
 from mmalign import api
 from mmalign.shapes.sights import Split
 from mmalign.shapes.tiny_qwen_vl import load_vlm
+from mmalign.shapes.vlm_answers import answer_clips
 from mmalign.training.finished import open_run
 from mmalign.types import Message, derive_seed
 
@@ -28,7 +29,8 @@ ASKED: Mapping[Topic, tuple[Frames, ...]] = {
     "count": ("ordered",),
     "caption": ("ordered",),
 }
-BASE, BASE_STEPS = "base", 110
+SHIPPED = ROOT / "mmalign" / "shapes" / "models" / "video"
+BASE, BUILT_IN, BASE_STEPS = "base", "built-in model", 110
 Cell = dict[str, Any]
 Ask = Callable[[Sequence[tuple[Message, ...]]], list[str]]
 
@@ -146,6 +148,18 @@ def asked_of_run(output: Path, base: bool, split: Split, count: int) -> Cell:
         seeds = [derive_seed(0, 0, str(place), "shapes_video") for place in range(len(prompts))]
         with (run.base if base else run.tuned)() as model:
             return [str(part.data) for part in run.adapter.generate(model, prompts, seeds)]
+
+    return figures(answers, split, count)
+
+
+def asked_of_shipped(split: Split, count: int) -> Cell:
+    """What the built-in model of clips answers to the same questions."""
+    model, processor = load_vlm(SHIPPED)
+
+    def answers(prompts: Sequence[tuple[Message, ...]]) -> list[str]:
+        parts = [prompt[0].parts for prompt in prompts]
+        clips = [clip.data.frames for clip, _ in parts]
+        return answer_clips(model, processor, clips, [str(text.data) for _, text in parts])
 
     return figures(answers, split, count)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from _intervals import Range, Rows, interval, points
-from _video_runs import ARMS, BASE, Arm
+from _video_runs import ARMS, BASE, BUILT_IN, Arm
 
 Cell = Mapping[str, Any]
 CONDITIONS = ("shuffled", "reversed", "frozen")
@@ -49,6 +49,7 @@ class Table:
     def __init__(self, cells: Sequence[Cell], split: str = "heldout") -> None:
         own = [c for c in cells if c["split"] == split]
         self.base = next((c for c in own if c["run"] == BASE), None)
+        self.built_in = next((c for c in own if c["run"] == BUILT_IN), None)
         self.runs: dict[str, list[Cell]] = {}
         for cell in sorted(own, key=lambda c: int(c["seed"])):
             if "steps" in cell:
@@ -103,8 +104,8 @@ def _share(cell: Cell, name: str) -> str:
 def _table_of(table: Table, arms: Sequence[Arm], names: Mapping[str, str]) -> str:
     if table.base is None:
         return ""
-    base = table.base
-    rows = [["base", *(_share(base, name) for name in names)]]
+    untrained = [(BUILT_IN, table.built_in), (BASE, table.base)]
+    rows = [[title, *(_share(cell, name) for name in names)] for title, cell in untrained if cell]
     for arm in arms:
         if arm.name in table.runs:
             rows.append([arm.name, *(_figure(table, arm.name, name) for name in names)])

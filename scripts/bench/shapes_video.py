@@ -20,10 +20,12 @@ import torch
 from _video_runs import (
     ARMS,
     BASE,
+    BUILT_IN,
     ROOT,
     Arm,
     Cell,
     asked_of_run,
+    asked_of_shipped,
     digest_of,
     folder_of,
     made_base,
@@ -64,6 +66,12 @@ class Bench:
         counts: dict[Topic, int] | None = {"relay": QUICK_PAIRS, "motion": QUICK_PAIRS} if quick else None
         for told in made_pairs(base, folder, counts=counts):
             self._write(told)
+
+    def ask_built_in(self, split: Split) -> None:
+        """Ask the model that the base was made of, unless that is done."""
+        if not self.found(split, BUILT_IN, 0):
+            asked = asked_of_shipped(split, CLIPS[split])
+            self._write({"run": BUILT_IN, "split": split, "seed": 0, "lr": None} | asked)
 
     def found(self, split: Split | None, name: str, seed: int, lr: float | None = None) -> Cell | None:
         """The finished run of that name, if there is one, of this split or of any."""
@@ -134,6 +142,7 @@ def main() -> None:
                     bench.add(arm, "validation", 0, rate)
                     print(selection(bench.cells), flush=True)
     elif not options.page:
+        bench.ask_built_in("heldout")
         for arm, seed in order(arms):
             bench.add(arm, "heldout", seed, arm.lr)
             print(tables(bench.cells), flush=True)
