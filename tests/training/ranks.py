@@ -29,7 +29,7 @@ _LIBRARIES = [
 
 
 def in_ranks(
-    action: Callable[..., object], *given: Any, folder: Path, size: int = 2, timeout: float = 180
+    action: Callable[..., object], *given: Any, folder: Path, size: int = 2, timeout: float = 300
 ) -> tuple[int, str]:
     """`action(*given)` on every rank at once, as torchrun would start them: the exit code of the first that
     failed, or 0, and what all printed. `folder` takes their output; an action that returns an int exits with
