@@ -112,6 +112,7 @@ def test_pairs_of_every_kind(
 def cell(name: str, seed: int, right: str, shuffled: str, **more: Any) -> dict[str, Any]:
     turned = {"1": "0", "0": "1"}
     marks = {"relay": right, "motion": right, "relay shuffled": shuffled, "motion shuffled": shuffled}
+    marks |= {"relay reversed": shuffled, "relay frozen": shuffled}
     opposite = {f"{key}, opposite": "".join(turned[one] for one in value) for key, value in marks.items()}
     return {
         "run": name,
@@ -134,6 +135,8 @@ def test_the_table_sets_the_gain_against_the_gain_with_shuffled_frames() -> None
     assert row[:2] == ["| dpo", "own"]
     assert [field.split(" [")[0] for field in row[2:5]] == ["+62.5", "+12.5", "+50.0"]
     assert [field.split(" [")[0] for field in row[5:8]] == ["+133.3", "+33.3", "+100.0"]
+    assert _video_table.still(cells[1], "motion") == [0.0]
+    assert "| dpo | 87.5 (75/100), +62.5 [" in _video_table.order_table(_video_table.Table(cells[:3]))
 
 
 def test_first_seeds_come_first_and_all_configs_are_there() -> None:

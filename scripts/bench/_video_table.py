@@ -22,7 +22,42 @@ COMPARED = (
 )
 """Runs whose figures are set against each other."""
 SHOWN = ("relay", "arrow of motion")
-ABOUT = "# Objectives on a built-in model of clips\n"
+ABOUT = """\
+# Objectives on a built-in model of clips
+
+Do objectives on pairs about time make a model of clips see time? A clip has four frames. In a *relay* one
+thing is shown in the first two and another in the last two, and the question is which comes first: no single
+frame and no set of frames tells, only their order. With shuffled frames right and wrong answers are equally
+likely, and reversed frames turn the answer round.
+
+The built-in model sees what comes first: where it errs, it mostly names neither of the two things (below),
+which is no matter of order. So the base of this table is that model with one habit more, taught in 110
+supervised steps: asked which of two things comes first, it names the one that the question names first, for
+four kinds of things in five. The habits about which way things move are those of the built-in model.
+
+Every run trains the same 116,736 LoRA weights (rank 16) for 80 steps on 480 pairs, half about relays, half
+about motion, from training scenes:
+
+- *own*: several answers of the base, sampled at temperature 1, sorted by an exact judge into a right and a
+  wrong one; a question without both gives no pair. That is LLaVA-Hound's recipe (2404.01258), so that "dpo"
+  is LLaVA-Hound-DPO with an exact judge.
+- *tpo*: the answer to the frames that matter against the answer without them (a relay's first half, or the
+  whole clip against a single frame), both by the base; where they agree, or the rejected one is right, there
+  is no pair (2501.13919). Its objective is dpo + 0.1 sft.
+- *reversed*: the base's answer to the clip against its answer to the clip in reverse, where they differ; no
+  one judges.
+- *world*: what is true of the clip against what is true of its reversal; no model answers.
+
+Controls: "labels shuffled" swaps half of the pairs; "frames shuffled" trains on clips whose frames have a
+random order; all models are asked with the frames shuffled (orders that come with their reversals, without
+the right one and its reversal), reversed, and with the last frame four times (frozen). Base and tuned models
+answer the same questions about 200 held-out clips per topic, greedily. Brackets are 95 % bootstrap intervals
+over questions and, where there are several, seeds (single seeds in parentheses). *Arrow*: share of right
+answers minus share of those that would be right if time ran backwards, on things that move; it is 0 where a
+model cannot tell which way time runs. *Late*: which comes first, where one thing is there from the start and
+the other from the third frame on, a question that no run trained on. Seconds are of one run's training on
+the processor.
+"""
 
 
 def values(cell: Cell, name: str) -> list[float]:
@@ -69,6 +104,11 @@ class Table:
         return interval(_minus(self.rows(arm, read), self.before(arm, read)))
 
 
+def still(cell: Cell, name: str) -> list[float]:
+    """A figure of the motion questions on things that stay where they are."""
+    return [v for v, moves in zip(values(cell, name), cell["motion moves"], strict=True) if moves == "0"]
+
+
 def _minus(ours: Rows, theirs: Rows) -> list[list[float]]:
     return [
         [100 * (a - b) for a, b in zip(mine, other, strict=True)]
@@ -77,6 +117,8 @@ def _minus(ours: Rows, theirs: Rows) -> list[list[float]]:
 
 
 def _reader(name: str) -> Callable[[Cell], list[float]]:
+    if name.startswith("still: "):
+        return lambda cell: still(cell, name.removeprefix("still: "))
     if "motion" in name and name != "motion" and "habit" not in name:
         return lambda cell: moving(cell, name)
     return lambda cell: values(cell, name)
@@ -126,6 +168,7 @@ def motion_table(table: Table, arms: Sequence[Arm] = ARMS) -> str:
         "arrow of motion": "arrow",
         "arrow of motion shuffled": "arrow, frames shuffled",
         "motion shuffled": "moving things, right, frames shuffled",
+        "still: motion shuffled": "still things, right, frames shuffled",
         "arrow of motion reversed": "arrow, frames reversed",
     }
     return _table_of(table, arms, names)
