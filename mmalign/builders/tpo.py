@@ -13,9 +13,8 @@ from mmalign.builders._asking import Turns
 from mmalign.builders._candidates import Asked
 from mmalign.builders._clip_views import VideoView, denser, piece
 from mmalign.builders._drift import edit_distance
-from mmalign.builders._verdicts import scored_or_none
 from mmalign.builders._whole_rows import NewRow, Pool, Remade, RowBuilder, Tools
-from mmalign.rewards._scoring import TOTAL
+from mmalign.rewards._scoring import TOTAL, score_readable
 from mmalign.types import Adapter, Clip, Part, UserError, derive_seed
 from mmalign.writing import Writer
 
@@ -236,7 +235,7 @@ class Tpo(RowBuilder):
         ]
         if not asked:
             return
-        found = scored_or_none(judge, *map(list, zip(*asked, strict=True)))
+        found = score_readable(judge, *map(list, zip(*asked, strict=True)))
         for place, own, other in zip(places, found[::2], found[1::2], strict=True):
             if own is None or other is None:
                 reasons[place] = UNREAD
