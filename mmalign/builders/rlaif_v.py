@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from mmalign._build import build_named, named_tree
@@ -89,16 +90,13 @@ class RlaifV(RowBuilder):
             raise ValueError(f"ask: must hold {{question}} once, got {self.ask!r}")
         if not self.yes or not self.no:
             raise ValueError("yes: name at least one word each for yes and no")
-        if self.labeller is not None:
-            # defaults written out, as in every other section; code of others was refused before this
-            section = build_named(KINDS["helper"], self.labeller, "labeller", allow_code=True)
-            object.__setattr__(self, "labeller", named_tree(KINDS["helper"], section))
-            object.__setattr__(self, "_labeller", section)
+        if self._named is not None:  # defaults written out, as in every other section
+            object.__setattr__(self, "labeller", named_tree(KINDS["helper"], self._named))
 
     def ready_for(self, adapter: Adapter) -> None:
         """Loads the labeller. Raises UserError for one that tells no chances, or if the model is to be it and
         cannot."""
-        labeller = self._named()
+        labeller = self._named
         if labeller is None:
             if "distribution" not in adapter.offers:
                 raise UserError(
@@ -112,8 +110,12 @@ class RlaifV(RowBuilder):
             )
         labeller.ready()
 
+    @cached_property
     def _named(self) -> Writer | None:
-        found: Writer | None = self.__dict__.get("_labeller")
+        if self.labeller is None:
+            return None
+        # whether code outside the package may be named was decided before this section was built
+        found: Writer = build_named(KINDS["helper"], self.labeller, "labeller", allow_code=True)
         return found
 
     def make(self, rows: Sequence[Asked], tools: Tools, seed: int) -> list[Remade]:
@@ -192,7 +194,7 @@ class RlaifV(RowBuilder):
         for group, one in zip(groups, checked, strict=True):
             for question in one.questions:
                 asked.setdefault((group.id, question), self._question(group, question))
-        labeller: Any = self._named() or OwnWords(tools.adapter, tools.model)
+        labeller: Any = self._named or OwnWords(tools.adapter, tools.model)
         chances = labeller.chances(list(asked.values()), (*self.yes, *self.no))
         found = dict(zip(asked, chances, strict=True))
         for number, (group, one) in enumerate(zip(groups, checked, strict=True)):
