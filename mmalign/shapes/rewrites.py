@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from mmalign.data._sources import SourceOptions
 from mmalign.shapes.preferences import heldout_prompts, spoiled
 from mmalign.shapes.scenes import (
     BASE,
+    HELD_OUT,
     OPPOSITE,
     Caption,
     caption_of,
@@ -60,7 +62,9 @@ class Rewrites(SourceOptions):
 
     def _captions(self, rng: random.Random) -> Iterator[Caption]:
         if self.prompts == "heldout":
-            yield from map(parse_caption, heldout_prompts(self.num, self.seed))
+            # a caption of two such combinations keeps one whichever fact is changed, and is passed over
+            drawn = map(parse_caption, heldout_prompts(2 * self.num, self.seed))
+            yield from islice((one for one in drawn if len(one.combinations & HELD_OUT) == 1), self.num)
             return
         for _ in range(self.num):
             yield sample_training_caption(BASE, rng)

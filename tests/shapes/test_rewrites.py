@@ -33,7 +33,9 @@ def test_the_share_of_careless_rewrites() -> None:
 
 
 def test_held_out_captions_have_a_rewrite_of_either_kind() -> None:
-    for sample in load(Rewrites(num=40, prompts="heldout")).samples:
+    samples = load(Rewrites(num=128, prompts="heldout")).samples
+    assert len(samples) == 128
+    for sample in samples:
         (asked, good), (_, bad) = both(sample), both(sample, "rejected")
         assert asked.held_out and good == turned(asked) != bad
 
