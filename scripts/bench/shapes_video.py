@@ -32,7 +32,7 @@ from _video_runs import (
     made_pairs,
     trained,
 )
-from _video_table import page, selection, tables
+from _video_table import brief, page, selection, tables
 from _video_world import Topic
 
 from mmalign.shapes.sights import Split
@@ -145,7 +145,7 @@ def main() -> None:
         bench.ask_built_in("heldout")
         for arm, seed in order(arms):
             bench.add(arm, "heldout", seed, arm.lr)
-            print(tables(bench.cells), flush=True)
+            print(brief(bench.cells, arm.name, seed), flush=True)
     used = ", ".join(f"{name} {version}" for name, version in versions().items())
     (RESULTS / "shapes_video.md").write_text(page(bench.cells, used))
 
