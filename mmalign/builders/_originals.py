@@ -36,8 +36,13 @@ def refuse_unfit(config: BuildConfig, section: Any) -> None:
 
 
 def _looks(builder: Builder | RowBuilder) -> bool:
-    """True if every row is decoded by itself, so that a broken one can be left out."""
+    """True if the model is asked whether it can use whole rows, answers and all."""
     return builder.copies or isinstance(builder, RowBuilder)
+
+
+def one_by_one(config: BuildConfig) -> bool:
+    """True if every row is decoded by itself, so that a broken one can be left out."""
+    return _looks(config.builder) or on_error(config) == "skip"
 
 
 def on_error(config: BuildConfig) -> Literal["stop", "skip"]:
@@ -47,13 +52,14 @@ def on_error(config: BuildConfig) -> Literal["stop", "skip"]:
 
 @dataclass(frozen=True)
 class _Take:
-    """What the model says of a decoded row, and with `keep` the row itself."""
+    """What the model says of a decoded row, if it is `asked`, and with `keep` the row itself."""
 
     adapter: Adapter
+    asked: bool
     keep: bool
 
     def __call__(self, sample: PreferenceSample) -> tuple[PreferenceSample, ...]:
-        if sample.examples[_ROLE][0].response:
+        if self.asked and sample.examples[_ROLE][0].response:
             self.adapter.check(sample, tuple(sample.examples))
         return (sample,) if self.keep else ()
 
@@ -70,13 +76,14 @@ def _taken(
         )
         for one in asked
     ]
-    return outcomes(samples, _Take(adapter, keep), on_error(config), frames=adapter.frames)
+    take = _Take(adapter, _looks(config.builder), keep)
+    return outcomes(samples, take, on_error(config), frames=adapter.frames)
 
 
 def refuse_broken(config: BuildConfig, asked: Sequence[Asked], adapter: Adapter) -> None:
     """Where `on_error` is stop, look at every picture and clip before anything is sampled; raises UserError
     naming the first row whose is broken or does not fit the model."""
-    if _looks(config.builder) and on_error(config) == "stop":
+    if on_error(config) == "stop":
         for _ in _taken(config, asked, adapter, keep=False):
             pass
 

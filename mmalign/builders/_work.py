@@ -15,7 +15,7 @@ from mmalign.builders._candidates import TOO_FEW, UNTOLD, Asked, Builder, Group,
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._model import Answering, OwnWords
 from mmalign.builders._new_rows import UNWRITABLE, clips_as_given, is_readable, row_of
-from mmalign.builders._originals import BROKEN, decode_originals, on_error
+from mmalign.builders._originals import BROKEN, decode_originals, on_error, one_by_one
 from mmalign.builders._rows import prompt_fields, rows_of
 from mmalign.builders._store import Store
 from mmalign.builders._whole_rows import NewRow, Pool, RowBuilder, Tools
@@ -125,7 +125,7 @@ class Work:
     def _decoded(self, given: Sequence[Asked]) -> tuple[list[Asked], dict[str, str]]:
         """What can be sampled from, media decoded, and why the others cannot, by the prompt's id."""
         adapter = self.model.adapter
-        if self.config.builder.copies or isinstance(self.config.builder, RowBuilder):
+        if one_by_one(self.config):
             return decode_originals(self.config, given, adapter)
         ready = decode_prompts([(one.id, one.turns) for one in given], adapter.frames)
         decoded = [replace(one, turns=turns) for one, (_, turns) in zip(given, ready, strict=True)]

@@ -55,7 +55,9 @@ def score_readable(
 ) -> list[dict[str, float] | None]:
     """What `score_all` gives, but None where a judge that writes its verdicts wrote one that cannot be read.
     `told`: what is known of every prompt, for judges that want it."""
-    if not isinstance(judge, VerdictJudge) or not responses:
+    if not prompts and not responses:
+        return []  # a judge that wants to be told something would refuse even these
+    if not isinstance(judge, VerdictJudge):
         return [*score_all(judge, prompts, responses, names)]
     if told is not None and isinstance(judge, InformedJudge):
         given = judge.verdicts_given(prompts, responses, told)

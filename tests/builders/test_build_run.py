@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 from builders.builds import Painter, Red, content, open_painter, painted
+from PIL import Image
 from training.faults import ALONE, Moment, crash_at, in_child, on_threads, record_operations
 
 from mmalign.builders import _run
+from mmalign.builders._originals import BROKEN
 from mmalign.builders._run import build
 from mmalign.clips import Clip, Frames
 from mmalign.data._media import decode
@@ -252,6 +255,36 @@ def test_a_folder_that_is_no_build_is_refused(tmp_path: Path) -> None:
     (finished / "pairs.jsonl").unlink()
     with pytest.raises(UserError, match=r"is finished but has no pairs\.jsonl"):
         build(painted(tmp_path / "out"), ALONE)
+
+
+# ---------------------------------------------------------------- broken media of prompts
+
+
+def shown(folder: Path, **options: Any) -> dict[str, Any]:
+    """Sections of a build whose prompts show pictures, of which the second last is cut off."""
+    listed = []
+    for number in range(4):
+        Image.effect_noise((32, 32), 50).convert("RGB").save(folder / f"{number}.png")
+        listed.append({"id": f"r{number}", "prompt": "<image>paint", "images": [f"{number}.png"]})
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:300])
+    (folder / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in listed))
+    model = {"adapter": "vlm", "path": "nowhere"}
+    return {"model": model, "prompts": {"source": "jsonl", "path": str(folder / "rows.jsonl"), **options}}
+
+
+def test_a_broken_picture_of_a_prompt_is_left_out_or_stops_before_anything_is_made(tmp_path: Path) -> None:
+    told = r"^rows\.jsonl row 3, role 'chosen', image '2\.png': "
+    with pytest.raises(UserError, match=told):
+        build(painted(tmp_path / "out", **shown(tmp_path)), ALONE)
+    assert not (tmp_path / "out").exists()
+    for batch in (1, 3):  # of one the broken row is a block of its own
+        sections = shown(tmp_path, on_error="skip") | {"batch": batch}
+        folder = build(painted(tmp_path / f"of {batch}", **sections), ALONE)
+        record = json.loads((folder / "build.json").read_text())
+        assert [row["built"]["prompt_id"] for row in rows(folder)] == ["r0", "r1", "r3"]
+        assert record["left_out"] == {BROKEN: 1} and re.match(told, record["skipped"][0])
+        names = [row["images"][0] for row in rows(folder)]
+        assert [(folder / name).exists() for name in names] == [True] * 3
 
 
 # ---------------------------------------------------------------- clips

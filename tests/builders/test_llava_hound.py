@@ -38,6 +38,12 @@ def test_verdicts_that_cannot_be_read_are_left_out() -> None:
     assert paired.pairs == (Made(1, 2, 2.0),) and paired.counts == {UNREAD: 1}
 
 
+def test_no_answers_are_no_reason_to_refuse() -> None:
+    """As of prompts to which the model says the same each time; the judge wants captions, of which none are
+    told."""
+    assert LlavaHound().pair([], CAPTIONED, 0) == []
+
+
 def row(name: str, video: str, answer: str = "she waves") -> Asked:
     turns = (Message("user", (Part("video", File("root", video)), Part("text", "what?"))),)
     return Asked(name, turns, (Part("text", answer),) if answer else ())
