@@ -84,7 +84,7 @@ def test_the_taught_model_learns_what_the_adapter_scores() -> None:
     """Its rows of several pictures and questions give the likelihoods of the library's own forward."""
     rng = random.Random(0)
     sights = [sample_sight("training", 7, number) for number in range(3)]
-    turns = [_several_base._turn(sights, rng) for _ in range(4)]
+    turns = [_several_base.turn_on(sights, _several_base.LESSONS[0], rng) for _ in range(4)]
     adapter = Vlm(path=str(VLM_FOLDER)).build(torch.device("cpu"), torch.float32)
     model, processor = load_vlm()
     batch = _several_base.batch_of(processor.tokenizer, [sights], [turns])

@@ -16,7 +16,13 @@ from mmalign import api
 ROOT = Path(__file__).parents[2]
 BUILD = ROOT / "configs" / "build" / "mia_dpo.yaml"
 SEQUENCES = ["builder.layouts=[sequence]", "builder.sequence={counts: [2, 3, 4], share: [0.8, 0.7, 0.6]}"]
-Built = Literal["pairs", "wrong numbers"]
+ROWS = {
+    "mixed": "prompts={source: '_single:SingleRows'}",
+    "questions": "prompts={source: '_single:SingleRows', captions: false, num: 2400}",
+}
+Built = Literal["mixed", "questions", "balanced", "wrong numbers"]
+"""Pairs of captions and questions; of questions alone; of these as many in which yes is right as in which no
+is; of questions with the numbers of other pictures."""
 
 
 def taught(folder: Path) -> Path:
@@ -29,18 +35,26 @@ def taught(folder: Path) -> Path:
 
 def built_pairs(start: str, built: Built, folder: Path) -> Path:
     """The file of pairs of a model, built once; or the same with the numbers of other pictures."""
-    output = folder.parent / f"mia-{start}"
+    rows = built if built == "mixed" else "questions"
+    output = folder.parent / f"mia-{start}-{rows}"
     pairs = output / "pairs.jsonl"
     if not pairs.is_file():
-        overrides = [*SEQUENCES, "num_prompts=null", f"output={output}", "log.progress=false"]
+        overrides = [*SEQUENCES, ROWS[rows], "num_prompts=null", f"output={output}", "log.progress=false"]
         overrides += [f"model.path={taught(folder)}"] if start == "taught" else []
         api.build(BUILD, *overrides)
-    if built == "pairs":
+    if built in ("mixed", "questions"):
         return pairs
-    wrong = output / "wrong_numbers.jsonl"
-    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
-    wrong.write_text("".join(json.dumps(_with_wrong_number(row)) + "\n" for row in rows))
-    return wrong
+    listed = [json.loads(line) for line in pairs.read_text().splitlines()]
+    changed = output / f"{built.replace(' ', '_')}.jsonl"
+    kept = _balanced(listed) if built == "balanced" else [_with_wrong_number(row) for row in listed]
+    changed.write_text("".join(json.dumps(row) + "\n" for row in kept))
+    return changed
+
+
+def _balanced(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """As many rows in which yes is right as in which no is, the first of either."""
+    sides = [[row for row in rows if row["chosen"] == answer] for answer in ("yes", "no")]
+    return [row for pair in zip(*sides, strict=False) for row in pair]
 
 
 def _with_wrong_number(row: dict[str, object]) -> dict[str, object]:

@@ -1,12 +1,14 @@
 """A base that reads several pictures, trained on from the built-in model, which has only ever seen one.
 
 Its prompts are those of MIA-DPO's sequences: "Image1:", a picture, "Image2:", another, and a question that
-begins with "In Image2,". Every fourth step is of conversations on one picture, lest these are forgotten.
+begins with "In Image2,". That a question's number points to a picture is learned late. It helps to ask first
+which picture shows a thing, so that a picture's places learn its number, and then to ask about pictures of a
+single thing.
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,10 +30,43 @@ from mmalign.types import Message, Part
 
 SEED = 4000
 """Seed of these scenes; no other pictures have it."""
-TOPICS: dict[Topic, float] = {"caption": 2.5, "presence": 3.0, "colour": 1.0, "count": 0.7}
-ROWS, TURNS, STEPS, RATE, WARMUP, DENSE_WEIGHT = 8, 6, 1200, 1.0e-3, 50, 0.1
-WHICH = 0.35
-"""Share of questions which picture shows a thing: from them a picture's places learn its number."""
+ROWS, TURNS, WARMUP = 8, 6, 50
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Some steps at a peak rate. `which`: share of questions which picture shows a thing. `dense`: weight of
+    the dense loss. `first`: number of the first scene. `pictures` of a row and `things` of a scene at most,
+    by step; a step with one picture is of the conversations `alone`."""
+
+    name: str
+    steps: int
+    rate: float
+    which: float
+    dense: float
+    first: int
+    topics: dict[Topic, float]
+    pictures: Callable[[int], int]
+    things: Callable[[int], int]
+    alone: str = ""
+
+
+_MOSTLY_CAPTIONS: dict[Topic, float] = {"caption": 3.0, "presence": 1.5, "colour": 1.0, "shape": 1.0}
+LESSONS = (
+    Lesson(
+        "several base/", 1600, 1.5e-3, 0.35, 0.1, 0, {**_MOSTLY_CAPTIONS, "colour": 1.5},
+        lambda step: 1 if step % 8 == 7 else 2 if step < 960 or step % 2 else 3, lambda step: 4, "several",
+    ),
+    Lesson(
+        "x", 1000, 1.0e-3, 0.15, 0.0, 10_000_000, _MOSTLY_CAPTIONS,
+        lambda step: 2, lambda step: 1 if step < 500 else 2 if step < 750 else 4,
+    ),
+    Lesson(
+        "x", 600, 1.2e-3, 0.15, 0.0, 20_000_000, _MOSTLY_CAPTIONS,
+        lambda step: 1 if step % 8 == 7 else 2 + (step % 4 == 2),
+        lambda step: 2 if step < 150 else 4, "again",
+    ),
+)  # fmt: skip
 
 
 class SeveralLearner(Learner):
@@ -54,17 +89,22 @@ class SeveralLearner(Learner):
         return positions
 
 
-def several_batch(tokenizer: PreTrainedTokenizerFast, pictures: int, step: int, rows: int = ROWS) -> Batch:
+def several_batch(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, step: int) -> Batch:
     """Rows of several pictures with questions on any of them; half of the things that presence questions ask
     for in vain are in another picture."""
-    rng = random.Random(f"several base/{step}")
-    number = step * 1000
+    rng = random.Random(f"{lesson.name}{step}")
+    number = lesson.first + step * 1000
     turns: list[Turns] = []
     shown: list[list[Sight]] = []
-    for row in range(rows):
-        sights = [sample_sight("training", SEED, number + row * pictures + i) for i in range(pictures)]
+    for _ in range(ROWS):
+        sights: list[Sight] = []
+        while len(sights) < lesson.pictures(step):
+            sight = sample_sight("training", SEED, number)
+            number += 1
+            if len(sight.items) <= lesson.things(step):
+                sights.append(sight)
         shown.append(sights)
-        turns.append([_turn(sights, rng) for _ in range(TURNS)])
+        turns.append([turn_on(sights, lesson, rng) for _ in range(TURNS)])
     return batch_of(tokenizer, shown, turns)
 
 
@@ -92,15 +132,16 @@ def prompt_of(sights: Sequence[Sight], question: str) -> tuple[Message, ...]:
     return (Message("user", (*parts[:-1], Part("text", f"\n{question}"))),)
 
 
-def _turn(sights: list[Sight], rng: random.Random) -> tuple[Question, str]:
+def turn_on(sights: list[Sight], lesson: Lesson, rng: random.Random) -> tuple[Question, str]:
+    """A question on one of several pictures, with its answer."""
     target = rng.randrange(len(sights))
     own = sights[target]
     alone = [t for t in own.things if all(t not in s.things for s in sights if s is not own)]
-    if alone and rng.random() < WHICH:
+    if alone and rng.random() < lesson.which:
         thing = rng.choice(alone)
         question = Question("presence", f"Which image shows {thing.phrase}?", f"Image{target + 1}", (thing,))
         return question, question.answer
-    while not (drawn := _draw(TOPICS, 1, partial(_ask, own, rng), rng)):
+    while not (drawn := _draw(lesson.topics, 1, partial(_ask, own, rng), rng)):
         pass
     (question,) = drawn
     if question.answer == "no" and rng.random() < 0.5:
@@ -117,28 +158,45 @@ def _ask(sight: Sight, rng: random.Random, topic: Topic) -> Question | None:
 
 
 def teach(folder: Path) -> None:
-    """Train all weights of the built-in model and write it to a folder: about ten minutes."""
+    """Train all weights of the built-in model and write it to a folder: about 20 minutes."""
     model, processor = load_vlm()
-    learner = SeveralLearner(model.train())
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    lost = 0.0
-    for step in range(STEPS):
-        learner.pictures = 1 if step % 4 == 3 else 2 + (step % 3 == 1)
-        batch = (
-            picture_batch(processor.tokenizer, STAGES["vlm"].mix, SEED, "several", step)
-            if learner.pictures == 1
-            else several_batch(processor.tokenizer, learner.pictures, step)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        learner = SeveralLearner(model.train())
+    for number, lesson in enumerate(LESSONS, 1):
+        optimizer = torch.optim.AdamW(
+            learner.parameters(), lr=lesson.rate, betas=(0.9, 0.98), weight_decay=0.01
         )
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, STEPS, RATE, WARMUP)
-        optimizer.zero_grad()
-        losses = learner.losses(batch)
-        (losses.answers + DENSE_WEIGHT * losses.dense).backward()
-        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        lost += float(losses.answers.detach())
-        if step % 100 == 99:
-            print(f"several pictures: step {step + 1} of {STEPS}, loss {lost / 100:.3f}", flush=True)
-            lost = 0.0
+        lost = 0.0
+        for step in range(lesson.steps):
+            lost += _step(learner, optimizer, processor.tokenizer, lesson, step)
+            if step % 100 == 99:
+                print(
+                    f"lesson {number}, step {step + 1} of {lesson.steps}, loss {lost / 100:.3f}", flush=True
+                )
+                lost = 0.0
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
+
+
+def _step(
+    learner: SeveralLearner,
+    optimizer: torch.optim.Optimizer,
+    tokenizer: PreTrainedTokenizerFast,
+    lesson: Lesson,
+    step: int,
+) -> float:
+    learner.pictures = lesson.pictures(step)
+    batch = (
+        picture_batch(tokenizer, STAGES["vlm"].mix, SEED, lesson.alone, step)
+        if learner.pictures == 1
+        else several_batch(tokenizer, lesson, step)
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, lesson.steps, lesson.rate, WARMUP)
+    optimizer.zero_grad()
+    losses = learner.losses(batch)
+    (losses.answers + lesson.dense * losses.dense if lesson.dense else losses.answers).backward()
+    torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+    optimizer.step()
+    return float(losses.answers.detach())

@@ -1,5 +1,6 @@
 """The runs of shapes_vlm.py: what is compared, and how one is trained, asked and scored."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ EXCHANGED = "data={source: '_exchanged:ExchangedPairs'}"
 SHUFFLED = "data.flip=0.5"
 SEGMENTS = "transforms=[{name: segment_weights, gamma: 3.0, normalise: false}]"
 ANCHORED = "objective=[{name: dpo, beta: 0.1}, {name: sft, weight: 0.1, reduction: token_mean}]"
+SINGLE = "data={source: '_single:SingleRows', captions: false, num: 2400}"
+MIA = "several: mia_dpo"
 BASE = "base"
 Start = Literal["built-in", "taught"]
 Cell = dict[str, Any]
@@ -83,27 +86,22 @@ ARMS = (
     Arm("rdpo", "rdpo", rate_of="dpo"),
     Arm("alpha_dpo", "alpha_dpo", rate_of="dpo"),
     Arm("dmpo", "dmpo", rate_of="dpo"),
-    Arm("several: mia_dpo", "dpo", (ANCHORED,), 3, None, "taught", "pairs"),
-    Arm("several: dpo + sft, one picture", "dpo", (ANCHORED,), 3, "several: mia_dpo", "taught"),
-    Arm("several: sft, one picture", "sft", (), 3, "several: mia_dpo", "taught"),
-    Arm(
-        "several: mia_dpo, wrong numbers",
-        "dpo",
-        (ANCHORED,),
-        3,
-        "several: mia_dpo",
-        "taught",
-        "wrong numbers",
-    ),
-    Arm("several: sft on mia_dpo's chosen", "sft", (), 3, "several: mia_dpo", "taught", "pairs"),
-    Arm("several: mia_dpo, untaught", "dpo", (ANCHORED,), 1, "several: mia_dpo", "built-in", "pairs"),
-    Arm("several: dpo + sft, one picture, untaught", "dpo", (ANCHORED,), 1, "several: mia_dpo", "built-in"),
+    Arm("several: mia_dpo", "dpo", (ANCHORED,), 3, None, "taught", "questions"),
+    Arm("several: sft, one picture", "sft", (SINGLE,), 3, MIA, "taught"),
+    Arm("several: dpo + sft, one picture", "dpo", (ANCHORED,), 3, MIA, "taught"),
+    Arm("several: mia_dpo, lower rate", "dpo", (ANCHORED, "train.lr=3.0e-5"), 1, None, "taught", "questions"),
+    Arm("several: mia_dpo, as many yes as no", "dpo", (ANCHORED,), 1, MIA, "taught", "balanced"),
+    Arm("several: mia_dpo, wrong numbers", "dpo", (ANCHORED,), 1, MIA, "taught", "wrong numbers"),
+    Arm("several: sft on mia_dpo's chosen", "sft", (), 1, MIA, "taught", "questions"),
+    Arm("several: mia_dpo with captions", "dpo", (ANCHORED,), 1, None, "taught", "mixed"),
+    Arm("several: mia_dpo with captions, untaught", "dpo", (ANCHORED,), 1, None, "built-in", "mixed"),
+    Arm("several: dpo + sft, one picture, untaught", "dpo", (ANCHORED,), 1, None),
 )
 
 
 def trained(arm: Arm, seed: int, lr: float | None, steps: int | None, folder: Path) -> tuple[Cell, Path]:
     """Train one run; what it took, and where it is."""
-    place = f"{arm.name.replace(' ', '_').replace(',', '').replace('+', '')}"
+    place = "_".join(re.findall(r"\w+", arm.name))
     output = folder / f"{place}-{lr or 'own'}" / str(seed)
     overrides = [*arm.changes, f"seed={seed}", f"output={output}", f"cache={folder / 'cache'}"]
     overrides += ["log={every: 10, progress: false}", "heldout=null", "evaluation=null"]
