@@ -71,9 +71,9 @@ How far this goes:
   first, yet they teach not to answer by habit, and the base has not forgotten how to look.
 - mdpo on reversed frames is ahead of mdpo on crops (one seed), and not ahead of dpo: level on order, a little
   behind on motion, at 1.4 times the cost.
-- tpo is level with dpo on order or a little ahead, and behind on motion: where the base answers by habit from both views there is no
-  pair, so that habits of motion are seldom among the rejected answers. A seventh of its chosen answers are
-  wrong.
+- tpo is level with dpo on order or a little ahead, and behind on motion: where the base answers by habit from
+  both views there is no pair, so that habits of motion are seldom among the rejected answers. A seventh of
+  its chosen answers are wrong.
 - Pairs of the clip against its reversal, which no one judged, give half of the gain; a sixth of their chosen
   answers are wrong. Pairs made of the world's two truths reject no habit and give less in motion than own
   answers do.
