@@ -14,6 +14,7 @@ from mmalign.rewards._scoring import score_readable
 from mmalign.rewards._wrapping import check_template, wrapped
 from mmalign.types import Adapter, Message, Part, UserError, derive_seed
 
+MEDIA = "prompts that show a picture or clip"
 DIGITS = "prompts with too many digits"
 UNREAD = "rewrites whose score could not be read"
 POOR = "best rewrites of which a score is too low"
@@ -31,10 +32,10 @@ class PromptAVideo(RowBuilder):
     The judge gives named scores of a rewrite under the original prompt, as `painted` does from what a media
     model makes of it. Their sum with `weights` ranks the rewrites. Each of the `top` ranks is chosen if every
     score that `least` names lies above its bound, against all lower ranks whose sum is more than `gap` below.
-    Left out are prompts of more than `max_digits` digits, and pairs whose chosen rewrite has more than
-    `max_words` words. The names in the defaults are those of the paper's scorers: visual quality, temporal
-    and factual consistency, dynamics, alignment, aesthetic score and MPS. The model is asked `template` with
-    the prompt in its place, as a user's turn where `chat`, and rows hold what it was asked.
+    Left out are prompts with media or with more than `max_digits` digits, and pairs whose chosen rewrite has
+    more than `max_words` words. The names in the defaults are those of the paper's scorers: visual quality,
+    temporal and factual consistency, dynamics, alignment, aesthetic score and MPS. The model is asked
+    `template` with the prompt in its place, as a user's turn where `chat`, and rows hold what it was asked.
     """
 
     n: int = 5
@@ -76,7 +77,9 @@ class PromptAVideo(RowBuilder):
         counts = {row.id: Counter[str]() for row in rows}
         fit = []
         for row in rows:
-            if sum(one.isdigit() for one in _asking.words_of(row.turns)) > self.max_digits:
+            if any(part.kind != "text" for turn in row.turns for part in turn.parts):
+                counts[row.id][MEDIA] += 1
+            elif sum(one.isdigit() for one in _asking.words_of(row.turns)) > self.max_digits:
                 counts[row.id][DIGITS] += 1
             else:
                 fit.append(row)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from builders.clip_tools import ROOT, Teller, Turns, said, tools
+from PIL import Image
 
 from mmalign.builders import _config, prompt_a_video
 from mmalign.builders._candidates import EQUAL, TOO_FEW, Asked
@@ -63,6 +64,13 @@ def test_the_published_sum() -> None:
     ]
     assert said(new.prompt).endswith("\nPrompt: a cat") and new.prompt[0].speaker == "user"
     assert new.told["scores"][1]["VQ"] == 2.3 and len(set(new.told["seeds"])) == 2
+
+
+def test_prompts_that_show_something_are_left_out() -> None:
+    """What they show would be lost: neither the model nor who paints is given it."""
+    turns = (Message("user", (Part("image", Image.new("RGB", (2, 2))), Part("text", "a cat"))),)
+    found = made(PromptAVideo(n=2, top=1), ["good", "worse"], {}, Asked("p", turns))
+    assert found == [Remade(counts=Counter({prompt_a_video.MEDIA: 1}))]
 
 
 ONE = {"weights": {"s": 1.0}, "least": {"s": 5.0}, "gap": 2.0, "template": "{prompt}!"}
