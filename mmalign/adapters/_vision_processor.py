@@ -137,8 +137,7 @@ def _metadata(clip: Clip) -> Any:
         height=int(height),
         duration=clip.total / clip.rate,
         video_backend=clip.reader,
-        # in ascending order whatever the order of the frames: some models are told times by them
-        frames_indices=sorted(clip.indices),
+        frames_indices=list(clip.indices),  # some models are told times by them
     )
 
 

@@ -118,15 +118,14 @@ def with_pixels(examples: Examples, change: Pixels, generator: Generator) -> Exa
 def with_order(
     examples: Examples, order_of: Callable[[int, Generator], Tensor], generator: Generator
 ) -> Examples:
-    """Every clip with its frames in another order. The time stamps stay: they are what the model is told, and
-    moving them along would undo the change. `indices` tell where the frames came from."""
+    """Every clip with its frames in another order, or some of them twice. Places and time stamps stay as they
+    were: they are what the model is told, and moving them along would undo the change or give it away."""
 
     def one(part: Part) -> Part:
         if not isinstance(part.data, Clip):
             return part
         order = order_of(len(part.data.frames), generator)
-        indices = tuple(part.data.indices[place] for place in order.tolist())
-        return Part(part.kind, replace(part.data, frames=part.data.frames[order], indices=indices))
+        return Part(part.kind, replace(part.data, frames=part.data.frames[order]))
 
     return _mapped(examples, one)
 

@@ -18,10 +18,16 @@ def changed_tokens(rejected: Sequence[int], chosen: Sequence[int]) -> tuple[list
 
     What stands between two matching stretches of at least three tokens was replaced where both answers hold
     something there. What only one of them holds was added or left out: no token of it counts as changed. A
-    match at the very beginning counts whatever its length, for it goes on from the prompt.
+    match at the very beginning counts whatever its length, for it goes on from the prompt, and so does one at
+    the very end, which may be no more than the token that ends answers.
     """
     found = SequenceMatcher(None, rejected, chosen).get_matching_blocks()  # an empty one ends the list
-    kept = [m for m in found if m.size >= _LEAST or m.size == 0 or m.a == m.b == 0]
+    last = (len(rejected), len(chosen))
+    kept = [
+        m
+        for m in found
+        if m.size >= _LEAST or m.size == 0 or m.a == m.b == 0 or (m.a + m.size, m.b + m.size) == last
+    ]
     ends = [(0, 0), *((m.a + m.size, m.b + m.size) for m in kept)]
     mine: list[int] = []
     theirs: list[int] = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmalign.types import Objective, View
+from mmalign.objectives._units import refuse_other_cut
+from mmalign.types import Objective, Scores, View
 
 
 class SpoiltPicture(Objective):
@@ -27,3 +28,9 @@ class SpoiltPicture(Objective):
     def views(self) -> Mapping[str, View]:
         """The chosen answer with its prompt's pictures and clips changed."""
         return {self.view: View("chosen", self.corruption)}
+
+    def refuse_other_cut(self, scores: Scores) -> None:
+        """Raise UserError if the chosen answer was cut to another length under another row's picture."""
+        if self.corruption == "other_image":
+            seen = scores["policy"]
+            refuse_other_cut(seen["chosen"], seen[self.view], "objective.corruption: other_image")

@@ -18,15 +18,17 @@ def unit_ratios(scores: Scores, role: str) -> Tensor:
     return ours.unit_ratio(scores["reference"][role]).masked_fill(~ours.mask, 0.0)
 
 
-def refuse_other_cut(seen: LogProbs, other: LogProbs, field: str) -> None:
-    """Raise UserError naming the field if answers were cut to another length under another row's picture,
-    which may take more places or fewer; both must carry the ids of their tokens."""
-    if seen.ids is None or other.ids is None:
-        raise ValueError("these scores carry no ids of tokens")
-    if not torch.equal((seen.ids >= 0).sum(-1), (other.ids >= 0).sum(-1)):
+def refuse_other_cut(seen: LogProbs, other: LogProbs, what: str, instead: str = ", or choose black") -> None:
+    """Raise UserError naming `what` shows the other picture if answers were cut to another length under it,
+    as it may take more places or fewer: log-ratios of unequal numbers of tokens are no comparison."""
+    if seen.ids is not None and other.ids is not None:  # at hand without waiting for the device
+        same = torch.equal((seen.ids >= 0).sum(-1), (other.ids >= 0).sum(-1))
+    else:
+        same = torch.equal(seen.length, other.length)
+    if not same:
         raise UserError(
-            f"objective.{field}: other_image: an answer is cut to another length under the other picture, "
-            "which takes another number of tokens; raise model.max_length, or choose black"
+            f"{what}: an answer is cut to another length under the other picture, which takes another number "
+            f"of tokens; raise model.max_length{instead}"
         )
 
 

@@ -50,6 +50,7 @@ class CHiP(SpoiltPicture):
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]; ln 2 where policy and reference agree, 3 ln 2 with `sum`."""
+        self.refuse_other_cut(scores)
         policy, reference = scores["policy"], scores["reference"]
         weights = edit_weights({role: policy[role] for role in self.roles["policy"]}, self.gamma)
         weighted = {role: _weighted_ratio(policy[role], reference[role], w) for role, w in weights.items()}

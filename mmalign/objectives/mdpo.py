@@ -45,6 +45,7 @@ class MDPO(SpoiltPicture):
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]; ln 2 per unit of weight where policy and reference agree and delta is 0."""
+        self.refuse_other_cut(scores)
         h = ratios(scores)
         spoilt = scores["policy"][self.view].ratio(scores["reference"][self.view])
         image_margin = self.beta * (h.chosen - spoilt)

@@ -98,7 +98,7 @@ class POVID(Objective):
         scored = "chosen" if self.form == "average" else self.view
         ours, theirs = scores["policy"][scored], scores["reference"][scored]
         if self.corruption == "other_image":
-            refuse_other_cut(scores["policy"]["chosen"], noisy, "corruption")
+            refuse_other_cut(scores["policy"]["chosen"], noisy, "objective.corruption: other_image")
         ids = _handle(noisy).argmax()
         other = ids
         if self.reference_argmax == "own":

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mmalign.objectives._pairs import PAIR, Ratios, pair_metrics, require
+from mmalign.objectives._units import refuse_other_cut
 from mmalign.types import AllMean, LogProbs, Objective, Outcome, Scores, State
 
 RETRIEVED = "chosen_retrieved"
@@ -49,6 +50,7 @@ class ReAlign(Objective):
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]; ln 2 per unit of weight where policy and reference agree."""
         policy, reference = scores["policy"], scores["reference"]
+        refuse_other_cut(policy["chosen"], policy[RETRIEVED], "objective re_align: retrieved_images", "")
         change = competing if self.variant == "top_competitor" else _unchanged
         h = Ratios(
             policy["chosen"].ratio(reference["chosen"]),

@@ -112,7 +112,7 @@ class VDPO(Objective):
             return ours
         empty = scores[self.unguided][self._view(role)]
         if self.picture == "other_image":
-            refuse_other_cut(ours, empty, "picture")
+            refuse_other_cut(ours, empty, "objective.picture: other_image")
         if not self.use_logits:
             gain = ours.unit_ratio(empty.detached())
             return replace(ours, values=ours.values + (self.guidance - 1) * gain)

@@ -69,6 +69,14 @@ def test_insertions_and_deletions_are_no_changes() -> None:
     assert changed_tokens([], [1, 2]) == ([], [])
 
 
+def test_the_token_that_ends_answers_joins_nothing_to_a_change() -> None:
+    """A sentence put behind an answer, or cut off its end, replaces nothing."""
+    end = 2
+    assert changed_tokens([5, 6, 7, 20, end], [5, 6, 7, 20, 30, 31, 32, 33, end]) == ([], [])
+    assert changed_tokens([5, 6, 7, 20, 30, 31, end], [5, 6, 7, 20, end]) == ([], [])
+    assert changed_tokens([5, 6, 7, 20, end], [5, 6, 7, 30, end]) == ([3], [3])
+
+
 def test_short_matches_are_chance_except_at_the_beginning() -> None:
     # 7, 8 match in the midst: too short to keep
     assert changed_tokens([1, 2, 3, 50, 7, 8, 51, 4, 5, 6], [1, 2, 3, 60, 61, 7, 8, 62, 4, 5, 6]) == (

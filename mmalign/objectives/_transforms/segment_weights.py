@@ -24,7 +24,8 @@ class SegmentWeights(Transform):
     and 0.5, as far as known) are not verified. An objective that divides by length (`ipo` by default) would
     divide twice: give it sums.
 
-    Changed is what stands between two stretches of three or more equal tokens, where both answers have
+    Changed is what stands between two stretches of three or more equal tokens (at the beginning and the end
+    of any number, so that the token which ends both answers joins nothing), where both answers have
     something there; what only one of them has keeps weight 1. From 200 tokens on, very frequent tokens start
     no match, as in the released comparison; unlike there, padding takes no part in it. The picture-side roles
     of a pair (`chosen_crop`) have the weights of the side they are made of.
@@ -43,7 +44,8 @@ class SegmentWeights(Transform):
     def __call__(self, scores: Scores, labels: Mapping[str, Any], all_mean: AllMean) -> Changed:
         """Scores with weighted values; metric `changed_share`, of the chosen side's tokens [S]."""
         policy = scores["policy"]
-        weights = edit_weights(policy, self.gamma)
+        sides = {role: side for roles in scores.values() for role, side in roles.items()} | dict(policy)
+        weights = edit_weights(sides, self.gamma)
         changed = {
             source: {role: self._weighted(side, weights[role]) for role, side in roles.items()}
             for source, roles in scores.items()
