@@ -71,7 +71,7 @@ def config(folder: Path, output: str, rows: str = "both", **sections: Any) -> Ru
         "heldout": {"source": "jsonl", "path": str(folder / "held.jsonl")},
         "objective": {"name": "dpo", "beta": 1000},
         "lora": {"rank": 4},
-        "train": {"steps": 40, "batch": 8, "lr": 1e-2},
+        "train": {"steps": 20, "batch": 8, "lr": 2e-2},
         "log": {"every": 1, "progress": False},
         "evaluation": {"levels": 0, "grid": 0},
         "cache": str(folder / "cache"),
@@ -141,10 +141,10 @@ def test_a_new_user_is_learned_from_four_pairs(folder: Path, both: Path) -> None
         },
         lora={"rank": 4, "path": str(both / "final")},
         heldout={"path": str(folder / "later.jsonl")},
-        train={"steps": 30, "batch": 4, "lr": 0.1},
+        train={"steps": 15, "batch": 4, "lr": 0.15},
     )
     output = run(made)
-    assert {name: tuple(value.shape) for name, value in weights(output, 30).items()} == {
+    assert {name: tuple(value.shape) for name, value in weights(output, 15).items()} == {
         "users.table": (1, 2, 16)
     }
     known = heldout(output, "implicit_acc/seen_users")
