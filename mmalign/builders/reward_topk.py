@@ -67,7 +67,11 @@ class RewardTopk(RowBuilder):
             if scores is None:
                 made.append(Remade(counts=Counter({UNREAD if row.id in found else UNFIT: 1})))
                 continue
-            told = {"scores": dict(scores), "group": self._group(row, tools.pool), "item": self._item(row)}
+            told = {
+                "scores": dict(scores),
+                "group": self._group(row, tools.pool),
+                "item": self._item(row, tools.pool),
+            }
             made.append(Remade((NewRow("kept", row.turns, {"chosen": _answer(row)}, told=told),)))
         return made
 
@@ -112,9 +116,11 @@ class RewardTopk(RowBuilder):
             return "all"
         return pool.picture_key(row.id) if self.per == "media" else digest(row.turns)
 
-    def _item(self, row: Asked) -> str:
-        """What rows share that are kept or left out together."""
-        return row.id if self.scores == "answer" else digest(_asking.words_of(row.turns))
+    def _item(self, row: Asked, pool: Pool) -> str:
+        """What rows share that are kept or left out together: the same words about the same media."""
+        if self.scores == "answer":
+            return row.id
+        return digest((pool.picture_key(row.id), _asking.words_of(row.turns)))
 
 
 def _answer(row: Asked) -> Part:

@@ -41,11 +41,11 @@ def asked(name: str, clip: Any, question: str, answer: str) -> Asked:
     return Asked(name, turns, (Part("text", answer),))
 
 
-def kept(builder: RewardTopk, *rows: Asked) -> tuple[list[str], dict[str, int]]:
+def kept(builder: RewardTopk, *rows: Asked, judge: Any = None) -> tuple[list[str], dict[str, int]]:
     """Ids of the rows that stay, and counts of the others."""
-    found = builder.make(rows, tools(rows, Teller(lambda t, s: ""), judge=Read()), 0)
+    found = builder.make(rows, tools(rows, Teller(lambda t, s: ""), judge=judge or Read()), 0)
     made = [(row.id, new) for row, one in zip(rows, found, strict=True) for new in one.rows]
-    written = [{"id": name, COLUMN: dict(new.told)} for name, new in made]
+    written: list[dict[str, Any]] = [{"id": name, COLUMN: dict(new.told)} for name, new in made]
     out = builder.sift(written)
     counts: dict[str, int] = {}
     for reason in [*out.values(), *(reason for one in found for reason in one.counts)]:
@@ -78,6 +78,8 @@ def test_a_bound_alone_or_beside_a_number() -> None:
     assert names == ["a2", "a3", "b1", "b2"] and counts == {reward_topk.LOW: 1}
     names, counts = kept(RewardTopk(per="media", top=2, least=3.0), *ROWS)
     assert names == ["a2", "a3"] and counts == {reward_topk.LOW: 3}
+    names, counts = kept(RewardTopk(per="all", share=0.4, least=3.0), *ROWS)
+    assert names == ["a2", "a3"] and counts == {reward_topk.LOW: 3}, "two fifths of all five"
 
 
 def test_questions_are_scored_once_for_all_their_answers() -> None:
@@ -91,6 +93,21 @@ def test_questions_are_scored_once_for_all_their_answers() -> None:
     (new,) = first.rows
     assert new.told["scores"] == {"score": 7.0, "shown": 1.0}, "the media alone were shown"
     assert said(new.prompt) == "Is it 7?" and new.answers["chosen"] == Part("text", "x")
+
+
+@dataclass(frozen=True)
+class Looks:
+    """A judge that scores a question by how many frames the clip has that it is about."""
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> Mapping[str, float]:
+        return {"score": 9.0 if len(prompt[0].parts[0].data.frames) == 2 else 1.0}
+
+
+def test_the_same_words_about_other_media_are_another_question() -> None:
+    rows = [asked("two", A, "Describe it.", "x"), asked("three", B, "Describe it.", "y")]
+    builder = RewardTopk(scores="question", per="all", top=1)
+    for given in (rows, rows[::-1]):
+        assert kept(builder, *given, judge=Looks()) == (["two"], {reward_topk.BEHIND: 1})
 
 
 def test_what_cannot_be_scored_is_counted() -> None:
