@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SOURCE = '''
 import os
+import sys
 import time
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class Uneven:
     def records(self):
         if int(os.environ["RANK"]) not in self.ranks:
             time.sleep(60)
+        assert "peft" not in sys.modules, "rows are refused before it is needed"
         raise UserError("uneven row 3: is broken") if self.error == "user" else KeyError("unheard of")
         yield
 '''

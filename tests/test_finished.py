@@ -13,6 +13,7 @@ from adapters import tiny_sd
 from bad_models import halve
 from diffusers import StableDiffusionPipeline
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from training.tiny_runs import Bench, same_files, weights
@@ -22,7 +23,6 @@ from mmalign.adapters._causal_lm import CausalLM
 from mmalign.adapters._denoiser import Denoiser
 from mmalign.training import finished
 from mmalign.training.finished import FinishedRun, export, merge, open_run, read_config
-from mmalign.training.lora import BaseTunerLayer
 from mmalign.training.run import run
 from mmalign.training.setup import build_policy
 from mmalign.types import UserError

@@ -144,8 +144,10 @@ def _yielding(module: nn.Module) -> Switch:
 
 def merge(policy: nn.Module) -> None:
     """Add every LoRA update to its base weight and put the plain layers back, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     for name, module in list(policy.named_modules()):
-        if isinstance(module, lora.BaseTunerLayer):
+        if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
             parent, _, child = name.rpartition(".")
             setattr(policy.get_submodule(parent), child, module.get_base_layer())

@@ -6,11 +6,9 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,8 +16,10 @@ from torch import Tensor, nn
 from mmalign.adapters._score_head import ScoreHead
 from mmalign.adapters._users import UserPart
 from mmalign.config import Lora
-from mmalign.training._lora_linear import fuse
 from mmalign.types import UserError, derive_seed
+
+if TYPE_CHECKING:  # imported where it is used: it brings transformers along, and rows are refused before that
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 NAME = "policy"
 # Where an adapter's weights lie, and what their names begin with there.
@@ -43,6 +43,10 @@ def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -
 
     Raises UserError if no module matches the targets or if the saved adapter does not fit.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from mmalign.training._lora_linear import fuse
+
     policy.requires_grad_(False)
     chosen = lora.targets if lora.targets is not None else targets
     config = LoraConfig(
@@ -73,6 +77,8 @@ def inject(policy: nn.Module, lora: Lora, targets: str | list[str], seed: int) -
 
 def weights(policy: nn.Module) -> dict[str, Tensor]:
     """The adapter's weights under the names peft saves."""
+    from peft import get_peft_model_state_dict
+
     return dict(get_peft_model_state_dict(policy, adapter_name=NAME))
 
 
@@ -90,6 +96,8 @@ def set_weights(policy: nn.Module, state: dict[str, Tensor], where: str) -> None
                 f"{where}: {name} has shape {list(state[name].shape)}, this run needs "
                 f"{list(own[name].shape)}; check lora.rank and the base model"
             )
+    from peft import set_peft_model_state_dict
+
     set_peft_model_state_dict(policy, state, adapter_name=NAME)
 
 
@@ -152,6 +160,8 @@ def heads(policy: nn.Module) -> list[nn.Parameter]:
 
 def layers(policy: nn.Module) -> list[BaseTunerLayer]:
     """Every adapted layer."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     return [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 
 def lines(policy: nn.Module, parts: Mapping[str, Sequence[str]]) -> list[str]:
     """One line per part: its own weights, how many train, and how. `parts` names weights as they were called
     before LoRA was added."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     part_of = {name: part for part, names in parts.items() for name in names}
     every = [
         (name.replace(".base_layer.", "."), parameter)
