@@ -14,6 +14,12 @@ Row = tuple[str, Mapping[str, Any]]
 """Where a row stands, "file.jsonl row 17", and its fields."""
 _IDS = ("id", "question_id", "idx", "image_id")
 _TEXTS = ("answer", "response", "text", "caption", "prediction", "pred", "output", "model_answer")
+Copied = tuple[tuple[str, ...], tuple[str, ...]]
+"""Fields that tell a row copied from a benchmark's own file, and which of its texts are no model's answer."""
+NOTHING_COPIED: Copied = ((), ())
+Copied = tuple[tuple[str, ...], tuple[str, ...]]
+"""Fields that tell a row copied from a benchmark's own file, and which of its texts are no model's answer."""
+NOTHING_COPIED: Copied = ((), ())
 
 
 def rows_of(path: str | Path) -> list[Row]:
@@ -121,26 +127,43 @@ def check_paths(**paths: str | None) -> None:
             raise ValueError(f"{name}: must name a file or folder, got an empty string")
 
 
-def answers_in(path: Path, ids: Sequence[str] = (), texts: Sequence[str] = ()) -> dict[str, str]:
+def answers_in(
+    path: Path, ids: Sequence[str] = (), texts: Sequence[str] = (), copied: Copied = NOTHING_COPIED
+) -> dict[str, str]:
     """Answers by id from JSON or JSON lines; a first line without an answer that says `mmalign` is skipped.
 
-    Raises UserError for a row without an id or an answer, and for an id that occurs with two answers.
+    A field named in `texts` is the answer, else the only one of the usual names. Of a row that has one of the
+    fields `copied[0]`, which come from the benchmark's own file, those of `copied[1]` are its question or its
+    right answer and never the model's. Raises UserError for a row without an id or an answer or with several
+    fields that may be the answer, and for an id that occurs with two answers.
     """
     found: dict[str, str] = {}
+    named = list(dict.fromkeys((*ids, *_IDS)))
     for where, row in rows_of(path):
         if "mmalign" in row:
             continue
-        name = next((key for key in (*ids, *_IDS) if row.get(key) is not None), None)
-        key = next((key for key in (*texts, *_TEXTS) if isinstance(row.get(key), str)), None)
-        if name is None or key is None:
-            names, kinds = (
-                ", ".join(dict.fromkeys((*ids, *_IDS))),
-                ", ".join(dict.fromkeys((*texts, *_TEXTS))),
-            )
-            raise UserError(f"{where}: needs an id ({names}) and an answer as text ({kinds})")
-        called = str(row[name])
-        if found.setdefault(called, row[key]) != row[key]:
+        name = next((key for key in named if row.get(key) is not None), None)
+        if name is None:
+            raise UserError(f"{where}: needs an id, under one of {', '.join(named)}")
+        called, text = str(row[name]), _answer(row, texts, copied, where)
+        if found.setdefault(called, text) != text:
             raise UserError(f"{where}: id {called!r} has two different answers; keep one")
     if not found:
         raise UserError(f"{path}: holds no answer")
     return found
+
+
+def _answer(row: Mapping[str, Any], texts: Sequence[str], copied: Copied, where: str) -> str:
+    """The text of the one field that can only be the model's answer."""
+    own = copied[1] if any(mark in row for mark in copied[0]) else ()
+    known = [key for key in dict.fromkeys((*texts, *_TEXTS)) if key not in own]
+    given = [key for key in texts if key in row and key not in own] or [key for key in known if key in row]
+    if len(given) > 1:
+        both = " and ".join(given)
+        raise UserError(f"{where}: {both} may each be the model's answer; keep the one that is")
+    if not given or not isinstance(row[given[0]], str):
+        left_out = [key for key in own if key in row]
+        why = f"; {left_out[0]} is the benchmark's own" if left_out and not given else ""
+        raise UserError(f"{where}: needs the model's answer as text, under one of {', '.join(known)}{why}")
+    text: str = row[given[0]]
+    return text

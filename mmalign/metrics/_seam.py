@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmalign.metrics._reading import answers_in
+from mmalign.metrics._reading import NOTHING_COPIED, Copied, answers_in
 from mmalign.types import Message
 
 Groups = Mapping[str, tuple[str, ...]]
@@ -84,12 +84,15 @@ class Metric(ABC):
 
     `costs` names the values of which less is better, `unchecked` says that a judge's verdicts enter which
     nobody has held against published ones. `answer_fields` are the names that prediction files give an
-    answer and, before it, a question's id; those of `_reading.py` are tried after them.
+    answer and, before it, a question's id; those of `_reading.py` are tried after them. `copied` are fields
+    by which a row of such a file is known to hold the benchmark's own, and those of them that look like an
+    answer.
     """
 
     costs: ClassVar[frozenset[str]] = frozenset()
     unchecked: ClassVar[bool] = False
     answer_fields: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = ((), ())
+    copied: ClassVar[Copied] = NOTHING_COPIED
 
     @property
     def less_is_better(self) -> frozenset[str]:
@@ -128,7 +131,7 @@ class Metric(ABC):
     def predictions(self, path: Path) -> dict[str, str]:
         """The answers of a prediction file by the ids of their questions. Raises UserError naming the row."""
         ids, texts = self.answer_fields
-        return answers_in(path, ids, texts)
+        return answers_in(path, ids, texts, self.copied)
 
 
 def ratio(top: Numbers, bottom: Numbers) -> Numbers:

@@ -23,6 +23,7 @@ class Blink(ChoiceMetric):
     """
 
     asks = "blink"
+    copied = (("question", "prompt", "choices"), ("answer",))
 
     questions: str
     images: str

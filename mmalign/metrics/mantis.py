@@ -21,6 +21,7 @@ class Mantis(ChoiceMetric):
     """
 
     asks = "mantis"
+    copied = (("question", "options"), ("answer",))
 
     questions: str
     images: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mmalign.metrics._judged import JudgedMetric, verdicts
-from mmalign.metrics._reading import asked, json_of, medium, word, words
+from mmalign.metrics._reading import Copied, asked, json_of, medium, word, words
 from mmalign.metrics._seam import Graded, Numbers, Question, Sums, ratio
 from mmalign.types import Message, UserError
 
@@ -38,6 +38,7 @@ class MmVet(JudgedMetric):
     """
 
     costs: ClassVar[frozenset[str]] = frozenset({"unread"})
+    copied: ClassVar[Copied] = (("question", "capability"), ("answer",))
 
     @property
     def notes(self) -> tuple[str, ...]:

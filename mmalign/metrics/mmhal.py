@@ -56,6 +56,7 @@ class Mmhal(JudgedMetric):
     """
 
     costs: ClassVar[frozenset[str]] = frozenset({"hallucination_rate", "unread"})
+    answer_fields: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = ((), ("model_answer",))
 
     @property
     def notes(self) -> tuple[str, ...]:

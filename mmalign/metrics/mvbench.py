@@ -29,6 +29,8 @@ class Mvbench(ChoiceMetric):
 
     asks = "mvbench"
     only_answered = True
+    answer_fields = ((), ("pred",))
+    copied = (("question", "candidates"), ("answer",))
 
     questions: str
     videos: str | dict[str, str]

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from mmalign.metrics._coco import Photo, objects_in, photos
 from mmalign.metrics._mentions import grade_mentions
-from mmalign.metrics._reading import answers_in, asked, check_paths, medium, rows_of, word
+from mmalign.metrics._reading import asked, check_paths, medium, rows_of, word
 from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, ratio
 from mmalign.types import Message, UserError
 
@@ -108,7 +108,7 @@ class ObjectHalbench(Metric):
 
     def predictions(self, path: Path) -> dict[str, str]:
         """Answers by the numbers of the rows, or by image_id where every picture is asked about once."""
-        given = answers_in(path, *self.answer_fields)
+        given = super().predictions(path)
         by_image = {photo.id: name for name, (_, photo) in self._rows.items()}
         if len(by_image) < len(self._rows) or given.keys() <= self._rows.keys():
             return given

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from mmalign.metrics._reading import asked, check_paths, medium, one_of, rows_of, unique, word
+from mmalign.metrics._reading import Copied, asked, check_paths, medium, one_of, rows_of, unique, word
 from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums
 from mmalign.metrics._yes_no import YesNoItem, grade_yes_no, yes_no_values
 from mmalign.types import Message
@@ -35,6 +35,7 @@ class Pope(Metric):
 
     costs: ClassVar[frozenset[str]] = frozenset({"unclear"})
     answer_fields: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("question_id",), ())
+    copied: ClassVar[Copied] = (("label",), ("text",))
 
     questions: str | dict[str, str]
     images: str

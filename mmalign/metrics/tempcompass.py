@@ -43,6 +43,7 @@ class Tempcompass(ChoiceMetric):
     """
 
     asks = "tempcompass"
+    copied = (("question", "mc_question"), ("answer",))
 
     questions: dict[str, str]
     videos: str

@@ -40,6 +40,8 @@ class VideoMme(ChoiceMetric):
     asks = "video_mme"
     scale = 100.0
     only_answered = True
+    answer_fields = (("question_id",), ("response",))
+    copied = (("question", "options"), ("answer",))
 
     questions: str
     videos: str

@@ -1,0 +1,49 @@
+"""Prediction files: which field of a row is the model's answer, and which is the benchmark's own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from metrics.test_mvbench import bench as mvbench
+from metrics.test_mvbench import row
+from metrics.test_pope import write
+from metrics.test_video_mme import metric as video_mme
+from metrics.test_video_mme import rows
+
+from mmalign.measuring import measure_answers
+from mmalign.metrics._seam import Metric
+from mmalign.metrics.pope import Pope
+from mmalign.types import UserError
+
+
+def acc(folder: Path, metric: Metric, listed: list[dict[str, Any]]) -> float | None:
+    (folder / "given.jsonl").write_text("".join(json.dumps(one) + "\n" for one in listed))
+    return measure_answers([folder / "given.jsonl"], [metric])[0].whole.sides["answers"]["acc"].value
+
+
+def test_a_right_answer_in_the_row_is_not_the_models(tmp_path: Path) -> None:
+    """All answers are wrong; the right ones stand beside them under `answer`, or under no other name."""
+    assert acc(tmp_path, video_mme(tmp_path, rows()), [one | {"response": "A"} for one in rows()]) == 0
+    with pytest.raises(
+        UserError, match="given.jsonl row 1: needs the model's answer .*; answer is the bench"
+    ):
+        acc(tmp_path, video_mme(tmp_path, rows()), rows())
+    with pytest.raises(UserError, match="needs the model's answer"):
+        acc(tmp_path, video_mme(tmp_path, rows()), [one | {"response": None} for one in rows()])
+    (tmp_path / "tasks").mkdir()
+    moving = mvbench(tmp_path / "tasks", {"moving": [row("a.mp4")]})
+    assert acc(tmp_path, moving, [row("a.mp4") | {"id": "moving/1", "pred": "(B)"}]) == 0
+    assert acc(tmp_path, moving, [{"id": "moving/1", "answer": "(A)"}]) == 1
+
+
+def test_a_question_is_no_answer(tmp_path: Path) -> None:
+    """POPE's own rows call the question `text`, as others call an answer."""
+    path = write(tmp_path / "q.jsonl", ["yes"] * 4)
+    own = [json.loads(line) for line in path.read_text().splitlines()]
+    assert acc(tmp_path, Pope(str(path), "."), [one | {"pred": "No"} for one in own]) == 0
+    with pytest.raises(UserError, match="text is the benchmark's own"):
+        acc(tmp_path, Pope(str(path), "."), own)
+    several = [{"question_id": one["question_id"], "text": one["text"], "pred": "No"} for one in own]
+    with pytest.raises(UserError, match="row 1: text and pred may each be the model's answer"):
+        acc(tmp_path, Pope(str(path), "."), several)
