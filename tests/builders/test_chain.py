@@ -256,7 +256,7 @@ def test_shipped_builds_resolve_and_make_pairs(
     assert dump(from_tree(yaml.safe_load(dump(config)), "again")) == dump(config)
     assert config.output == f"runs/build/{path.stem}"
     torch.set_num_threads(1)
-    few = ["num_prompts=2", "log.progress=false", f"output={tmp_path / 'out'}"]
+    few = ["num_prompts=2", "prompts.limit=8", "log.progress=false", f"output={tmp_path / 'out'}"]
     few += ["builder.n=3"] if isinstance(config.builder, Builder) and config.builder.asks_judge else []
     surrogate = config.model is not None and config.model.kind == "surrogate"
     short = ["model.generation.steps=4"] if surrogate else []
