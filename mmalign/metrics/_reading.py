@@ -17,9 +17,6 @@ _TEXTS = ("answer", "response", "text", "caption", "prediction", "pred", "output
 Copied = tuple[tuple[str, ...], tuple[str, ...]]
 """Fields that tell a row copied from a benchmark's own file, and which of its texts are no model's answer."""
 NOTHING_COPIED: Copied = ((), ())
-Copied = tuple[tuple[str, ...], tuple[str, ...]]
-"""Fields that tell a row copied from a benchmark's own file, and which of its texts are no model's answer."""
-NOTHING_COPIED: Copied = ((), ())
 
 
 def rows_of(path: str | Path) -> list[Row]:
