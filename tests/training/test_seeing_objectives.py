@@ -115,8 +115,11 @@ def test_half_precision_gives_nearly_the_same_losses(
     bench: Bench, name: str, lora: dict[str, Any] | None
 ) -> None:
     """Heads run outside autocast again; hidden states and weights may then be of two types."""
-    full = train(bench, f"{name}-fp32-{bool(lora)}", OBJECTIVES[name], lora=lora)
-    half = train(bench, f"{name}-bf16-{bool(lora)}", OBJECTIVES[name], lora=lora, train={"precision": "bf16"})
+    slow = {"lr": 5e-4}  # the second loss has what one step made of the first one's rounding
+    full = train(bench, f"{name}-fp32-{bool(lora)}", OBJECTIVES[name], lora=lora, train=slow)
+    half = train(
+        bench, f"{name}-bf16-{bool(lora)}", OBJECTIVES[name], lora=lora, train=slow | {"precision": "bf16"}
+    )
     assert losses(half) == pytest.approx(losses(full), rel=0.1, abs=0.1)
 
 
