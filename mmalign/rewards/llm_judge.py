@@ -39,9 +39,9 @@ class LlmJudge(WrittenJudge):
     without regard to case, whose one group is the number; it counts in its `last` match, or must be the same
     in all (`only`), and lies within `low` and `high`, whole numbers alone with `whole`. What is not so is no
     verdict: callers leave it out and count it. A response is cut behind its first `max_words` words. With
-    `compare`, a template with {first} and {second}, two answers are compared in one question, of which the
-    answer says that answer 1 or answer 2 "is better" or that both are "equally good"; callers ask in both
-    orders.
+    `compare`, a template with {first} and {second}, two answers are compared in one question, and the last
+    sentence of the answer says that answer 1 or answer 2 "is better" or that both are "equally good"; callers
+    ask in both orders.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({"text", "image", "video"})
