@@ -46,9 +46,18 @@ class WrittenJudge(BatchJudge):
 
     @cached_property
     def _who(self) -> str:
+        """Who answers, as far as the config tells; seeds follow from it, whether answers are kept or not."""
+        return self._told_by("")
+
+    @cached_property
+    def _who_now(self) -> str:
+        """The same with the state of the writer, which names the answers that are kept."""
+        return self._told_by(self._asked.content())
+
+    def _told_by(self, content: str) -> str:
         idle = self._asked.indifferent
         section = {name: value for name, value in self.writer.items() if name not in idle}
-        return json.dumps([section, self._asked.content() if self.cache else "", self.seed], sort_keys=True)
+        return json.dumps([section, content, self.seed], sort_keys=True)
 
     @property
     def wants(self) -> frozenset[str]:
@@ -97,7 +106,13 @@ class WrittenJudge(BatchJudge):
         """What the writer answers, every different question asked once."""
         keys = [_verdict_cache.key_of(self._who, one) for one in questions]
         folder = None if self.cache is None else Path(self.cache).expanduser()
-        known = {key: None if folder is None else _verdict_cache.read(folder, key) for key in keys}
+        kept: dict[str, str] = {}
+        if folder is not None:
+            kept = {
+                key: _verdict_cache.key_of(self._who_now, one)
+                for key, one in zip(keys, questions, strict=True)
+            }
+        known = {key: None if folder is None else _verdict_cache.read(folder, kept[key]) for key in keys}
         missing = {key: one for key, one in zip(keys, questions, strict=True) if known[key] is None}
         if missing:
             seeds = [derive_seed(self.seed, 0, key, "verdict") for key in missing]
@@ -105,5 +120,5 @@ class WrittenJudge(BatchJudge):
             for key, answer in zip(missing, answers, strict=True):
                 known[key] = answer
                 if folder is not None and answer is not None:
-                    _verdict_cache.write(folder, key, answer)
+                    _verdict_cache.write(folder, kept[key], answer)
         return [known[key] for key in keys]

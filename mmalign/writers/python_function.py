@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from mmalign._names import check_function, function_of
 from mmalign.types import Message, UserError
@@ -31,6 +34,18 @@ class PythonFunction(Writer):
     def ready(self) -> None:
         """Import the function. Raises UserError if there is none."""
         _ = self._call
+
+    def content(self) -> str:
+        """A digest of the file of code that defines the function, "" where there is none; what that imports
+        or reads is not in it. Raises UserError if there is no such function."""
+        try:
+            file = inspect.getsourcefile(inspect.unwrap(self._call))
+        except TypeError:  # an object that can be called, or one without code in Python
+            module = inspect.getmodule(type(self._call))
+            file = None if module is None or module.__name__ == "builtins" else inspect.getsourcefile(module)
+        if file is None or not Path(file).is_file():
+            return ""
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
     def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:
         """What the function answers. Raises UserError if that is neither a text nor None."""

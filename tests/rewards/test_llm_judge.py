@@ -1,7 +1,9 @@
 """A language model as a judge: its question, the reading of its verdict, its cache, and what callers do."""
 
+import importlib
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from mmalign.rewards._said import read_number
 from mmalign.rewards._scoring import ready, score_all, score_readable
 from mmalign.rewards.llm_judge import LlmJudge
 from mmalign.types import InformedJudge, Message, Part, UserError
+from mmalign.writers.python_function import PythonFunction
 
 GRADED = {"name": "python_function", "function": "writers.own_writers:graded"}
 LONGER = {"name": "python_function", "function": "writers.own_writers:longer"}
@@ -178,12 +181,44 @@ def test_a_model_that_changed_is_another_writer(tmp_path: Path) -> None:
     first = judge(local, cache=cached, pattern="(.)", whole=False)
     said = first.said([PLAIN])
     tiny_lm.save_tiny(tmp_path / "lm", seed=1)
-    assert judge(local, cache=cached)._who != first._who
-    assert judge(local | {"batch": 1}, cache=cached)._who != first._who  # the files changed, not the batch
+    assert judge(local, cache=cached)._who_now != first._who_now
+    assert (
+        judge(local | {"batch": 1}, cache=cached)._who_now != first._who_now
+    )  # the files changed, not the batch
     tiny_lm.save_tiny(tmp_path / "lm")
     again = judge(local | {"batch": 1}, cache=cached)
-    assert again._who == first._who and again.said([PLAIN]) == said
+    assert again._who_now == first._who_now and again.said([PLAIN]) == said
     assert "_adapter" not in vars(again._asked)  # nothing was loaded to answer
+
+
+def test_a_function_that_changed_is_another_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    code = tmp_path / "own_grader.py"
+    writer = {"name": "python_function", "function": "own_grader:grade"}
+    for points in (3.0, 9.0, 3.0):
+        code.write_text(f"def grade(turns, seed):\n    return 'Final Score: {points:g}'\n")
+        sys.modules.pop("own_grader", None)
+        importlib.invalidate_caches()
+        assert verdicts(judge(writer, cache=str(tmp_path / "kept")), "a") == [points]
+    monkeypatch.delitem(sys.modules, "own_grader")
+    assert len(list((tmp_path / "kept").rglob("*.json"))) == 2
+
+
+def test_seeds_do_not_hang_on_whether_answers_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def write(turns: tuple[Message, ...], seed: int) -> str:
+        seeds.append(seed)
+        return "Final Score: 3"
+
+    monkeypatch.setattr(own_writers, "graded", write)
+    monkeypatch.setattr(PythonFunction, "content", lambda writer: "as it is now")
+    for changes in ({}, {"cache": str(tmp_path)}, {"seed": 1}):
+        verdicts(judge(**changes), "a")
+    assert seeds[0] == seeds[1] != seeds[2]
 
 
 # ---------------------------------------------------------------- sections

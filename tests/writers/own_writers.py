@@ -11,6 +11,17 @@ def echo(turns: tuple[Message, ...], seed: int) -> str | None:
     return f" {text} {seed}\n" if text else None
 
 
+class Again:
+    """An object that can be called."""
+
+    def __call__(self, turns: tuple[Message, ...], seed: int) -> str | None:
+        """What `echo` says."""
+        return echo(turns, seed)
+
+
+again = Again()
+
+
 def number(turns: tuple[Message, ...], seed: int) -> int:
     """No text."""
     return seed

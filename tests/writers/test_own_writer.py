@@ -1,7 +1,11 @@
 """A user's own function as a writer: answers, permission, refusals."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 from adapters import tiny_lm
+from writers import own_writers
 
 from mmalign._build import build_named
 from mmalign._names import KINDS
@@ -26,6 +30,14 @@ def test_what_is_no_answer_is_one_line() -> None:
             PythonFunction(f"writers.own_writers:{name}").ready()
     with pytest.raises(ValueError, match="function: must be package.module:function"):
         PythonFunction("echo")
+
+
+def test_what_tells_its_states_apart_is_its_file() -> None:
+    own = hashlib.sha256(Path(own_writers.__file__).read_bytes()).hexdigest()
+    assert PythonFunction("writers.own_writers:echo").content() == own
+    assert PythonFunction("writers.own_writers:again").content() == own, "an object that can be called"
+    assert PythonFunction("math:sqrt").content() == PythonFunction("builtins:len").content() == ""
+    assert PythonFunction("functools:reduce").content() == ""
 
 
 def test_code_needs_permission() -> None:
