@@ -58,13 +58,13 @@ def _shown(picture: Image.Image) -> dict[str, Any]:
 
 
 def answer_of(back: Any, url: str) -> str | None:
-    """The text of an answer; None for one that the server withheld for its content. Raises UserError for
-    anything that is no answer."""
+    """The text of an answer; None for one that the server withheld for its content, or cut off where its
+    tokens ran out. Raises UserError for anything that is no answer."""
     choice = _choice(back, url)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise UserError(f"endpoint: {url}: its answer has no message; is the address right?")
-    if choice.get("finish_reason") == "content_filter" or message.get("refusal"):
+    if choice.get("finish_reason") in ("content_filter", "length") or message.get("refusal"):
         return None
     text = message.get("content")
     if text is not None and not isinstance(text, str):

@@ -29,8 +29,8 @@ class Endpoint(Writer):
     server wants a key, `key_env` names the environment variable that holds it; no record and no message does.
     A request that meets a busy server (429), a fault of the server (5xx) or silence for `timeout_s` seconds
     is repeated, `retries` times at most, after `backoff_s` seconds, then twice as long each time, or after as
-    long as the server asks for. An answer refused for its content is None. Same question and seed, same
-    answer: as far as the server keeps to it.
+    long as the server asks for. An answer refused for its content is None, and so is one that the server says
+    was cut off at `max_new_tokens`. Same question and seed, same answer: as far as the server keeps to it.
     """
 
     indifferent: ClassVar[frozenset[str]] = frozenset(
@@ -88,7 +88,7 @@ class Endpoint(Writer):
         return Asking(self.url.rstrip("/"), key, self.timeout_s, self.retries, self.backoff_s)
 
     def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:
-        """The server's answers, None for refused and for empty ones. Raises UserError for a server that
+        """The server's answers, None for refused, cut-off and empty ones. Raises UserError for a server that
         cannot be reached, does not know the model or the key, or refuses a question for another reason than
         its content."""
         refuse_uneven(questions, seeds)

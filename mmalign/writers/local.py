@@ -26,7 +26,8 @@ class Local(Writer):
 
     It answers by `model.generation`, every question from its own seed, so that no answer depends on the other
     questions or their order. `batch` questions are handed over at a time, which bounds the media held in
-    memory. `system`: a system turn for questions without one.
+    memory. An answer that ends because `max_new_tokens` were drawn is an answer like any: adapters hand back
+    words alone, so leave room for what is asked. `system`: a system turn for questions without one.
     """
 
     indifferent: ClassVar[frozenset[str]] = frozenset({"batch"})

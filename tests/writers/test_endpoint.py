@@ -191,6 +191,7 @@ def test_no_more_requests_at_once_than_allowed(server: Server) -> None:
         (400, {"error": {"code": "content_filter", "message": "no"}}),
         (403, {"error": {"type": "content_policy_violation"}}),
         said("half", finish_reason="content_filter"),
+        said("Final Score: 1", finish_reason="length"),
         (200, {"choices": [{"message": {"content": None, "refusal": "I will not"}}]}),
         said(None),
         said(" \n"),
