@@ -73,7 +73,7 @@ class Green(JudgedMetric):
         references = [self._rows[name].reference for name in names]
         given, told = [answers[name] for name in names], [{"reference": one} for one in references]
         prompts = [asked(one) for one in references]
-        judged = verdicts(self.asked_judge, names, prompts, given, (0, 1), told)
+        judged = verdicts(self.asked_judge, names, prompts, given, self.scale.bounds, told)
         return [self._item(name, answers[name], one) for name, one in zip(names, judged, strict=True)]
 
     def _item(self, name: str, answer: str, verdict: Mapping[str, float] | None) -> Graded:

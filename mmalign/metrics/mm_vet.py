@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from mmalign.metrics._judged import JudgedMetric, verdicts
+from mmalign.metrics._judged import JudgedMetric, Scale, verdicts
 from mmalign.metrics._reading import Copied, asked, json_of, medium, word, words
 from mmalign.metrics._seam import Graded, Numbers, Question, Sums, ratio
 from mmalign.types import Message, UserError
@@ -16,6 +16,10 @@ from mmalign.types import Message, UserError
 _ASK = (
     "Grade the answer to a question about a picture against the right one, from 0.0 (wrong) to 1.0 (right) "
     "in steps of 0.1. <AND> in the right answer means that all of it is needed, <OR> that any of it will do."
+)
+_END = (
+    "{prompt}\nAnswer: {response}\n"
+    'Give your reasons briefly. End with "Final Score: " and one number from 0.0 to 1.0.'
 )
 
 
@@ -34,9 +38,11 @@ class MmVet(JudgedMetric):
 
     `questions`: the benchmark's mm-vet.json, an object of ids with `imagename`, `question`, `answer` and
     `capability`; `images`: the folder of the pictures. `judge`: a judge from rewards/ whose "score" is the
-    grade, 0 to 1. It is asked in this project's words with the right answer, not by the benchmark's examples.
+    grade, 0 to 1, as that of `llm_judge` here is. It is asked in this project's words with the right answer,
+    not by the benchmark's examples.
     """
 
+    scale: ClassVar[Scale] = Scale(0.0, 1.0, whole=False, template=_END)
     costs: ClassVar[frozenset[str]] = frozenset({"unread"})
     copied: ClassVar[Copied] = (("question", "capability"), ("answer",))
 
@@ -69,7 +75,7 @@ class MmVet(JudgedMetric):
         """One item per question, all graded in one call."""
         names = [name for name in self._rows if name in answers]
         told = [self._rows[name].told for name in names]
-        graded = verdicts(self.asked_judge, names, told, [answers[name] for name in names], (0, 1))
+        graded = verdicts(self.asked_judge, names, told, [answers[name] for name in names], self.scale.bounds)
         return [self._item(name, one) for name, one in zip(names, graded, strict=True)]
 
     def _item(self, name: str, verdict: Mapping[str, float] | None) -> Graded:

@@ -9,10 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmalign._build import build_named
-from mmalign._names import KINDS
 from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, letter_in, plain
-from mmalign.metrics._judged import verdicts
+from mmalign.metrics._judged import Scale, judge_of, verdicts
 from mmalign.metrics._lexicon import words_of
 from mmalign.metrics._reading import asked, check_paths, json_of, medium, word
 from mmalign.metrics._seam import AT, Graded
@@ -25,6 +23,13 @@ _ASK = (
     "A model described a video that you do not see. Below is a question about the video, with its right "
     "answer. Give 1 if somebody who has only the description can tell that this answer is right, and 0 if "
     "the description says something else or leaves it open."
+)
+_SCALE = Scale(
+    0.0,
+    1.0,
+    whole=None,
+    template="{prompt}\nThe description: {response}\n"
+    'Give your reasons briefly. End with "Final Score: " and 0 or 1.',
 )
 _OPTION = re.compile(r"^\s*([A-F])\.\s*(.+?)\s*$", re.MULTILINE)
 _NAMED = re.compile(r"^\s*((?:Caption|Option|Sentence) \w+)\s*:\s*(.+?)\s*$", re.MULTILINE)
@@ -69,10 +74,9 @@ class Tempcompass(ChoiceMetric):
 
     @cached_property
     def asked_judge(self) -> Judge:
-        """The judge. Whether code outside the package may be named was decided when the config was read."""
+        """The judge. Raises UserError for one that tells another scale."""
         assert self.judge is not None, "there are captions"
-        built: Judge = build_named(KINDS["judge"], self.judge, "judge", allow_code=True)
-        return built
+        return judge_of(self.judge, _SCALE, "tempcompass")
 
     def ready(self) -> None:
         """Load the judge, if there is one."""
@@ -112,7 +116,7 @@ class Tempcompass(ChoiceMetric):
         if not written:
             return found
         told = [asked(self.items[name].options[0]) for name in written]
-        given = verdicts(self.asked_judge, written, told, [answers[name] for name in written], (0, 1))
+        given = verdicts(self.asked_judge, written, told, [answers[name] for name in written], _SCALE.bounds)
         return found + [
             self._caption(self.items[name], one) for name, one in zip(written, given, strict=True)
         ]
