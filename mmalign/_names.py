@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -112,6 +113,34 @@ def function_of(name: str, where: str) -> Callable[..., Any]:
         raise UserError(f"{where}: {name}: must be a function, is {type(found).__name__}")
     called: Callable[..., Any] = found
     return called
+
+
+def refuse_misshapen(call: Callable[..., Any], name: str, who: str, form: str, given: int) -> None:
+    """Raise UserError for a function that does not take `given` values in order; `form` says what is needed.
+    One whose signature cannot be told, as of some written in C, passes."""
+    try:
+        found = inspect.signature(call)
+    except (TypeError, ValueError):
+        return
+    try:
+        found.bind(*[None] * given)
+    except TypeError as error:
+        short = name.rpartition(":")[2]
+        raise UserError(f"{who} {name}: must be {form}, is {short}{found}") from error
+
+
+def call_own(call: Callable[..., Any], name: str, who: str, *given: Any) -> Any:
+    """What a function of the user's own returns. Raises UserError naming it for whatever it raises; a
+    UserError of its own stays as it is."""
+    try:
+        return call(*given)
+    except UserError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300] or "no message"
+        raise UserError(
+            f"{who} {name} raised {type(error).__name__}: {said} (--debug shows where)"
+        ) from error
 
 
 def check_function(name: str) -> None:

@@ -85,6 +85,12 @@ def shapes(topic: str) -> dict[str, str]:
     return {name: _first_line(cls) for name, cls in found.items()}
 
 
+def told_of(topic: str, name: str) -> list[str]:
+    """What one thing says of itself, line by line, and then its config keys."""
+    words = (inspect.getdoc(class_of(KINDS[TOPICS[topic]], name)) or "").split("\n")
+    return [*words, "", "fields, with defaults where there are any", *(fields_of(topic, name) or ["none"])]
+
+
 def fields_of(topic: str, name: str) -> list[str]:
     """The config keys of one thing as "name: type = default", a required one without a default."""
     cls: Any = class_of(KINDS[TOPICS[topic]], name)

@@ -271,12 +271,12 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Show what can be chosen by name, what it needs, and which objectives run on which adapters."""
-    from mmalign.catalogue import TOPICS, catalogue, fields_of, shapes, topics_of
+    from mmalign.catalogue import TOPICS, catalogue, shapes, told_of, topics_of
 
     if topic is not None and topic not in TOPICS and (places := topics_of(topic)):
         for place in places:
-            print(f"{topic} ({place}); fields, with defaults where there are any")
-            print("\n".join(f"  {line}" for line in fields_of(place, topic)) or "  none")
+            print(f"{topic} ({place})")
+            print("\n".join(f"  {line}".rstrip() for line in told_of(place, topic)))
         return
     entries = catalogue(topic, adapter)
     if as_json:

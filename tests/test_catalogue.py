@@ -3,7 +3,7 @@
 import pytest
 
 from mmalign._names import KINDS, class_of, names
-from mmalign.catalogue import TOPICS, Entry, catalogue, fields_of, shapes, topics_of
+from mmalign.catalogue import TOPICS, Entry, catalogue, fields_of, shapes, told_of, topics_of
 from mmalign.types import NEEDS, UserError
 
 
@@ -104,3 +104,9 @@ def test_the_built_in_world_is_listed_too() -> None:
     ]
     assert all(10 < len(line) < 160 for topic in ("sources", "rewards") for line in shapes(topic).values())
     assert shapes("objectives") == {} and topics_of("mmalign.shapes.sources:ClipPairs") == ["sources"]
+
+
+def test_a_thing_tells_what_it_is_before_its_fields() -> None:
+    told = "\n".join(told_of("writers", "python_function"))
+    assert told.startswith("Calls function(turns, seed) -> str | None") and "turns[-1].parts[-1].data" in told
+    assert told.endswith("\nfunction: str")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from mmalign._names import check_function, function_of
+from mmalign._names import call_own, check_function, function_of, refuse_misshapen
 from mmalign.rewards._batch import BatchJudge
 from mmalign.rewards._pictures import caption_of
 from mmalign.types import Message, Part, UserError
@@ -15,7 +15,7 @@ from mmalign.types import Message, Part, UserError
 
 @dataclass(frozen=True)
 class PythonFunction(BatchJudge):
-    """Calls function(prompts, responses) with texts and with texts, PIL pictures or clips.
+    """Calls function(prompts, responses) -> list of scores: with texts, and texts, PIL pictures or clips.
 
     It returns one number per response, or one mapping of names to numbers that has "score". Prompts are the
     texts of their parts joined by spaces. Called with up to `batch` responses at a time.
@@ -32,8 +32,9 @@ class PythonFunction(BatchJudge):
             raise ValueError(f"batch: must be above 0, got {self.batch}")
 
     def ready(self) -> None:
-        """Import the function. Raises UserError if there is none."""
-        _ = self._call
+        """Import the function. Raises UserError if there is none, or one that takes something else."""
+        form = "f(prompts, responses) -> one score per response"
+        refuse_misshapen(self._call, self.function, "judge python_function", form, 2)
 
     @cached_property
     def _call(self) -> Callable[[list[str], list[Any]], Any]:
@@ -47,12 +48,24 @@ class PythonFunction(BatchJudge):
         for begin in range(0, len(responses), self.batch):
             part = slice(begin, begin + self.batch)
             texts = [caption_of(prompt) for prompt in prompts[part]]
-            given = list(self._call(texts, [response.data for response in responses[part]]))
+            answers = [response.data for response in responses[part]]
+            given = self._scores(texts, answers)
             if len(given) != len(texts):
                 raise UserError(
                     f"python_function: {self.function}: gives {len(given)} scores for {len(texts)} responses"
                 )
             found += [self._named(one, begin + place) for place, one in enumerate(given, 1)]
+        return found
+
+    def _scores(self, texts: list[str], answers: list[Any]) -> list[Any]:
+        # a generator's own mistakes come while it is read
+        def read(*given: Any) -> list[Any]:
+            scores = self._call(*given)
+            if not isinstance(scores, Iterable):
+                raise UserError(f"python_function: {self.function}: must give a list, got {scores!r:.60}")
+            return list(scores)
+
+        found: list[Any] = call_own(read, self.function, "judge python_function", texts, answers)
         return found
 
     def _named(self, given: Any, place: int) -> Mapping[str, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from mmalign._names import check_function, function_of
+from mmalign._names import call_own, check_function, function_of, refuse_misshapen
 from mmalign.types import Message, UserError
 from mmalign.writers._turns import given, refuse_uneven
 from mmalign.writing import Writer
@@ -17,9 +17,11 @@ from mmalign.writing import Writer
 
 @dataclass(frozen=True)
 class PythonFunction(Writer):
-    """Calls function(turns, seed) for every question, which returns its answer, or None for no answer.
+    """Calls function(turns, seed) -> str | None for every question: its answer, or None for no answer.
 
-    `turns` are the messages of the question with decoded media, `seed` is a non-negative int.
+    `turns` are the messages of the question, `seed` is a non-negative int. A message has a speaker and parts,
+    and a part a kind and data: turns[-1].parts[-1].data is the text that is asked, where kind is "text"; of
+    kind "image" it is a PIL picture, of kind "video" a Clip with frames.
     """
 
     function: str = field(metadata={"imports": True})  # package.module:function
@@ -32,8 +34,9 @@ class PythonFunction(Writer):
         return function_of(self.function, "python_function")
 
     def ready(self) -> None:
-        """Import the function. Raises UserError if there is none."""
-        _ = self._call
+        """Import the function. Raises UserError if there is none, or one that takes something else."""
+        form = "f(turns, seed) -> str | None"
+        refuse_misshapen(self._call, self.function, "writer python_function", form, 2)
 
     def content(self) -> str:
         """A digest of the file of code that defines the function, "" where there is none; what that imports
@@ -53,7 +56,7 @@ class PythonFunction(Writer):
         return [self._answer(turns, seed) for turns, seed in zip(questions, seeds, strict=True)]
 
     def _answer(self, turns: tuple[Message, ...], seed: int) -> str | None:
-        found = self._call(turns, seed)
+        found = call_own(self._call, self.function, "writer python_function", turns, seed)
         if found is not None and not isinstance(found, str):
             raise UserError(
                 f"python_function: {self.function}: must return a text or None, got {found!r:.60}"

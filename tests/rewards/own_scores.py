@@ -38,6 +38,16 @@ def words(prompts: list[str], responses: list[str]) -> list[str]:
     return ["good" for _ in responses]
 
 
+def one_number(prompts: list[str], responses: list[str]) -> float:
+    """No list."""
+    return 1.0
+
+
+def one_text(response: str) -> float:
+    """Takes something else."""
+    return float(len(response))
+
+
 CALLS: list[int] = []
 
 

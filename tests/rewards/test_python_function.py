@@ -29,8 +29,10 @@ def test_the_prompt_is_its_texts_and_the_response_what_it_holds() -> None:
     judge = PythonFunction("rewards.own_scores:length")
     prompt = (Message("user", (Part("text", "a"), Part("image", picture(0)), Part("text", "b"))),)
     assert judge.score(prompt, Part("text", "abcd")) == {"score": 1.0}  # "a b"
-    with pytest.raises(TypeError):
-        judge.score(prompt, shown(picture(0)))  # the function's own mistake stays its own
+    with pytest.raises(
+        UserError, match="judge python_function rewards.own_scores:length raised TypeError: ob"
+    ):
+        judge.score(prompt, shown(picture(0)))
 
 
 def test_batches() -> None:
@@ -45,11 +47,16 @@ def test_what_is_no_score_is_one_line() -> None:
         ("words", ["x"], "own_scores:words: response 1: must be numbers, got 'good'"),
         ("nothing", ["x"], "rewards.own_scores has no nothing"),
         ("TABLE", ["x"], "must be a function, is dict"),
+        ("one_number", ["x"], "own_scores:one_number: must give a list, got 1.0"),
     ]:
         with pytest.raises(UserError, match=message):
             asked(name, answers)
     with pytest.raises(UserError, match="python_function: no.where:f: no module named no"):
         PythonFunction("no.where:f").ready()
+    with pytest.raises(
+        UserError, match=r"own_scores:one_text: must be f\(prompts, responses\) -> .*is one_text"
+    ):
+        PythonFunction("rewards.own_scores:one_text").ready()
     for wrong in ("f", "a.b", "a-b:c", "a:b.c", ""):
         with pytest.raises(ValueError, match="function: must be package.module:function"):
             PythonFunction(wrong)

@@ -11,6 +11,16 @@ def echo(turns: tuple[Message, ...], seed: int) -> str | None:
     return f" {text} {seed}\n" if text else None
 
 
+def boom(turns: tuple[Message, ...], seed: int) -> str | None:
+    """A function with a mistake of its own, which shows at the first question."""
+    raise ValueError("my\nbug")
+
+
+def text_alone(text: str) -> str:
+    """Takes something else."""
+    return text
+
+
 class Again:
     """An object that can be called."""
 

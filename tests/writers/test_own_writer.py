@@ -32,6 +32,18 @@ def test_what_is_no_answer_is_one_line() -> None:
         PythonFunction("echo")
 
 
+def test_its_own_mistakes_are_told_as_its_own() -> None:
+    with pytest.raises(UserError) as caught:
+        PythonFunction("writers.own_writers:boom").write([tiny_lm.plain("x")], [7])
+    line = "writer python_function writers.own_writers:boom raised ValueError: my bug (--debug shows where)"
+    assert str(caught.value) == line and isinstance(caught.value.__cause__, ValueError)
+    form = r"own_writers:text_alone: must be f\(turns, seed\) -> str \| None, is text_alone\(text: str\)"
+    with pytest.raises(UserError, match=form):
+        PythonFunction("writers.own_writers:text_alone").ready()
+    for name in ("again", "echo"):
+        PythonFunction(f"writers.own_writers:{name}").ready()
+
+
 def test_what_tells_its_states_apart_is_its_file() -> None:
     own = hashlib.sha256(Path(own_writers.__file__).read_bytes()).hexdigest()
     assert PythonFunction("writers.own_writers:echo").content() == own
