@@ -92,7 +92,8 @@ def _block(metric: Metric, kind: str, group: str, graded: Mapping[str, Sequence[
     paired = (
         differences(metric, graded["base"], graded["tuned"]) if {"base", "tuned"} <= graded.keys() else {}
     )
-    return Block(kind, group, max(map(len, graded.values())), sides, paired)
+    num = max(sum(item.asked for item in items) for items in graded.values())
+    return Block(kind, group, num, sides, paired)
 
 
 def write(folder: Path, found: Measured, graded: Mapping[str, Sequence[Graded]]) -> Path:

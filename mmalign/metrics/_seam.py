@@ -40,13 +40,15 @@ class Question:
 @dataclass(frozen=True)
 class Graded:
     """One item: what was counted in it, and what a person may want to see of it (JSON values). Items of one
-    `cluster`, such as questions about one picture, are drawn together; empty: the item is its own."""
+    `cluster`, such as questions about one picture, are drawn together; empty: the item is its own. An item
+    made of several others is not `asked`, and not among the items that are told to be so many."""
 
     id: str
     counts: Mapping[str, float]
     groups: Groups = field(default_factory=dict)
     cluster: str = ""
     shown: Mapping[str, Any] = field(default_factory=dict)
+    asked: bool = True
 
 
 class Sums(Mapping[str, Numbers]):

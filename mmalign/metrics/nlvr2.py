@@ -16,7 +16,7 @@ from mmalign.types import UserError
 @dataclass(frozen=True)
 class Nlvr2(ChoiceMetric):
     """acc, the share of right answers, and consistency, that of statements which are judged rightly of all
-    their pairs of pictures.
+    their pairs of pictures; a statement counts where all of its pairs in the file were answered.
 
     `questions`: lines with `identifier`, `sentence` and `label` (True or False); `images`: the folder of the
     pictures, named by the identifier without its last part, then -img0.png and -img1.png. The first word of
@@ -57,15 +57,17 @@ class Nlvr2(ChoiceMetric):
         return next((meant[one] for one in words_of(answer) if one in meant), None)
 
     def grade(self, answers: Mapping[str, str]) -> list[Graded]:
-        """One item per question, and one per statement."""
+        """One item per question, and one per statement of which every pair was answered."""
         found = super().grade(answers)
-        statements: dict[str, list[float]] = {}
-        for item in found:
-            _, group, _, sentence = item.id.split("-")
-            statements.setdefault(f"{group}-{sentence}", []).append(item.counts["right"])
-        for name, right in statements.items():
-            counts = {"statements": 1.0, "consistent": float(all(right))}
-            found.append(Graded(f"statement {name}", counts, cluster=name.split("-")[0]))
+        right = {item.id: item.counts["right"] for item in found}
+        statements: dict[str, list[str]] = {}
+        for name in self.items:
+            _, group, _, sentence = name.split("-")
+            statements.setdefault(f"{group}-{sentence}", []).append(name)
+        for name, pairs in statements.items():
+            if right.keys() >= set(pairs):
+                counts = {"statements": 1.0, "consistent": float(all(right[pair] for pair in pairs))}
+                found.append(Graded(f"statement {name}", counts, cluster=name.split("-")[0], asked=False))
         return found
 
     def values(self, sums: Sums) -> dict[str, Numbers]:

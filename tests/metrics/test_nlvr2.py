@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mmalign.metrics._measured import measured
 from mmalign.metrics._resampling import figures
 from mmalign.metrics.nlvr2 import Nlvr2
 from mmalign.types import UserError
@@ -33,6 +34,22 @@ def test_accuracy_and_consistency(tmp_path: Path) -> None:
         1 / 3
     )  # 850-0 is wrong of one pair, 850-1 right, 7-0 wrong
     assert {item.cluster for item in items} == {"850", "7"}
+
+
+def test_a_statement_counts_where_all_its_pairs_were_answered(tmp_path: Path) -> None:
+    """Statement 1-0 is right of three of its four pairs; without the fourth nothing can be said of it."""
+    names = [f"dev-1-{pair}-0" for pair in range(4)] + ["dev-2-0-0"]
+    rows = [{"identifier": name, "sentence": "s", "label": "True"} for name in names]
+    metric = Nlvr2(write(tmp_path / "q.jsonl", rows), "photos")
+    answers = dict.fromkeys(names, "True") | {"dev-1-3-0": "False"}
+    whole = measured(metric, "nlvr2", {"answers": metric.grade(answers)}).whole
+    assert (whole.num, whole.sides["answers"]["consistency"].value) == (5, 0.5)
+    del answers["dev-1-3-0"]
+    whole = measured(metric, "nlvr2", {"answers": metric.grade(answers)}).whole
+    assert (whole.num, whole.sides["answers"]["consistency"].value) == (4, 1)
+    del answers["dev-2-0-0"]
+    whole = measured(metric, "nlvr2", {"answers": metric.grade(answers)}).whole
+    assert (whole.num, whole.sides["answers"]["consistency"].value) == (3, None)
 
 
 def test_refusals(tmp_path: Path) -> None:
