@@ -14,6 +14,7 @@ from mmalign._relative import started_from
 from mmalign.builders._candidates import Asked, Builder, Group, Made, Paired
 from mmalign.builders._judging import refuse_scoreless
 from mmalign.data._paths import File
+from mmalign.messages import is_media
 from mmalign.rewards import _scoring
 from mmalign.rewards._scoring import TOTAL, wants_of
 from mmalign.types import Judge, UserError
@@ -30,8 +31,9 @@ class LlavaHound(Builder):
     every two. How many answers the authors sampled, and which of them they paired, is not known.
 
     The judge is told the row's answer as `reference` and a `caption`, of the file `captions`: lines of JSON
-    with `caption` and the row's `id` or its `video`, a name with or without folder and ending. Without a
-    file the row's answer is the caption, as where rows ask for a description.
+    with `caption` and the row's `id` or its `video`: the name that the row has counts first, then one that
+    differs by the ending or by folders in front that only one of the two has. Without a file the row's answer
+    is the caption, as where rows ask for a description.
     """
 
     tells: ClassVar[frozenset[str]] = frozenset({"reference", "caption"})
@@ -63,13 +65,39 @@ class LlavaHound(Builder):
         _ = self._known
 
     def told(self, asked: Asked) -> dict[str, str]:
-        """The row's answer, and the caption."""
+        """The row's answer, and the caption. Raises UserError where its clip may be one of several."""
         found = super().told(asked)
         if self.captions is None:
             return found | ({"caption": found["reference"]} if found else {})
-        for name in _names(asked):
-            if name in self._known:
-                return found | {"caption": self._known[name]}
+        caption = self._known.get(("id", asked.id))
+        for name in _clips(asked) if caption is None else ():
+            if caption is None:
+                caption = self._of_clip(name, asked.origin or asked.id)
+        return found if caption is None else found | {"caption": caption}
+
+    def _of_clip(self, name: str, where: str) -> str | None:
+        """The caption of a clip by its name as a row has it."""
+        if ("video", name) in self._known:
+            return self._known["video", name]
+        own = _pieces(name)
+        listed = self._by_stem.get(own[-1:], ())
+        found = [one for one in listed if _pieces(one) == own] or [
+            one for one in listed if _agree(own, _pieces(one))
+        ]
+        if len({self._known["video", one] for one in found}) > 1:
+            raise UserError(
+                f"{where}: video {name!r} may be {found[0]!r} or {found[1]!r} of {self.captions}; name it "
+                "there as the row does"
+            )
+        return self._known["video", found[0]] if found else None
+
+    @cached_property
+    def _by_stem(self) -> Mapping[tuple[str, ...], list[str]]:
+        """Names of clips in the file by their last piece without its ending."""
+        found: dict[tuple[str, ...], list[str]] = {}
+        for kind, name in self._known:
+            if kind == "video":
+                found.setdefault(_pieces(name)[-1:], []).append(name)
         return found
 
     @cached_property
@@ -135,16 +163,24 @@ def _read(line: str, where: str) -> tuple[tuple[str, str], str]:
     if not named or not isinstance(row[named[0]], str | int):
         raise UserError(f"{where}: id or video must say what the caption is of")
     name = str(row[named[0]])
-    return (named[0], _bare(name) if named[0] == "video" else name), caption.strip()
+    if named[0] == "video" and not name.strip("./\\ "):
+        raise UserError(f"{where}: video must say what the caption is of, got {name!r}")
+    return (named[0], name.replace("\\", "/") if named[0] == "video" else name), caption.strip()
 
 
-def _names(asked: Asked) -> list[tuple[str, str]]:
-    """By what a row's caption may be known."""
+def _clips(asked: Asked) -> list[str]:
+    """The names of a row's clips."""
     parts = [part for turn in asked.turns for part in turn.parts if part.kind == "video"]
-    videos = [part.data.name for part in parts if isinstance(part.data, File)]
-    return [("id", asked.id), *(("video", _bare(name)) for name in videos)]
+    return [part.data.name.replace("\\", "/") for part in parts if isinstance(part.data, File)]
 
 
-def _bare(name: str) -> str:
-    """A file's name without folder and ending."""
-    return PurePosixPath(name.replace("\\", "/")).stem
+def _pieces(name: str) -> tuple[str, ...]:
+    """A file's folders and its name without the ending of a medium."""
+    path = PurePosixPath(name)
+    return (path.with_suffix("") if is_media(name) else path).parts
+
+
+def _agree(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """Whether two names differ by folders in front at most, which one of them does not have."""
+    least = min(len(one), len(other))
+    return one[-least:] == other[-least:]

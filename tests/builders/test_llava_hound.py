@@ -59,17 +59,40 @@ def test_captions_are_found_by_row_and_by_clip(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, listed)) + "\n\n")
     builder = LlavaHound(captions=str(path))
     assert builder.told(row("17", "clip-3.mp4")) == {"reference": "she waves", "caption": "a man"}
-    assert builder.told(row("x", "other/clip-3.webm"))["caption"] == "a dog"
+    for name in ("clip-3.webm", "v/clip-3.mp4", "all\\v\\clip-3.mov"):
+        assert builder.told(row("x", name))["caption"] == "a dog"
+    assert "caption" not in builder.told(row("x", "other/clip-3.mp4")), "another clip of that name"
     assert builder.told(row("x", "clip-4", answer="")) == {"caption": "a cat"}
     assert "caption" not in builder.told(row("x", "clip-5.mp4"))
     assert LlavaHound().told(row("x", "y")) == {"reference": "she waves", "caption": "she waves"}
     assert LlavaHound().reads_answers(CAPTIONED) and not builder.reads_answers(CAPTIONED)
 
 
+def test_clips_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    names = {
+        "train/1.mp4": "a dog",
+        "val/1.mp4": "a cat",
+        "1.5": "a man",
+        "2.mp4": "a fox",
+        "2.webm": "an elk",
+    }
+    path = tmp_path / "captions.jsonl"
+    path.write_text("\n".join(json.dumps({"video": name, "caption": own}) for name, own in names.items()))
+    builder = LlavaHound(captions=str(path))
+    for name, caption in [*names.items(), ("val/1", "a cat"), ("1.5.mp4", "a man"), ("x/val/1.mov", "a cat")]:
+        assert builder.told(row("x", name))["caption"] == caption, name
+    assert "caption" not in builder.told(row("x", "1.25"))
+    with pytest.raises(
+        UserError, match="^x: video '1.mp4' may be 'train/1.mp4' or 'val/1.mp4' of .*; name it"
+    ):
+        builder.told(row("x", "1.mp4"))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "is empty"),
+        ('{"video": "/", "caption": "a"}', "line 1: video must say what the caption is of, got '/'"),
         ("{", "line 1: is no JSON"),
         ("[1]", "line 1: must be an object"),
         ('{"id": "a"}', "line 1: caption must be a text, got None"),
