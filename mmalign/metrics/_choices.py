@@ -17,6 +17,9 @@ _LEADS = (
     "the correct option is", "best answer:", "best option:", "answer:", "option",
 )  # fmt: skip
 _MARKED = re.compile(r"\(([A-Z])\)|^([A-Z])(?:[.):,]|\s*$)")
+_NO_ARTICLE = re.compile(  # what can follow the letter A, and not the article before a noun
+    r"A(?:[^\S\n]*\n|\s+[-\u2013\u2014:=>]+\s|\s+(?:because|since|as|is|was|are|would|seems|looks|fits|matches)(?![-\w]))"
+)
 _SPACES = re.compile(r"[\s.,;:!?\"'()]+")
 
 
@@ -116,14 +119,15 @@ def without_lead(answer: str) -> str:
 
 def chosen(answer: str, options: Sequence[str]) -> str | None:
     """The letter that an answer chooses: one in brackets, or one that stands first with a mark after it or
-    alone; else that of the one option whose words are all of the answer, or all of its beginning."""
+    alone, or before other words (A where these begin no noun of which it is the article); else that of the
+    one option whose words are all of the answer, or all of its beginning."""
     text = without_lead(answer)
     for match in _MARKED.finditer(text):
         letter = match[1] or match[2]
         if letter in LETTERS[: len(options)]:
             return letter
     first = re.match(r"([A-Z])\s", text)
-    if first and first[1] not in "AI" and first[1] in LETTERS[: len(options)]:
+    if first and (first[1] not in "AI" or _NO_ARTICLE.match(text)) and first[1] in LETTERS[: len(options)]:
         return first[1]
     said = plain(text)
     same = [i for i, option in enumerate(options) if plain(bare(option)) == said]
@@ -132,6 +136,8 @@ def chosen(answer: str, options: Sequence[str]) -> str | None:
         for i, option in enumerate(options)
         if plain(bare(option)) and f"{said} ".startswith(plain(bare(option)) + " ")
     ]
+    if not starts and options and said == f"a {plain(bare(options[0]))}":
+        return "A"
     return LETTERS[starts[0]] if len(starts) == 1 else None
 
 

@@ -16,11 +16,20 @@ OPTIONS = ["a red cup", "red", "blue", "no cup"]
         ("The best answer is: C", "C"), ("Answer: D", "D"), ("Option B", "B"), ("C blue", "C"),
         ("blue", "C"), ("Blue.", "C"), ("red", "B"), ("A red cup", "A"),
         ("A red cup on a table", "A"), ("A bird", None), ("I think so", None), ("E", None), ("", None),
+        ("A because he runs", "A"), ("A is right", "A"), ("A - red", "A"), ("A \u2014 a red cup", "A"),
+        ("A\na red cup", "A"), ("The answer is A because", "A"), ("A matches the picture", "A"),
+        ("B because he runs", "B"), ("A is-not-a-word", None), ("A red-hot pan", None), ("A blue cup", None),
+        ("A or B", None), ("A -red one", None), ("A \"blue\" cup", None),
         ("Either B or C", None), ("blueish", None), ("no cup at all", "D"),
     ],
 )  # fmt: skip
 def test_letters(answer: str, letter: str | None) -> None:
     assert chosen(answer, OPTIONS) == letter
+
+
+def test_a_letter_with_its_option() -> None:
+    assert chosen("A red", ["red", "blue"]) == "A" and chosen("B blue", ["red", "blue"]) == "B"
+    assert chosen("A blue", ["red", "blue"]) is None and chosen("A red", ["red", "a red"]) == "B"
 
 
 def test_options_in_words() -> None:
