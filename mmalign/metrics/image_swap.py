@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mmalign.data._digest import digest
+from mmalign.data._paths import File
 from mmalign.metrics._control import Control
 from mmalign.metrics._seam import Question
 from mmalign.types import Part, UserError
@@ -17,7 +19,7 @@ from mmalign.types import Part, UserError
 class ImageSwap(Control):
     """The values of the metric `of`, the same under other questions' pictures (`_swapped`), and the fall
     (`_drop`). What does not fall is answered from the words alone. A question gets the media of one that has
-    as many of the same kinds, and others; `seed` says which."""
+    as many of the same kinds, none of them its own nor a part of the same video; `seed` says which."""
 
     word = "swapped"
 
@@ -33,7 +35,7 @@ class ImageSwap(Control):
         """The same words about the media of others. Raises UserError where no other question shows others of
         the same kinds."""
         shown = [_media(one) for one in questions]
-        names = [digest(*one) for one in shown]
+        names = [frozenset(map(_called, one)) for one in shown]
         alike: dict[tuple[str, ...], list[int]] = {}
         for place, media in enumerate(shown):
             alike.setdefault(tuple(part.kind for part in media), []).append(place)
@@ -44,15 +46,23 @@ class ImageSwap(Control):
             rng = random.Random(f"{self.seed}/{one.id}")
             others = alike[tuple(part.kind for part in shown[place])]
             tried = [*rng.sample(others, min(len(others), 64)), *others]  # few are left to the second half
-            partner = next((p for p in tried if names[p] != names[place]), None)
+            partner = next((p for p in tried if names[p].isdisjoint(names[place])), None)
             if partner is None:
-                raise UserError(f"image_swap: no other question of {one.asks} shows other media of its kinds")
+                raise UserError(
+                    f"image_swap: no other question of {one.asks} shows other media alone of its kinds"
+                )
             found.append(_with(one, shown[partner]))
         return found
 
 
 def _media(question: Question) -> list[Part]:
     return [part for turn in question.turns for part in turn.parts if part.kind != "text"]
+
+
+def _called(part: Part) -> str:
+    """What tells one medium from another: its file, whichever part of it counts, or else its content."""
+    file = part.data
+    return os.path.normpath(os.path.join(file.root, file.name)) if isinstance(file, File) else digest(part)
 
 
 def _with(question: Question, media: Sequence[Part]) -> Question:

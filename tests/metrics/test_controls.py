@@ -8,11 +8,14 @@ from metrics.test_pope import write
 
 from mmalign._build import build_named
 from mmalign._names import KINDS
+from mmalign.data._video_parts import CutFile
 from mmalign.measuring import named
+from mmalign.metrics._reading import asked, medium
 from mmalign.metrics._resampling import differences, figures
+from mmalign.metrics._seam import Question
 from mmalign.metrics.frame_shuffle import FrameShuffle
 from mmalign.metrics.image_swap import ImageSwap
-from mmalign.types import UserError
+from mmalign.types import Part, UserError
 
 
 def pope(folder: Path, labels: list[str], per_image: int = 2) -> dict[str, str]:
@@ -25,14 +28,34 @@ def pope(folder: Path, labels: list[str], per_image: int = 2) -> dict[str, str]:
 
 def test_swapped_pictures(tmp_path: Path) -> None:
     metric = ImageSwap(pope(tmp_path, ["yes", "no"] * 4))
-    asked = {one.id: one for one in metric.ask()}
-    assert len(asked) == 16 and asked["3#swapped"].of == "3"
-    assert (asked["3"].asks, asked["3#swapped"].asks) == ("pope", "pope.swapped")
+    every = {one.id: one for one in metric.ask()}
+    assert len(every) == 16 and every["3#swapped"].of == "3"
+    assert (every["3"].asks, every["3#swapped"].asks) == ("pope", "pope.swapped")
     for number in range(1, 9):
-        plain, swapped = asked[str(number)].turns[0].parts, asked[f"{number}#swapped"].turns[0].parts
+        plain, swapped = every[str(number)].turns[0].parts, every[f"{number}#swapped"].turns[0].parts
         assert plain[1] == swapped[1] and plain[0].data.name != swapped[0].data.name
     again = {one.id: one for one in ImageSwap(metric.of).ask()}
-    assert again == asked and {one.id: one for one in ImageSwap(metric.of, seed=1).ask()} != asked
+    assert again == every and {one.id: one for one in ImageSwap(metric.of, seed=1).ask()} != every
+
+
+def swapped(metric: ImageSwap, media: list[list[Part]]) -> list[list[str]]:
+    """The names of the files that every question is asked about in place of its own."""
+    questions = [Question(str(i), asked(*parts, "?"), "x") for i, parts in enumerate(media)]
+    return [[part.data.name for part in one.turns[0].parts[:-1]] for one in metric.changed(questions)]
+
+
+def test_a_partner_shares_no_medium(tmp_path: Path) -> None:
+    """Neither one picture of two, nor the same two in another order, nor another part of the same video."""
+    pairs = [[medium("image", "/photos", name) for name in names] for names in ("ab", "ba", "ac", "de")]
+    cuts = [[Part("video", CutFile("/clips", *cut, 3.0))] for cut in (("v", 0.0, 9.0), ("v", 9.0, 12.0))]
+    for seed in range(8):
+        metric = ImageSwap(pope(tmp_path, ["yes", "no"]), seed=seed)
+        found = swapped(metric, pairs)
+        assert found[:3] == [["d", "e"]] * 3 and found[3] in (["a", "b"], ["b", "a"], ["a", "c"])
+        with pytest.raises(UserError, match="no other question of x shows other media alone"):
+            metric.changed([Question(str(i), asked(*one, "?"), "x") for i, one in enumerate(cuts)])
+        other = [Part("video", CutFile("/clips", "w", 0.0, 9.0, 3.0))]
+        assert swapped(metric, [*cuts, other])[:2] == [["w"], ["w"]]
 
 
 def test_the_fall(tmp_path: Path) -> None:
@@ -69,7 +92,7 @@ def test_shuffled_frames(tmp_path: Path) -> None:
 
 
 def test_refusals(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no other question of pope shows other media"):
+    with pytest.raises(UserError, match="no other question of pope shows other media alone"):
         ImageSwap(pope(tmp_path, ["yes", "no"], per_image=9)).ask()
     with pytest.raises(UserError, match="of: unknown key question; did you mean questions"):
         ImageSwap({"name": "pope", "question": "x"}).ask()
