@@ -86,16 +86,18 @@ class Index:
         ready = self._pool.decoded(row)
         return None if ready is None else picture_of(ready)
 
-    def nearest(self, picture: Part, count: int) -> list[Near]:
+    def nearest(self, picture: Part, count: int, below: float | None = None) -> list[Near]:
         """At most so many rows whose pictures are likest to this one, the likest first and of equals in the
-        order of the pool; the same picture is none of them."""
+        order of the pool; a picture equal in every pixel is none of them, and with `below` neither is one
+        whose cosine is that or more."""
         own = self._places.get(digest(picture))
         vector = self._embed([picture])[0] if own is None else self._vectors[own]
         if not self._rows:
             return []
         cosines = self._vectors @ vector
         order = torch.argsort(cosines, descending=True, stable=True).tolist()
-        return [Near(self._rows[at], float(cosines[at])) for at in order if at != own][:count]
+        found = [Near(self._rows[at], float(cosines[at])) for at in order if at != own]
+        return [near for near in found if below is None or near.cosine < below][:count]
 
 
 def shows_one_picture(row: Asked) -> bool:

@@ -23,7 +23,7 @@ from mmalign.types import Adapter, Completer, Part, UserError, derive_seed
 MEDIA = "rows without exactly one picture"
 WORDLESS = "rows whose answer is no text"
 UNMASKED = "rows in whose answer no gaps could be read"
-LONELY = "rows without another picture"
+LONELY = "rows without another picture that is not too much alike"
 UNFILLED = "fillings that left a gap or changed more than the gaps"
 ALIKE = "fillings too much like the row's own answer"
 GIVEN_UP = "rows for which no similar picture gave another answer"
@@ -56,15 +56,18 @@ class ReAlign(RowBuilder):
 
     The helper, or the model itself, puts gaps into the answer. The `top_k` pictures of the build likest to
     the row's own are tried in turn, by `pictures`, a two-tower model, or (null) by the model's own vision
-    tower. A filling is taken if its cosine with the answer is below `max_cosine`. `refill`: ask, the model is
-    given the answer with gaps and writes it whole; complete, this project's own for models that follow no
-    such request: it goes on with the answer at every gap, and as many words as stood there are taken. With
-    `keep` an answer that changed more than the gaps is not taken. `encoder`: a folder or hub id of a sentence
-    encoder; null: the cosine of words and neighbouring words, which needs no model.
+    tower. With `max_picture_cosine` those are not among them whose cosine with the own one is that or more,
+    as the same picture in another file; else only pictures equal in every pixel are left out. A filling is
+    taken if its cosine with the answer is below `max_cosine`. `refill`: ask, the model is given the answer
+    with gaps and writes it whole; complete, this project's own for models that follow no such request: it
+    goes on with the answer at every gap, and as many words as stood there are taken. With `keep` an answer
+    that changed more than the gaps is not taken. `encoder`: a folder or hub id of a sentence encoder; null:
+    the cosine of words and neighbouring words, which needs no model.
     """
 
     top_k: int = 10
     max_cosine: float = 0.95
+    max_picture_cosine: float | None = None
     refill: Literal["ask", "complete"] = "ask"
     keep: bool = True
     pictures: Towers | None = None
@@ -75,8 +78,12 @@ class ReAlign(RowBuilder):
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise ValueError(f"top_k: must be 1 or more, got {self.top_k}")
-        if not -1 <= self.max_cosine <= 1:
-            raise ValueError(f"max_cosine: is a cosine and must lie in [-1, 1], got {self.max_cosine:g}")
+        for name, value in (
+            ("max_cosine", self.max_cosine),
+            ("max_picture_cosine", self.max_picture_cosine),
+        ):
+            if value is not None and not -1 <= value <= 1:
+                raise ValueError(f"{name}: is a cosine and must lie in [-1, 1], got {value:g}")
         if self.refill == "complete" and not self.keep:
             raise ValueError("keep: refill complete always keeps what is around the gaps; leave it true")
 
@@ -158,7 +165,7 @@ class ReAlign(RowBuilder):
             if masked is None:
                 found[name] = UNMASKED
                 continue
-            near = self._index(tools).nearest(picture_of(row), self.top_k)
+            near = self._index(tools).nearest(picture_of(row), self.top_k, self.max_picture_cosine)
             found[name] = _Task(row, answer, masked, near) if near else LONELY
         return found
 

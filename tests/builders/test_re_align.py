@@ -39,6 +39,7 @@ from mmalign.writers.python_function import PythonFunction
 ROOT = Path(mmalign.__file__).parent.parent
 HELPER = PythonFunction("mmalign.shapes.gaps:gaps")
 BRIGHT, DARK, DARKER, BLACK = (Image.new("RGB", (4, 4), (level,) * 3) for level in (255, 60, 20, 0))
+ALMOST = Image.new("RGB", (4, 4), (3,) * 3)
 
 
 def row(name: str, *pictures: Any, answer: str = "a red circle and a blue cross") -> Asked:
@@ -75,6 +76,18 @@ def test_the_likest_pictures_come_first_and_the_own_not_at_all() -> None:
     ] == ["c"]
     assert Index(Pool([row("none")]), levels).nearest(Part("image", BLACK), 3) == []
     assert Index(Pool(rows[:1]), levels).nearest(Part("image", BRIGHT), 3) == []
+
+
+def test_the_same_picture_in_another_file_may_be_left_out() -> None:
+    """Saved again with losses it is no longer equal, only much alike."""
+    index = Index(Pool([row("own", BLACK), row("copy", ALMOST), row("c", DARK)]), levels)
+    near = index.nearest(Part("image", BLACK), 2)
+    assert [one.row.id for one in near] == ["copy", "c"]
+    assert [one.row.id for one in index.nearest(Part("image", BLACK), 2, 0.999)] == ["c"]
+    assert [one.row.id for one in index.nearest(Part("image", BLACK), 2, near[0].cosine)] == ["c"]
+    rows = [row("own", BLACK), row("copy", ALMOST, answer="gibberish")]
+    (own, _) = made(ReAlign(encoder=None, max_picture_cosine=0.999), Seer({}), rows)
+    assert own.counts == {re_align.LONELY: 1}
 
 
 def test_equal_cosines_stay_in_the_order_of_the_pool() -> None:
@@ -178,6 +191,9 @@ def test_pictures_run_out_and_fillings_are_refused() -> None:
     assert (remade.rows, remade.counts) == ((), {re_align.UNFILLED: 1, re_align.GIVEN_UP: 1})
     remade = made(ReAlign(encoder=None, keep=False, max_cosine=0.0), seer, ROWS)[0]
     assert remade.counts == {re_align.ALIKE: 2, re_align.GIVEN_UP: 1}  # an "a" in common
+    none = Seer({20: "zebras", 60: "zebras"})  # at the bound itself, too
+    remade = made(ReAlign(encoder=None, keep=False, max_cosine=0.0), none, ROWS)[0]
+    assert remade.counts == {re_align.ALIKE: 2, re_align.GIVEN_UP: 1}
 
 
 def test_answers_are_gone_on_with_at_every_gap() -> None:
@@ -213,6 +229,7 @@ def test_rows_that_cannot_be_used_are_counted() -> None:
     [
         ({"top_k": 0}, "builder.top_k: must be 1 or more, got 0"),
         ({"max_cosine": 1.5}, "builder.max_cosine: is a cosine"),
+        ({"max_picture_cosine": -1.5}, "builder.max_picture_cosine: is a cosine"),
         ({"refill": "complete", "keep": False}, "builder.keep: refill complete always keeps"),
         ({"pictures": {"paths": "x"}}, "builder.pictures: unknown key paths; did you mean path"),
     ],
