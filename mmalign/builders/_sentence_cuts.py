@@ -28,9 +28,12 @@ class Cut:
         return f"{self.before}{self.space}{self.head}".rstrip()
 
     def ended(self, tail: str) -> str:
-        """The sentence with a model's continuation, up to the first end of a sentence in it."""
+        """The sentence with a model's continuation, up to the first end of a sentence in it. A line break
+        that a continuation begins with is a space: it ends nothing that was begun."""
         if self.whole:
             return self.head
+        if "\n" in tail[: len(tail) - len(tail.lstrip())]:
+            tail = f" {tail.lstrip()}"
         end = _FIRST_END.search(tail)
         kept = tail[: end.end()] if end else tail
         return f"{self.head}{kept.rstrip()}" if self.head else kept.strip()

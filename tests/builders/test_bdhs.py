@@ -69,6 +69,11 @@ def test_tails_end_with_their_sentence() -> None:
     start = Cut("", "", "")
     assert joined([start, kept], [" Dogs run. They do.", " big"]) == "Dogs run. It is big"
     assert joined([start, Cut("x.", " ", "")], [" A dog.", " "]) == "A dog."
+    assert kept.ended("\nblue. It is old.") == "It is blue." and kept.ended(" \n\n blue") == "It is blue"
+    assert (
+        joined([start, Cut("x.", " ", "")], ["\nDogs run. They do.", "\n\nA dog\nsits"]) == "Dogs run. A dog"
+    )
+    assert kept.ended("\n") == "It is" and start.ended("\n \n") == ""
 
 
 def test_a_leading_yes_or_no_is_turned_round() -> None:
@@ -171,6 +176,9 @@ def test_the_cosine_decides_which_try_is_taken() -> None:
     for eps, tries in ((0.97, 1), (0.1, 2)):
         (remade,) = made(Watched(" x", " zzz", " zzz"), row("One two."), eps=eps, tries=1)
         assert remade.rows[0].told["try"] == tries and remade.rows[0].told["free"] == (tries == 2)
+    (remade,) = made(Watched(" zzz", " zzz"), row("One."), eps=0.0, tries=1)
+    told = remade.rows[0].told
+    assert (told["cosine"], told["try"]) == (0.0, 1), "a cosine of eps itself is taken"
 
 
 def test_rows_do_not_depend_on_each_other_and_keep_what_they_have() -> None:

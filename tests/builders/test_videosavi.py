@@ -161,6 +161,8 @@ def test_the_best_rated_answer_meets_the_worst() -> None:
     assert made(Videosavi(compare="rate", answers=5, min_gap=3), counted, rating)[0].counts == {
         EQUAL: 1, videosavi.UNRATED: 1, videosavi.EVEN: 1,
     }  # fmt: skip
+    (at,) = made(Videosavi(compare="rate", answers=5, min_gap=2), counted, rating)
+    assert [sides(new) for new in at.rows] == [("6", "4")], "the least gap itself is enough"
     (alike,) = made(builder, lambda t, s: "5", rating)
     assert alike == Remade((), Counter({EQUAL: 4, TOO_FEW: 1}))
 
