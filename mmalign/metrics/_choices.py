@@ -76,6 +76,16 @@ class ChoiceMetric(Metric):
                 found.append(Graded(name, counts, item.groups, item.cluster, shown))
         return found
 
+    def remarks(self, items: Sequence[Graded]) -> tuple[str, ...]:
+        """The groups that macro leaves out, having no question of which the answer counts."""
+        base: dict[str, float] = {}
+        for item in items:
+            for name, count in item.counts.items():
+                if name.startswith("base" + AT):
+                    base[name] = base.get(name, 0.0) + count
+        empty = [name.partition(AT)[2] for name, count in base.items() if not count]
+        return (f"macro leaves out {', '.join(empty)}: no answer there can be read",) if empty else ()
+
     def values(self, sums: Sums) -> dict[str, Numbers]:
         """acc, the share without a readable choice, and, where items are averaged by group, macro."""
         found = {"acc": self.scale * ratio(sums["right"], sums["base"])}

@@ -57,6 +57,12 @@ class Control(Metric):
         """Those of the other metric."""
         return self.inner.notes
 
+    def remarks(self, items: Sequence[Graded]) -> tuple[str, ...]:
+        """Those of the other metric on its own items, and on those under the view."""
+        plain = self.inner.remarks(_without(_PLAIN, items))
+        changed = self.inner.remarks(_without(_CHANGED, items))
+        return (*plain, *(f"{self.word}: {line}" for line in changed))
+
     def called(self, name: str) -> str:
         """The other metric's name before its own: pope_image_swap."""
         other = str(self.section.get("name")).rpartition(":")[2].rpartition(".")[2]
@@ -112,4 +118,13 @@ def _under(prefix: str, items: Sequence[Graded], end: str) -> list[Graded]:
             cluster=one.cluster or one.id,
         )
         for one in items
+    ]
+
+
+def _without(prefix: str, items: Sequence[Graded]) -> list[Graded]:
+    """The items whose counts begin so, without that beginning."""
+    return [
+        replace(one, counts={name.removeprefix(prefix): count for name, count in one.counts.items()})
+        for one in items
+        if any(name.startswith(prefix) for name in one.counts)
     ]

@@ -75,12 +75,13 @@ def measured(
     for kind, group in sorted(dict.fromkeys(groups), key=lambda one: [k for k, _ in groups].index(one[0])):
         inside = {s: [i for i in items if group in i.groups.get(kind, ())] for s, items in graded.items()}
         blocks.append(_block(metric, kind, group, inside))
+    remarks = [f"{side}: {line}" for side, items in graded.items() for line in metric.remarks(items)]
     said = " ".join((inspect.getdoc(type(metric)) or "").split("\n\n")[0].split())
     return Measured(
         name,
         said,
         metric.is_unchecked,
-        (*metric.notes, *notes),
+        (*metric.notes, *notes, *remarks),
         tuple(sorted(metric.less_is_better)),
         tuple(blocks),
         step,

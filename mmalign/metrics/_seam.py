@@ -123,6 +123,10 @@ class Metric(ABC):
     def values(self, sums: Sums) -> dict[str, Numbers]:
         """Named values from summed counts; NaN where a denominator is 0."""
 
+    def remarks(self, items: Sequence[Graded]) -> tuple[str, ...]:
+        """What to know of the figures of these very items, one line each."""
+        return ()
+
     def called(self, name: str) -> str:
         """What the metric is called where figures are told, from its own name."""
         return name

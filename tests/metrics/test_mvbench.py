@@ -12,7 +12,9 @@ from PIL import Image
 from mmalign.clips import Frames
 from mmalign.data._digest import digest
 from mmalign.data._prompts import decode_prompts
+from mmalign.metrics._measured import measured
 from mmalign.metrics._resampling import figures
+from mmalign.metrics.frame_shuffle import FrameShuffle
 from mmalign.metrics.mvbench import Mvbench
 from mmalign.types import UserError
 
@@ -48,6 +50,23 @@ def test_means_of_tasks_without_unread_answers(tmp_path: Path) -> None:
     assert (
         metric.ask()[0].turns[0].parts[1].data == "Which way?\nA. left\nB. right\nAnswer with a letter alone."
     )
+
+
+def test_tasks_without_a_readable_answer_are_named(tmp_path: Path) -> None:
+    metric = bench(tmp_path, {name: [row(f"{name}.mp4")] * 2 for name in ("moving", "order", "pose")})
+    said = {"moving": "A", "order": "I cannot tell", "pose": "no idea"}
+    answers = {one.id: said[one.id.partition("/")[0]] for one in metric.ask()}
+    found = measured(metric, "mvbench", {"answers": metric.grade(answers)})
+    assert found.whole.sides["answers"]["macro"].value == 1
+    assert found.notes == ("answers: macro leaves out order, pose: no answer there can be read",)
+    read = metric.grade(dict.fromkeys(answers, "A"))
+    assert measured(metric, "mvbench", {"base": read, "tuned": read}).notes == ()
+    control = FrameShuffle({"name": "mvbench", "questions": str(tmp_path), "videos": "videos"})
+    graded = control.grade(
+        {**dict.fromkeys(answers, "A"), **{f"{k}#shuffled": v for k, v in answers.items()}}
+    )
+    told = "tuned: shuffled: macro leaves out order, pose: no answer there can be read"
+    assert measured(control, "shuffled", {"tuned": graded}).notes == (told,)
 
 
 def test_folders_by_task(tmp_path: Path) -> None:
