@@ -28,6 +28,14 @@ WRITTEN = {
 
 
 @dataclass(frozen=True)
+class Number:
+    """The number that a text is."""
+
+    def score(self, prompt: tuple[Message, ...], response: Part) -> dict[str, float]:
+        return {"score": float(response.data)}
+
+
+@dataclass(frozen=True)
 class Jumps:
     """1 if a text says "jumps"; empty ones are no verdict."""
 
@@ -83,6 +91,14 @@ def test_captions_are_graded_by_a_judge(tmp_path: Path) -> None:
     half = figures(metric, metric.grade(dict(zip(ids, ["A fox jumps.", "", "yes", "yes"], strict=True))))
     assert half["acc"].value == 0.75 and half["unanswered"].value == 0.25
     assert not bench(tmp_path, yes_no=YES).is_unchecked
+
+
+def test_a_caption_of_one_half_is_right(tmp_path: Path) -> None:
+    files = bench(tmp_path, captioning=WRITTEN).questions
+    metric = Tempcompass(files, "clips", judge={"name": f"{__name__}:Number"})
+    ids = [one.id for one in metric.ask()]
+    found = metric.grade(dict(zip(ids, ["0.5", "0.499"], strict=True)))
+    assert [one.counts["right"] for one in found] == [1, 0]
 
 
 def test_refusals(tmp_path: Path) -> None:
