@@ -29,6 +29,7 @@ PHRASES = (
 )
 
 _CELL, _STRIP, _GAP = 448, 40, 40
+_LEAST = 10  # pixels of a strip whose number can be read
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,15 @@ def grid(pictures: Sequence[Image.Image], target: int, cell: int = _CELL) -> Com
     """A collage of 2, 3, 4, 6 or 9 pictures, each in the upper left of its white cell below a strip with its
     number; `target` counts from 0."""
     rows, columns = GRIDS[len(pictures)]
-    strip, gap = (max(1, side * cell // _CELL) for side in (_STRIP, _GAP))
+    strip, gap = max(_LEAST, _STRIP * cell // _CELL), max(1, _GAP * cell // _CELL)
     size = columns * cell + (columns - 1) * gap, rows * (strip + cell) + (rows - 1) * gap
     canvas = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(6, strip * 3 // 4))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(max(8, strip * 3 // 4))
     boxes = []
     for number, one in enumerate(pictures):
         left = number % columns * (cell + gap)
         top = number // columns * (strip + cell + gap)
-        draw.text((left + 2, top), f"Image{number + 1}", fill="black", font=font)
+        draw.text((left + 2, top + strip // 8), f"Image{number + 1}", fill="black", font=font, anchor="lt")
         shrunk = _fitting(one, cell, cell)
         canvas.paste(shrunk, (left, top + strip))
         boxes.append((left, top + strip, left + shrunk.width, top + strip + shrunk.height))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
+import uuid
 from collections.abc import Container, Iterable
 from fractions import Fraction
 from itertools import pairwise
@@ -77,9 +77,9 @@ def _matroska(frames: Iterable[np.ndarray], rate: float) -> bytes:
 
 def store(folder: Path, name: str, data: bytes) -> str:
     """Write media/`name` in one go and return that path, relative to `folder`. Several processes may write
-    the same file at once."""
+    the same file at once, of several machines too, where process ids may be the same."""
     place = folder / FOLDER / name
-    fresh = place.with_name(f".{name}.{os.getpid()}.tmp")
+    fresh = place.with_name(f".{name}.{uuid.uuid4().hex}.tmp")
     try:
         _files.write_bytes(fresh, data)
         _files.sync(fresh)
