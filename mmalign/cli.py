@@ -59,7 +59,7 @@ def train(config: Path, overrides: Overrides = None) -> None:
 
 @app.command()
 def build(config: Path, overrides: Overrides = None, allow_code: AllowCode = False) -> None:
-    """Make pairs from a model's own samples as CONFIG says; writes pairs.jsonl, goes on where it stopped."""
+    """Make pairs from a model's own samples as CONFIG says, into pairs.jsonl; exit code 1 without any."""
     from mmalign import api
 
     try:
@@ -70,6 +70,8 @@ def build(config: Path, overrides: Overrides = None, allow_code: AllowCode = Fal
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{folder}/pairs.jsonl")
     _leave()
+    if not (folder / "pairs.jsonl").stat().st_size:
+        raise SystemExit(1)
 
 
 def _leave() -> None:

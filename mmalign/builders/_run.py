@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from mmalign.builders._store import PAIRS, Store
 from mmalign.builders._whole_rows import RowBuilder
 from mmalign.builders._work import Work
 from mmalign.rewards._reads import made_by, refuse_unread
+from mmalign.rewards._written import WrittenJudge
 from mmalign.training import record as records
 from mmalign.training._agree import on_main, together
 from mmalign.training.checks import glance_at
-from mmalign.training.console import Console, Progress
+from mmalign.training.console import WARNING, Console, Progress
 from mmalign.training.reference import weights_hash
 from mmalign.training.signals import StopSignals, exit_code
 from mmalign.training.world import World
@@ -52,7 +53,7 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
     if before is not None and before["prompts"] != facts:
         raise UserError(f"prompts: they are not those that {store.folder} was begun with; choose another")
     if before is not None and before["status"] == "finished":
-        return _finished(store, world, console)
+        return _finished(store, before, world, console)
     for line in told:
         console.say(line)
     missing = on_main(world, lambda: store.missing(len(prompts)))
@@ -83,16 +84,28 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
         done = on_main(world, finish)
         for line in _summary(done):
             console.say(line)
+        said = world.gather(config.judge.unread[:1] if isinstance(config.judge, WrittenJudge) else [])
+        _warn_of_nothing(done, [line for own in said for line in own], console)
     return store.folder
 
 
-def _finished(store: Store, world: World, console: Console) -> Path:
+def _finished(store: Store, before: Mapping[str, Any], world: World, console: Console) -> Path:
     """The folder of a build that is done. Raises UserError if its pairs are gone."""
     if not (store.folder / PAIRS).is_file():
         raise UserError(f"output: {store.folder} is finished but has no {PAIRS}; choose another folder")
     on_main(world, store.clear)
     console.say(f"{store.folder} already holds the pairs of this config; nothing to do")
+    _warn_of_nothing(before, [], console)
     return store.folder
+
+
+def _warn_of_nothing(record: Mapping[str, Any], unread: Sequence[str], console: Console) -> None:
+    """Say of a build without a row what was left out most often, and what a judge said that was not read."""
+    if record["kept"]["pairs"]:
+        return
+    often = max(sorted(record["left_out"].items()), key=lambda found: found[1], default=None)
+    why = "" if often is None else f"; most often left out ({often[0]}): {often[1]}"
+    console.say(f"{WARNING}not one row was written{why}" + "".join(f"; {line}" for line in unread[:1]))
 
 
 def _record(config: BuildConfig, facts: dict[str, Any], told: Sequence[str], world: World) -> dict[str, Any]:
@@ -146,16 +159,17 @@ def _all_blocks(work: Work, world: World, signals: StopSignals, console: Console
     the same round."""
     blocks = sorted({number // work.config.batch for number in work.missing})
     rounds = -(-len(blocks) // world.size)
-    bar = Progress(rounds, 0, work.config.batch * work.config.builder.n * world.size, console.progress)
-    for first in range(0, len(blocks), world.size):
-        mine = blocks[first + world.rank : first + world.rank + 1]  # none for the last ones of the last round
-        together(world, partial(work.do, mine))
-        bar.advance()
-        if signum := signals.requested(world):
-            bar.close()
-            console.say(f"stopped by signal {signum}; the same command goes on")
-            raise SystemExit(exit_code(signum))
-    bar.close()
+    samples = work.config.batch * work.config.builder.n * world.size
+    with Progress(rounds, 0, samples, console.progress) as bar:
+        for first in range(0, len(blocks), world.size):
+            # none for the last ones of the last round
+            mine = blocks[first + world.rank : first + world.rank + 1]
+            together(world, partial(work.do, mine))
+            bar.advance()
+            if signum := signals.requested(world):
+                bar.close()
+                console.say(f"stopped by signal {signum}; the same command goes on")
+                raise SystemExit(exit_code(signum))
 
 
 def _summary(record: dict[str, Any]) -> list[str]:

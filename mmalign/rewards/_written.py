@@ -64,6 +64,19 @@ class WrittenJudge(BatchJudge):
         """What the judge must be told besides prompt and response."""
         return frozenset()
 
+    @cached_property
+    def unread(self) -> list[str]:
+        """What the writer said that was no verdict, for messages: the first such answer in one line, with the
+        keys that decide how it is read; empty as long as there is none."""
+        return []
+
+    def no_verdict(self, text: str | None, keys: str) -> None:
+        """Remember the first answer that cannot be read."""
+        if not self.unread:
+            line = " ".join(text.split()) if text is not None else ""
+            said = f"the judge said, for one: {line[:120]!r}" if line else "the writer said nothing, for one"
+            self.unread.append(f"{said}; look at {keys}")
+
     def ready(self) -> None:
         """Load the writer. Raises UserError as it does."""
         self._asked.ready()

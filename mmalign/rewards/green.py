@@ -71,6 +71,7 @@ class Green(WrittenJudge):
     def _read(self, text: str | None) -> Mapping[str, float] | None:
         found = None if text is None else read_findings(text)
         if found is None:
+            self.no_verdict(text, "judge.template, which asks for the form that is read")
             return None
         counts = (found.matched, found.significant, found.insignificant)
         names = ("matched", "significant", "insignificant")

@@ -114,7 +114,12 @@ class LlmJudge(WrittenJudge):
             self._question(self.compare_template, prompt, more, {"first": first, "second": second})
             for prompt, (first, second), more in zip(prompts, twos, told, strict=True)
         ]
-        return [None if text is None else read_verdict(text) for text in self.said(questions)]
+        texts = self.said(questions)
+        found = [None if text is None else read_verdict(text) for text in texts]
+        for text, verdict in zip(texts, found, strict=True):
+            if verdict is None:
+                self.no_verdict(text, "judge.compare_template, which asks for what is read")
+        return found
 
     def _question(
         self,
@@ -137,5 +142,6 @@ class LlmJudge(WrittenJudge):
     def _read(self, text: str | None) -> Mapping[str, float] | None:
         found = None if text is None else read_number(text, self._pattern, self.which)
         if found is None or not self.low <= found <= self.high or (self.whole and found != int(found)):
+            self.no_verdict(text, "judge.pattern, judge.low, judge.high and judge.template")
             return None
         return {TOTAL: found}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from typing import Self
 
 from tqdm import tqdm
 
@@ -43,11 +44,18 @@ class Console:
 
 
 class Progress:
-    """A bar with the steps, the time left, samples per second and the newest loss."""
+    """A bar with the steps, the time left, samples per second and the newest loss. As a context it ends with
+    its line, so that what is printed of an error stands on one of its own."""
 
     def __init__(self, steps: int, done: int, batch: int, shown: bool) -> None:
         self._bar = tqdm(total=steps, initial=done, unit="step", disable=not shown, dynamic_ncols=True)
         self._batch, self._seen, self._began = batch, 0, time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
 
     def advance(self) -> None:
         """One step further."""

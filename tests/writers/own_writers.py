@@ -37,6 +37,11 @@ def number(turns: tuple[Message, ...], seed: int) -> int:
     return seed
 
 
+def unsure(turns: tuple[Message, ...], seed: int) -> str:
+    """No form that a judge reads, and much of it."""
+    return "My\nScore = 7. " + "It is fair. " * 50
+
+
 ASKED: list[str] = []
 """Questions to `graded`, in order."""
 
