@@ -94,43 +94,42 @@ def run(config: RunConfig) -> Path:
         stream = data.loader(adapter, config, position.skips.add, encoder.cache)
         loader = stream.steps(position.step, steps)
         idle = Idle(config)
-        bar = Progress(steps, position.step, config.train.batch, console.progress)
-        for items in loader:
-            micros = micro_batches(engine, encoder, items, config.train)
-            result = compute_gradients(engine, micros, position.objective, position.step)
-            norm = accelerator.clip_grad_norm_(trainable, config.train.clip or float("inf"))
-            if bool(torch.isfinite(norm + result.loss)):
-                optimizer.step()
-                position.take(result, norm, float(schedule.get_last_lr()[0]))
-                position.means.add(data.news())
-            else:
-                console.warn(position.refuse(items, result, config.train.max_bad_steps))
-            if engine.moving is not None:  # after a refused step too: rounds count on its boundary
-                engine.moving.follow(position.step + 1)
-            optimizer.zero_grad()
-            schedule.step()
-            position.advance(config.train.batch)
-            bar.advance()
+        with Progress(steps, position.step, config.train.batch, console.progress) as bar:
+            for items in loader:
+                micros = micro_batches(engine, encoder, items, config.train)
+                result = compute_gradients(engine, micros, position.objective, position.step)
+                norm = accelerator.clip_grad_norm_(trainable, config.train.clip or float("inf"))
+                if bool(torch.isfinite(norm + result.loss)):
+                    optimizer.step()
+                    position.take(result, norm, float(schedule.get_last_lr()[0]))
+                    position.means.add(data.news())
+                else:
+                    console.warn(position.refuse(items, result, config.train.max_bad_steps))
+                if engine.moving is not None:  # after a refused step too: rounds count on its boundary
+                    engine.moving.follow(position.step + 1)
+                optimizer.zero_grad()
+                schedule.step()
+                position.advance(config.train.batch)
+                bar.advance()
 
-            last, signum = position.step == steps, signals.requested(world)
-            if last or position.step % config.log.every == 0:
-                line = position.report()
-                bar.describe(line)
-                if still := idle.see(line, last):
-                    console.warn(still)
-            if measured and (last or _due(position.step, config.train.eval_every)):
-                measured.take(position)
-            if last or signum or _due(position.step, config.train.save_every):
-                position.sync()
-                state = snapshot(position, adapter.policy, optimizer, schedule, engine.moving)
-                saver.save(state, last=last or signum != 0)
-            if signum and not last:
-                bar.close()
-                console.say(
-                    f"stopped by signal {signum} after step {position.step}; the same command goes on"
-                )
-                raise Stopped(exit_code(signum))
-        bar.close()
+                last, signum = position.step == steps, signals.requested(world)
+                if last or position.step % config.log.every == 0:
+                    line = position.report()
+                    bar.describe(line)
+                    if still := idle.see(line, last):
+                        console.warn(still)
+                if measured and (last or _due(position.step, config.train.eval_every)):
+                    measured.take(position)
+                if last or signum or _due(position.step, config.train.save_every):
+                    position.sync()
+                    state = snapshot(position, adapter.policy, optimizer, schedule, engine.moving)
+                    saver.save(state, last=last or signum != 0)
+                if signum and not last:
+                    bar.close()
+                    console.say(
+                        f"stopped by signal {signum} after step {position.step}; the same command goes on"
+                    )
+                    raise Stopped(exit_code(signum))
         write_final(engine, config, output)
     return output
 
