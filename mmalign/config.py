@@ -209,6 +209,8 @@ def load(
 
 def from_tree(tree: Mapping[str, Any], where: str, allow_code: bool = False) -> RunConfig:
     """Build and check a RunConfig from plain mappings, lists and scalars."""
+    if "builder" in tree and "objective" not in tree:
+        raise UserError(f"{where}: has a builder and no objective: a build's config, for `mmalign build`")
     refuse_unknown(tree, _SECTIONS, where)
     for name in ("model", "data", "objective", "train"):
         if name not in tree:

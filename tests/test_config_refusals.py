@@ -73,6 +73,10 @@ FILES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "NUL": (text().encode() + b"\x00", ("not readable as YAML",)),
     "huge": (b"# " + b"x" * (1 << 20) + b"\n", ("larger than 1 MiB",)),
     "unknown section": (text(trian="{}"), ("unknown key trian", "did you mean train?", "valid keys: model")),
+    "a build's config": (
+        b"builder: best_of_n\nprompts: {}\n",
+        ("has a builder", "`mmalign build`"),
+    ),
     "no data": (text(data=None), ("section data is missing",)),
     "empty section": (text(train=""), ("train: the section is empty",)),
     "section is a list": (text(train="[1]"), ("train: must be a mapping", "got [1]")),
