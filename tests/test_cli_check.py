@@ -89,6 +89,14 @@ def test_findings_end_with_code_1(capsys: Capture, config: Path, work: Path) -> 
     assert not (work / "out").exists() and not (work / "cache").exists()
 
 
+def test_too_few_good_rows_are_a_finding_below_the_tables(capsys: Capture, config: Path) -> None:
+    called = call(capsys, "check", config, "train.batch=9")
+    assert called.code == 1 and "mmalign: " not in called.err
+    assert "can be used: 8 training" in called.out and "chosen    response" in called.out
+    assert "1 finding:" in called.out and "no step can be made: train.batch 9 is larger" in called.out
+    assert "without the rows" not in called.out
+
+
 def test_a_source_of_ones_own(capsys: Capture, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the option on_error, too, every row is looked at."""
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
@@ -105,7 +113,6 @@ def test_a_source_of_ones_own(capsys: Capture, config: Path, monkeypatch: pytest
         (("data.path=absent.jsonl",), ("absent.jsonl",)),
         (("objective.name=mapo",), ("mapo", "error")),
         (("model.path=absent",), ("absent",)),
-        (("train.batch=9",), ("train.batch 9", "8 rows")),
         (("--output", "config.yaml"), ("config.yaml", "is a file")),
         (("--output", "."), ("is not empty",)),
     ],

@@ -130,13 +130,12 @@ def _counted(reading: Reading, seen: Sequence[Seen], notes: Sequence[str]) -> In
 
 
 def _too_few(data: RunData, config: RunConfig, broken: bool) -> tuple[str, ...]:
-    """Why no step can be made of the rows that are left. Raises UserError if no broken row is to blame."""
+    """Why no step can be made of the rows that are left."""
     try:
         data.order(config)
     except UserError as error:
-        if not broken:
-            raise
-        return (f"without the rows that cannot be used, no step can be made: {error}",)
+        left = "without the rows that cannot be used, " if broken else ""
+        return (f"{left}no step can be made: {error}",)
     return ()
 
 
