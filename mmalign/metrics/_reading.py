@@ -63,6 +63,15 @@ def json_of(place: Path, text: str | None = None) -> Any:
         raise UserError(f"{place} line {error.lineno}: not JSON ({error.msg})") from error
 
 
+def need(row: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Raise UserError, with the fields that are there, for a row without all that it must have."""
+    if missing := [name for name in names if name not in row]:
+        raise UserError(
+            f"{where}: needs the fields {', '.join(names)}; it lacks {', '.join(missing)} and has "
+            f"{', '.join(map(str, row)) or 'none'}"
+        )
+
+
 def word(row: Mapping[str, Any], name: str, where: str) -> str:
     """A field that must be a text or a whole number, as text without spaces around it."""
     value = row.get(name)

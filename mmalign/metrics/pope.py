@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from mmalign.metrics._reading import Copied, asked, check_paths, medium, one_of, rows_of, unique, word
+from mmalign.metrics._reading import Copied, asked, check_paths, medium, need, one_of, rows_of, unique, word
 from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums
 from mmalign.metrics._yes_no import YesNoItem, grade_yes_no, yes_no_values
 from mmalign.types import Message
@@ -60,6 +60,7 @@ class Pope(Metric):
         for split, path in files.items():
             ids = []
             for where, row in rows_of(path):
+                need(row, ("question_id", "image", "text", "label"), where)
                 number, image = word(row, "question_id", where), word(row, "image", where)
                 name = f"{split}/{number}" if split else number
                 ids.append(name)

@@ -84,8 +84,11 @@ def test_refusals(tmp_path: Path) -> None:
         Pope(str(write(tmp_path / "q.jsonl", ["perhaps"])), "photos").ask()
     with pytest.raises(UserError, match="No such file"):
         Pope(str(tmp_path / "none.jsonl"), "photos").ask()
-    (tmp_path / "q.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="row 1: question_id must be"):
+    (tmp_path / "q.jsonl").write_text('{"id": 1, "question": "Is it?", "image": "a", "label": "yes"}\n')
+    needs = (
+        "row 1: needs the fields question_id, image, text, label; it lacks question_id, text and has id, que"
+    )
+    with pytest.raises(UserError, match=needs):
         Pope(str(tmp_path / "q.jsonl"), "photos").ask()
     with pytest.raises(ValueError, match="images: must name"):
         Pope("q.jsonl", " ")
