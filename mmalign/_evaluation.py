@@ -75,10 +75,19 @@ def metrics_from(value: Any, where: str, allow_code: bool) -> tuple[Any, ...]:
     if not isinstance(value, list | None):
         raise UserError(f"{where}: must be a list of metrics, got {value!r:.60}")
     sections = [{"name": one} if isinstance(one, str) else one for one in value or ()]
-    return tuple(
-        build_named(KINDS["metrics"], one, f"{where}[{place}]", allow_code)
-        for place, one in enumerate(sections)
-    )
+    return tuple(_metric(one, f"{where}[{place}]", allow_code) for place, one in enumerate(sections))
+
+
+_OF_SHAPES = {"chair": "mmalign.shapes.metrics:Chair", "pope": "mmalign.shapes.metrics:Pope"}
+
+
+def _metric(value: Any, where: str, allow_code: bool) -> Any:
+    try:
+        return build_named(KINDS["metrics"], value, where, allow_code)
+    except UserError as error:
+        if isinstance(value, Mapping) and len(value) == 1 and (own := _OF_SHAPES.get(str(value.get("name")))):
+            raise UserError(f"{error}; the built-in world of shapes has {own}") from error
+        raise
 
 
 def _judge(value: Any, where: str, allow_code: bool) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign._build import build_named
 from mmalign._evaluation import metrics_from
 from mmalign._names import KINDS, name_of
+from mmalign.data._paths import File
 from mmalign.metrics import _measured
 from mmalign.metrics._measured import Block, Measured
 from mmalign.metrics._resampling import Figure
@@ -82,6 +83,7 @@ def questions_of(metric: Metric, name: str, run: FinishedRun, count: int | None)
     every = list(metric.ask())
     if not every:
         raise UserError(f"{name}: asks nothing; give the files that it reads by --answers")
+    _refuse_absent(metric, name, every)
     kinds = {part.kind for one in every for turn in one.turns for part in turn.parts} - {"text"}
     if run.adapter.kind != "exact" or not kinds <= run.adapter.media:
         reads = ", ".join(sorted(run.adapter.media)) or "none"
@@ -94,6 +96,20 @@ def questions_of(metric: Metric, name: str, run: FinishedRun, count: int | None)
         plain = [plain[place * len(plain) // count] for place in range(count)]
     ids = {one.id for one in plain}
     return [one for one in every if (one.of or one.id) in ids]
+
+
+def _refuse_absent(metric: Metric, name: str, questions: Sequence[Question]) -> None:
+    """Raise UserError, naming the field, for a folder of media that is not there."""
+    files = [part.data for one in questions for turn in one.turns for part in turn.parts]
+    for folder in dict.fromkeys(file.root for file in files if isinstance(file, File)):
+        if not Path(folder).is_dir():
+            given = [(one.name, getattr(metric, one.name)) for one in fields(metric)]  # type: ignore[arg-type]
+            named = [
+                field
+                for field, value in given
+                if isinstance(value, str) and str(Path(value).expanduser().resolve()) == folder
+            ]
+            raise UserError(f"{'.'.join([name, *named[:1]])}: there is no folder {folder}")
 
 
 def measure_answers(files: Sequence[Path], metrics: Sequence[Metric]) -> list[Measured]:

@@ -55,6 +55,24 @@ def test_a_run_is_measured_and_nothing_is_asked_twice(
     assert refused.code == 2 and "q.jsonl: No such file or directory" in refused.refusal
 
 
+def test_a_folder_of_pictures_that_is_not_there_is_told_first(
+    runs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    questions = write(tmp_path / "q.jsonl", ["yes", "no"])
+    metric = f"{{name: pope, questions: '{questions}', images: {tmp_path / 'gone'}}}"
+    done = call(capsys, "evaluate", runs / "text", "--metric", metric)
+    assert done.code == 2 and f"pope.images: there is no folder {tmp_path / 'gone'}" in done.refusal
+    swapped = f"{{name: image_swap, of: {metric}}}"
+    done = call(capsys, "evaluate", runs / "text", "--metric", swapped)
+    assert done.code == 2 and f"there is no folder {tmp_path / 'gone'}" in done.refusal
+
+
+def test_metrics_of_the_built_in_world_are_pointed_to(capsys: Capture) -> None:
+    done = call(capsys, "evaluate", "--answers", "a.jsonl", "--metric", "chair")
+    assert done.code == 2 and "instances: this field is required" in done.refusal
+    assert "the built-in world of shapes has mmalign.shapes.metrics:Chair" in done.refusal
+
+
 def test_a_model_that_reads_no_pictures_is_refused(runs: Path, capsys: Capture) -> None:
     done = call(capsys, "evaluate", runs / "text", "--metric", "mmalign.shapes.metrics:Chair")
     assert done.code == 2
