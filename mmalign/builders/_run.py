@@ -82,7 +82,8 @@ def build(config: BuildConfig, world: World, allow_code: bool = False) -> Path:
         if isinstance(config.builder, RowBuilder):
             finish = partial(finish, sift=config.builder.sift)
         done = on_main(world, finish)
-        for line in _summary(done):
+        noun = config.builder.writes if isinstance(config.builder, RowBuilder) else "pairs"
+        for line in _summary(done, noun):
             console.say(line)
         said = world.gather(config.judge.unread[:1] if isinstance(config.judge, WrittenJudge) else [])
         _warn_of_nothing(done, [line for own in said for line in own], console)
@@ -172,13 +173,15 @@ def _all_blocks(work: Work, world: World, signals: StopSignals, console: Console
                 raise SystemExit(exit_code(signum))
 
 
-def _summary(record: dict[str, Any]) -> list[str]:
+def _summary(record: dict[str, Any], noun: str) -> list[str]:
     """What became of the prompts, in plain lines."""
     kept = record["kept"]
     lines = [
-        f"{kept['pairs']} pairs from {kept['prompts with pairs']} of {record['prompts']['count']} prompts"
+        f"{kept['pairs']} {noun} from {kept['prompts with pairs']} of {record['prompts']['count']} prompts"
     ]
     lines += [f"left out ({reason}): {count}" for reason, count in sorted(record["left_out"].items())]
+    stand = record.get("as_before", {})
+    lines += [f"kept as they were ({reason}): {count}" for reason, count in sorted(stand.items())]
     if record["skipped"]:
         lines.append(f"the first row that cannot be used: {record['skipped'][0]}")
     return lines

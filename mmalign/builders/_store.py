@@ -21,6 +21,8 @@ from mmalign.types import UserError
 
 FORMAT = 1
 PAIRS = "pairs.jsonl"
+AS_BEFORE = "kept as they were: "
+"""A count that begins so is of rows that are there, with the answer that they had."""
 _PARTS = "parts"
 
 Sift = Callable[[Iterable[Mapping[str, Any]]], Mapping[str, str]]
@@ -95,7 +97,11 @@ class Store:
             os.fsync(stream.fileno())
         _files.rename(fresh, target)
         _media.sweep(self.folder, used)
-        done = {**record, "kept": dict(kept), "left_out": dict(dropped)}
+        stand = {name: count for name, count in dropped.items() if name.startswith(AS_BEFORE)}
+        left = {name: count for name, count in dropped.items() if name not in stand}
+        done = {**record, "kept": dict(kept), "left_out": left}
+        if stand:
+            done["as_before"] = {name.removeprefix(AS_BEFORE): count for name, count in stand.items()}
         done |= {"skipped": skipped, "status": "finished"}
         self._record(done)
         self.clear()

@@ -99,6 +99,9 @@ class RowBuilder(ABC):
     copies: ClassVar[bool] = True
     """True if rows are read with their answers; False if a prompt is enough, of a source or a prompt file."""
 
+    writes: ClassVar[str] = "pairs"
+    """What its rows are called where they are counted: rows with one answer alone are no pairs."""
+
     sides: ClassVar[tuple[str, ...]] = ()
     """Roles whose answers are read besides, into `Asked.sides`, where a row has them to the same prompt."""
 

@@ -40,6 +40,7 @@ class RewardTopk(RowBuilder):
     share: float | None = None
     least: float | None = None
 
+    writes: ClassVar[str] = "rows"
     asks_judge: ClassVar[bool | Literal["may"]] = True
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from mmalign.builders import _asking
 from mmalign.builders._candidates import Asked
+from mmalign.builders._store import AS_BEFORE
 from mmalign.builders._whole_rows import NewRow, Remade, RowBuilder, Tools
 from mmalign.rewards._scoring import TOTAL, score_readable
 from mmalign.rewards._templates import check_template, question
@@ -34,8 +35,8 @@ class StyleRewrite(RowBuilder):
     is a line Rewritten: with the new answer below. With verify writer it is then asked by `verify_template`
     whether both answers say the same, and must reply yes; with a judge, the rewrite must score no more than
     `max_loss` below the answer. A rewrite that fails, or on which a verdict cannot be read, is put back to
-    the answer as it was (on_drift revert, as the source has it), or its row left out (drop); all of them are
-    counted. Both templates are this project's own words: none are published.
+    the answer as it was (on_drift revert, as the source has it), or its row left out (drop); both are counted,
+    apart. Both templates are this project's own words: none are published.
     """
 
     verify: Literal["writer", "none"] = "writer"
@@ -51,6 +52,7 @@ class StyleRewrite(RowBuilder):
         "left out or changed? Reply with yes or no alone.\n\nFirst text:\n{answer}\n\nSecond text:\n{rewrite}"
     )
 
+    writes: ClassVar[str] = "rows"
     asks_judge: ClassVar[bool | Literal["may"]] = "may"
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "may"
 
@@ -87,9 +89,9 @@ class StyleRewrite(RowBuilder):
 
     def _remade(self, row: Asked, answer: str, rewrite: str, reason: str | None) -> Remade:
         """The row with the answer that stands, and what was wrong with its rewrite."""
-        counts = Counter({reason: 1} if reason is not None else {})
         if reason is not None and self.on_drift == "drop":
-            return Remade(counts=counts)
+            return Remade(counts=Counter({reason: 1}))
+        counts = Counter({AS_BEFORE + reason: 1} if reason is not None else {})
         told: dict[str, Any] = {"rewritten": reason is None}
         told |= {"answer": answer} if reason is None else {"rewrite": rewrite, "reason": reason}
         standing = Part("text", rewrite if reason is None else answer)

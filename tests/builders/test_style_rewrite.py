@@ -11,9 +11,10 @@ import pytest
 from builders.clip_tools import ROOT, ByRule, Teller, Turns, said, tools
 from training.faults import ALONE
 
-from mmalign.builders import _config, style_rewrite
+from mmalign.builders import _config, _run, style_rewrite
 from mmalign.builders._candidates import Asked
 from mmalign.builders._run import build
+from mmalign.builders._store import AS_BEFORE, Store
 from mmalign.builders._whole_rows import Remade
 from mmalign.builders.style_rewrite import StyleRewrite
 from mmalign.shapes.sight_text import named_things
@@ -75,7 +76,7 @@ def test_an_answer_is_put_back_or_its_row_left_out(
 ) -> None:
     found = made(StyleRewrite(), writing(rewrite, verdict))
     (new,) = found.rows
-    assert new.answers == {"chosen": Part("text", "a cup")} and found.counts == {reason: 1}
+    assert new.answers == {"chosen": Part("text", "a cup")} and found.counts == {AS_BEFORE + reason: 1}
     assert new.told["reason"] == reason and new.told["rewritten"] is False
     assert made(StyleRewrite(on_drift="drop"), writing(rewrite, verdict)) == Remade((), Counter({reason: 1}))
 
@@ -94,9 +95,24 @@ class Short:
 
 
 def test_a_judge_may_find_the_rewrite_worse() -> None:
-    assert made(StyleRewrite(), writing(GOOD), judge=Short()).counts == {style_rewrite.WORSE: 1}
+    assert made(StyleRewrite(), writing(GOOD), judge=Short()).counts == {AS_BEFORE + style_rewrite.WORSE: 1}
     assert not made(StyleRewrite(max_loss=2.0), writing(GOOD), judge=Short()).counts
-    assert made(StyleRewrite(), writing(GOOD), judge=Short(False)).counts == {style_rewrite.UNREAD: 1}
+    unread = made(StyleRewrite(), writing(GOOD), judge=Short(False)).counts
+    assert unread == {AS_BEFORE + style_rewrite.UNREAD: 1}
+
+
+def test_what_is_put_back_is_not_counted_as_left_out(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.begin("", {"prompts": {"count": 2}})
+    store.add(0, [{"id": "a"}], made(StyleRewrite(), writing(None)).counts, None)
+    store.add(1, [], made(StyleRewrite(on_drift="drop"), writing(None)).counts, None)
+    done = store.finish(2, {"prompts": {"count": 2}})
+    assert done["left_out"] == done["as_before"] == {style_rewrite.UNWRITTEN: 1}
+    lines = _run._summary(done, StyleRewrite.writes)
+    assert lines[0] == "1 rows from 1 of 2 prompts"
+    assert lines[1:] == [
+        f"{what} ({style_rewrite.UNWRITTEN}): 1" for what in ("left out", "kept as they were")
+    ]
 
 
 def test_rows_without_words_are_counted() -> None:
@@ -117,12 +133,17 @@ def test_settings_are_refused(fields: dict[str, Any], told: str) -> None:
         StyleRewrite(**fields)
 
 
-def test_captions_of_the_built_in_world_in_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captions_of_the_built_in_world_in_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(ROOT)
     short = ["num_prompts=12", "log.progress=false", f"output={tmp_path}/out"]
     output = build(_config.load("configs/build/style_rewrite.yaml", short), ALONE)
     rows = [json.loads(line) for line in (output / "pairs.jsonl").read_text().splitlines()]
-    counts = json.loads((output / "build.json").read_text())["left_out"]
+    record = json.loads((output / "build.json").read_text())
+    counts, told = record.get("as_before", {}), capsys.readouterr().err
+    assert record["left_out"] == {} and "left out" not in told and "12 rows from 12 of 12 prompts" in told
+    assert told.count("kept as they were (rewrites") == len(counts)
     again = [one for one in rows if one["built"]["rewritten"]]
     assert len(rows) == 12 and len(again) + counts.get(style_rewrite.UNWRITTEN, 0) == 12
     assert again and all(one["completion"].endswith(".") for one in again)
