@@ -35,8 +35,8 @@ class StyleRewrite(RowBuilder):
     is a line Rewritten: with the new answer below. With verify writer it is then asked by `verify_template`
     whether both answers say the same, and must reply yes; with a judge, the rewrite must score no more than
     `max_loss` below the answer. A rewrite that fails, or on which a verdict cannot be read, is put back to
-    the answer as it was (on_drift revert, as the source has it), or its row left out (drop); both are counted,
-    apart. Both templates are this project's own words: none are published.
+    the answer as it was (on_drift revert, as the source has it), or its row left out (drop); both are
+    counted, apart. Both templates are this project's own words: none are published.
     """
 
     verify: Literal["writer", "none"] = "writer"
