@@ -152,3 +152,9 @@ def test_imports_stay_cheap() -> None:
     found = json.loads(done.stdout)
     assert set(found) == {*steps, "torch"}
     assert {name: loaded for name, loaded in found.items() if loaded} == {}
+
+
+def test_names_of_test_files_differ() -> None:
+    """pytest imports them by their names alone, and two of one name only in runs of a part."""
+    found = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(found) == sorted(set(found))
