@@ -13,7 +13,6 @@ from transformers import AutoTokenizer
 
 from mmalign.training.inspection import _counts as counts
 from mmalign.training.inspection.check import inspect
-from mmalign.types import UserError
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +146,11 @@ def test_too_few_rows_are_left(bench: Bench, tmp_path: Path) -> None:
     found = inspect_rows(bench, tmp_path, rows)
     assert found.trial is None and found.samples == ()
     assert len(found.findings) == 2 and "train.batch 4 is larger than the data (3 rows)" in found.findings[1]
-    with pytest.raises(UserError, match="train.batch 4 is larger"):  # no row is to blame: the config is
-        inspect_rows(bench, tmp_path, rows[:3])
+    (tmp_path / "whole").mkdir()
+    whole = inspect_rows(bench, tmp_path / "whole", rows[:3])  # no row is to blame: the config is
+    assert whole.trial is None and whole.usable == {"training": 3} and len(whole.tokens) > 0
+    assert len(whole.findings) == 1 and not whole.sound
+    assert whole.findings[0].startswith("no step can be made: train.batch 4 is larger than the data (3 rows)")
 
 
 def test_nothing_is_left(bench: Bench, tmp_path: Path) -> None:

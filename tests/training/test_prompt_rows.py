@@ -214,8 +214,10 @@ def test_check_tells_of_a_round_that_gives_nothing(bench: Bench) -> None:
 
 
 def test_check_refuses_more_prompts_than_there_are(bench: Bench) -> None:
-    with pytest.raises(UserError, match="online.prompts: 12 are more than the data has, 10"):
-        inspect(config(bench, "txt", "dpo", online={**ONLINE, "prompts": 12}))
+    found = inspect(config(bench, "txt", "dpo", online={**ONLINE, "prompts": 12}))
+    assert not found.sound and found.trial is None
+    (finding,) = found.findings
+    assert "no step can be made: online.prompts: 12 are more than the data has, 10" in finding
 
 
 def test_check_of_rounds_of_texts_shows_what_was_answered(bench: Bench) -> None:
