@@ -7,7 +7,8 @@ resolved places and time stamps travel with the frames.
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -32,6 +33,13 @@ class Clip:
     rate: float
     total: int
     reader: str
+
+    def taken(self, places: Sequence[int]) -> Clip:
+        """Some of the frames, each with its own place and time."""
+        listed = list(places)
+        indices = tuple(self.indices[place] for place in listed)
+        seconds = tuple(self.seconds[place] for place in listed)
+        return replace(self, frames=self.frames[listed], indices=indices, seconds=seconds)
 
     @property
     def sampled_rate(self) -> float:

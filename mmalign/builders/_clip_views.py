@@ -41,10 +41,10 @@ class VideoView:
         shown = _stitched(clip, kept)
         if self.fps is not None:
             rule = Frames("fps", len(shown.frames), self.fps)
-            shown = _taken(shown, rule.choose(len(shown.frames), shown.sampled_rate))
+            shown = shown.taken(rule.choose(len(shown.frames), shown.sampled_rate))
         if self.num_frames is not None:
             rule = Frames("uniform", self.num_frames)
-            shown = _taken(shown, rule.choose(len(shown.frames), shown.sampled_rate))
+            shown = shown.taken(rule.choose(len(shown.frames), shown.sampled_rate))
         return shown
 
     def told(self) -> dict[str, Any]:
@@ -114,16 +114,3 @@ def _stitched(clip: Clip, kept: Sequence[bool]) -> Clip:
             lost += ends[1][place] - clip.seconds[place]
     frames = clip.frames[torch.tensor(kept)]
     return Clip(frames, tuple(indices), tuple(seconds), clip.rate, clip.total - gone, clip.reader)
-
-
-def _taken(clip: Clip, places: Sequence[int]) -> Clip:
-    """Some frames of a clip, each at its own time."""
-    listed = list(places)
-    return Clip(
-        clip.frames[listed],
-        tuple(clip.indices[place] for place in listed),
-        tuple(clip.seconds[place] for place in listed),
-        clip.rate,
-        clip.total,
-        clip.reader,
-    )

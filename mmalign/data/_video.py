@@ -121,12 +121,4 @@ def _scaled(clip: Clip, pixels: int | None) -> Clip:
 def _thin(clip: Clip, frames: Frames) -> Clip:
     if len(clip.indices) <= frames.count:
         return clip
-    places = list(frames.choose(len(clip.indices), clip.sampled_rate))
-    return Clip(
-        clip.frames[places],
-        tuple(clip.indices[place] for place in places),
-        tuple(clip.seconds[place] for place in places),
-        clip.rate,
-        clip.total,
-        clip.reader,
-    )
+    return clip.taken(frames.choose(len(clip.indices), clip.sampled_rate))
