@@ -91,13 +91,7 @@ class Learner(nn.Module):
         seconds = torch.tensor([TEMPORAL_PATCH / FPS]) if batch.clips else None
         types = (opening == pad).int() * (2 if batch.clips else 1)
         first, _ = self.vlm.model.get_rope_index(opening, types, second_per_grid_ts=seconds, **grids)
-        places = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
-        fresh = torch.ones_like(batch.segments, dtype=torch.bool)
-        fresh[:, 1:] = batch.segments[:, 1:] != batch.segments[:, :-1]
-        starts = torch.where(fresh, places, 0).cummax(1).values
-        positions = (places - starts + first[0, 0, size])[None].repeat(3, 1, 1)
-        positions[:, :, :size] = first[:, :, :size]
-        return positions
+        return each_anew(batch, first, size)
 
     def losses(self, batch: Batch) -> Losses:
         """Both losses of a batch, and what was right."""
@@ -111,6 +105,18 @@ class Learner(nn.Module):
         wrong = torch.zeros_like(labels, dtype=torch.bool)
         wrong[scored] = logits.argmax(-1) != labels[scored]
         return Losses(answers, dense, right | _right(wrong, batch))
+
+
+def each_anew(batch: Batch, opening: Tensor, size: int) -> Tensor:
+    """Positions [3, N, L] of rows that share an opening of `size` tokens; `opening` [3, 1, size + 1] are its
+    own and the next one. Every segment behind it starts where it ended."""
+    places = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
+    fresh = torch.ones_like(batch.segments, dtype=torch.bool)
+    fresh[:, 1:] = batch.segments[:, 1:] != batch.segments[:, :-1]
+    starts = torch.where(fresh, places, 0).cummax(1).values
+    positions = (places - starts + opening[0, 0, size])[None].repeat(3, 1, 1)
+    positions[:, :, :size] = opening[:, :, :size]
+    return positions
 
 
 def _right(wrong: Tensor, batch: Batch) -> dict[str, tuple[int, int]]:

@@ -25,7 +25,7 @@ from mmalign.shapes.sight_text import Question, Topic, ask
 from mmalign.shapes.sights import PICTURE, Sight, render_sight, sample_sight
 from mmalign.shapes.tiny_qwen_vl import PATCH, TEMPORAL_PATCH, load_vlm
 from mmalign.shapes.vlm_batch import Batch, Turns, _draw, _encode, dense_of, patches_of, picture_batch
-from mmalign.shapes.vlm_learner import Learner
+from mmalign.shapes.vlm_learner import Learner, each_anew
 from mmalign.types import Message, Part
 
 SEED = 4000
@@ -80,13 +80,7 @@ class SeveralLearner(Learner):
         opening = batch.ids[:1, : size + 1]
         types = (opening == self.vlm.config.image_token_id).int()
         first, _ = self.vlm.model.get_rope_index(opening, types, image_grid_thw=batch.grids[: self.pictures])
-        places = torch.arange(batch.ids.shape[1]).expand_as(batch.ids)
-        fresh = torch.ones_like(batch.segments, dtype=torch.bool)
-        fresh[:, 1:] = batch.segments[:, 1:] != batch.segments[:, :-1]
-        starts = torch.where(fresh, places, 0).cummax(1).values
-        positions = (places - starts + first[0, 0, size])[None].repeat(3, 1, 1)
-        positions[:, :, :size] = first[:, :, :size]
-        return positions
+        return each_anew(batch, first, size)
 
 
 def several_batch(tokenizer: PreTrainedTokenizerFast, lesson: Lesson, step: int) -> Batch:
