@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from mmalign._build import build_named, named_tree
+from mmalign._build import build_named, model_section, named_tree
 from mmalign._names import KINDS
 from mmalign.rewards._batch import BatchJudge
 from mmalign.rewards._pictures import caption_of
@@ -50,13 +50,7 @@ class Painted(BatchJudge):
 
     @cached_property
     def _section(self) -> Any:
-        # whether code outside the package may be named was decided before this section was built
-        section = build_named(KINDS["model"], self.model, "model", allow_code=True)
-        if section.kind != "surrogate":
-            raise UserError(
-                f"model.adapter: {self.model['adapter']} makes no pictures or clips; use diffusion"
-            )
-        return section
+        return model_section(self.model, "surrogate", "makes no pictures or clips; use diffusion")
 
     @cached_property
     def _judge(self) -> Judge:

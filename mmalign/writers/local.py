@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from mmalign._build import build_named, named_tree
+from mmalign._build import model_section, named_tree
 from mmalign._names import KINDS
 from mmalign.types import Adapter, Message, UserError
 from mmalign.writers._chances import first_chances
@@ -46,13 +46,7 @@ class Local(Writer):
 
     @cached_property
     def _section(self) -> Any:
-        # whether code outside the package may be named was decided before this section was built
-        section = build_named(KINDS["model"], self.model, "model", allow_code=True)
-        if section.kind != "exact":
-            raise UserError(
-                f"model.adapter: {self.model['adapter']} answers in no words; use text, vlm or video_lm"
-            )
-        return section
+        return model_section(self.model, "exact", "answers in no words; use text, vlm or video_lm")
 
     @cached_property
     def _adapter(self) -> Adapter:
