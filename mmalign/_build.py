@@ -196,7 +196,7 @@ def plain_tree(value: Any) -> Any:
 
 def model_section(tree: Mapping[str, Any], kind: str, cannot: str) -> Any:
     """The section `model` that another section holds. Raises UserError saying what its adapter `cannot` do
-    where its scores are of another kind. Whether code of others may be named was decided for the whole tree."""
+    where its scores are of another kind. Whether code of others may be named was decided before."""
     section = build_named(KINDS["model"], tree, "model", allow_code=True)
     if section.kind != kind:
         raise UserError(f"model.adapter: {tree['adapter']} {cannot}")
