@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -283,7 +283,7 @@ def _others(row: Asked, pool: Pool, count: int, rng: random.Random) -> list[Any]
     """So many pictures of other rows, all different and none the row's own; fewer where there are none."""
     seen = {pool.picture_key(row.id)}
     found: list[Any] = []
-    for number in rng.sample(range(len(pool.rows)), len(pool.rows)):
+    for number in _in_any_order(len(pool.rows), rng):
         if len(found) == count:
             break
         other = pool.rows[number]
@@ -295,3 +295,12 @@ def _others(row: Asked, pool: Pool, count: int, rng: random.Random) -> list[Any]
         if ready is not None:
             found += [part.data for turn in ready.turns for part in turn.parts if part.kind == "image"]
     return found
+
+
+def _in_any_order(count: int, rng: random.Random) -> Iterator[int]:
+    """The numbers below `count` in a random order, drawn one by one: most questions need a few of many."""
+    moved: dict[int, int] = {}
+    for last in range(count - 1, -1, -1):
+        place = rng.randrange(last + 1)
+        yield moved.get(place, place)
+        moved[place] = moved.get(last, last)

@@ -1,5 +1,7 @@
 """MIA-DPO's pictures, prompts and selection, without a model."""
 
+import itertools
+import random
 from collections import Counter
 from typing import Any
 
@@ -295,6 +297,13 @@ def test_pictures_of_a_question_are_different_and_the_target_is_named() -> None:
         assert found.asked == found.kept and found.chosen == "It is a fox."
         targets[found.target] += 1
     assert set(targets) == {0, 1, 2}
+
+
+def test_other_pictures_are_drawn_one_by_one_in_any_order() -> None:
+    orders = {tuple(mia_dpo._in_any_order(3, random.Random(seed))) for seed in range(200)}
+    assert orders == set(itertools.permutations(range(3)))
+    far = mia_dpo._in_any_order(10**15, random.Random(0))  # nothing as long as the pool is made
+    assert len({next(far) for _ in range(1000)}) == 1000
 
 
 def test_the_model_sees_noise_and_the_row_does_not() -> None:
