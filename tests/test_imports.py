@@ -18,7 +18,7 @@ RANKS = {
     "likelihoods": -1, "clips": -1, "walks": -1, "completing": -1, "messages": -2,
     "judging": 0, "writing": 0,
     "types": 1,  # gives the names of these too
-    "objectives": 2,
+    "objectives": 2, "blind": 2,
     "config": 3,  # with the private modules beside it
     "adapters": 4, "data": 4, "rewards": 4, "writers": 4,
     "metrics": 5,
@@ -30,7 +30,7 @@ RANKS = {
     "cli": 11,
     "__main__": 12, "__init__": 12,
 }  # fmt: skip
-BESIDE_CONFIG = {"_build", "_evaluation", "_names", "_online", "_relative", "_schema", "_yaml"}
+BESIDE_CONFIG = {"_build", "_evaluation", "_fields", "_names", "_online", "_relative", "_schema", "_yaml"}
 NEUTRAL = {"__version__"}  # attributes of the package itself
 FENCES = {  # library -> the only units that may import it
     "accelerate": {"training"},

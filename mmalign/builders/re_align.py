@@ -9,13 +9,13 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from mmalign.builders import _refill
-from mmalign.builders._alike import Likeness
 from mmalign.builders._asking import Turns, words_of
 from mmalign.builders._candidates import Asked
 from mmalign.builders._refill import Masked
 from mmalign.builders._retrieval import Index, Near, Towers, by_towers, picture_of, shows_one_picture
 from mmalign.builders._whole_rows import NewRow, Pool, Remade, RowBuilder, Tools
 from mmalign.completing import Seeing
+from mmalign.rewards._alike import Likeness
 from mmalign.rewards._encoders import Encoder
 from mmalign.rewards._loading import pick_device
 from mmalign.types import Adapter, Completer, Part, UserError, derive_seed
@@ -65,12 +65,16 @@ class ReAlign(RowBuilder):
     the cosine of words and neighbouring words, which needs no model.
     """
 
-    top_k: int = 10
-    max_cosine: float = 0.95
+    top_k: int = 10  # pictures tried, likest first
+    max_cosine: float = 0.95  # a filling is taken if its cosine with the answer is below
+    # pictures as like as this count as the same one; null: only those equal in every pixel
     max_picture_cosine: float | None = None
+    # have the model write the answer whole, or go on with it at every gap
     refill: Literal["ask", "complete"] = "ask"
-    keep: bool = True
+    keep: bool = True  # take no answer that changed more than the gaps
+    # two-tower model that compares pictures; null: the model's own vision tower
     pictures: Towers | None = None
+    # folder or hub id of a sentence encoder; null: the cosine of words and neighbouring words
     encoder: str | None = "sentence-transformers/all-mpnet-base-v2"
 
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "may"

@@ -1,8 +1,7 @@
-"""BDHS: cuts, masks and tries on a model that is watched, then a build that objective bdhs trains on."""
+"""BDHS: masks and tries on a model that is watched, then a build that objective bdhs trains on."""
 
 import json
 import math
-import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,83 +18,16 @@ from training.tiny_runs import losses
 import mmalign
 from mmalign import config as configs
 from mmalign.adapters.text import Text
-from mmalign.builders import _config, _run, bdhs
-from mmalign.builders._alike import Likeness, word_cosine
+from mmalign.blind.answers import EMPTY, EQUAL, MEDIA
+from mmalign.builders import _config, _run
 from mmalign.builders._candidates import Asked
 from mmalign.builders._run import build
-from mmalign.builders._sentence_cuts import Cut, cuts, joined, sentences
 from mmalign.builders._whole_rows import Pool, Remade, Tools
 from mmalign.builders.bdhs import Bdhs
 from mmalign.training.run import run
 from mmalign.types import Message, Part, UserError
 
 ROOT = Path(mmalign.__file__).parent.parent
-
-# ---------------------------------------------------------------- sentences
-
-
-def test_sentences_and_the_space_before_them() -> None:
-    text = "A cat sits. It is 1.5 m long!\n\nIs it red?  No"
-    assert sentences(text) == [
-        ("", "A cat sits."),
-        (" ", "It is 1.5 m long!"),
-        ("\n\n", "Is it red?"),
-        ("  ", "No"),
-    ]
-    assert "".join(space + words for space, words in sentences(text)) == text
-    assert sentences("a red star and a cross") == [("", "a red star and a cross")] and sentences(" ") == []
-
-
-def test_cuts_keep_true_sentences_before_and_a_head() -> None:
-    text = "A cat sits. It is red."
-    heads: set[tuple[str, str]] = set()
-    for seed in range(60):
-        first, second = cuts(text, 0.5, random.Random(seed))
-        assert (first.before, second.before, second.space) == ("", "A cat sits.", " ")
-        assert second.begun == f"A cat sits. {second.head}".rstrip() and not (first.whole or second.whole)
-        heads.add((first.head, second.head))
-    assert {one for one, _ in heads} == {"", "A", "A cat"} and {two for _, two in heads} == {
-        "",
-        "It",
-        "It is",
-    }
-    assert joined(cuts(text, 0.0, random.Random(1)), ["", ""]).count("sits") == 0
-
-
-def test_tails_end_with_their_sentence() -> None:
-    kept = Cut("A cat sits.", " ", "It is")
-    assert kept.ended(" blue. It is old.") == "It is blue." and kept.ended(" 1.5 m") == "It is 1.5 m"
-    assert kept.ended("!\nAnd so on") == "It is!" and kept.ended(" red\nand old.") == "It is red"
-    start = Cut("", "", "")
-    assert joined([start, kept], [" Dogs run. They do.", " big"]) == "Dogs run. It is big"
-    assert joined([start, Cut("x.", " ", "")], [" A dog.", " "]) == "A dog."
-    assert kept.ended("\nblue. It is old.") == "It is blue." and kept.ended(" \n\n blue") == "It is blue"
-    assert (
-        joined([start, Cut("x.", " ", "")], ["\nDogs run. They do.", "\n\nA dog\nsits"]) == "Dogs run. A dog"
-    )
-    assert kept.ended("\n") == "It is" and start.ended("\n \n") == ""
-
-
-def test_a_leading_yes_or_no_is_turned_round() -> None:
-    for text, turned in (("yes", "no"), ("No.", "Yes."), ("NO", "YES")):
-        (cut,) = cuts(text, 1.0, random.Random(0))
-        assert cut.whole and cut.ended("anything") == turned
-    (cut,) = cuts("Yes, there is a dog.", 1.0, random.Random(0))
-    assert not cut.whole and cut.ended(" cat is there. It is big") == "No cat is there."
-    drawn = [cuts("yes", 0.5, random.Random(seed))[0].whole for seed in range(200)]
-    assert 70 < sum(drawn) < 130
-    assert not any(cuts("yes", 0.0, random.Random(seed))[0].whole for seed in range(20))
-    assert not cuts("Nothing is there. No.", 1.0, random.Random(0))[1].whole, "only where the answer begins"
-
-
-def test_the_cosine_of_words_sees_their_order() -> None:
-    assert word_cosine("a red star", "A red, star.") == pytest.approx(1.0)
-    # words: 1 of 2 in common; twos: none of 1
-    assert word_cosine("red star", "red cross") == pytest.approx(1 / 3)
-    assert word_cosine("red star", "star red") == pytest.approx(2 / 3)
-    assert word_cosine("red", "") == 0.0 and word_cosine("", "!") == 1.0
-    assert Likeness(None, "x", torch.device("cpu")).cosines(["a", "a"], ["a", "b"]) == [1.0, 0.0]
-
 
 # ---------------------------------------------------------------- tries
 
@@ -169,7 +101,7 @@ def test_a_try_too_much_alike_is_drawn_again_and_the_last_is_free() -> None:
     assert len(shown) == 6, "every try has its own mask"
     assert len({begun[0] for begun, _ in model.calls[:5]}) > 1, "and its own cut"
     (again,) = made(Knowing(), row(same), tries=4)
-    assert again.rows == () and again.counts == {bdhs.EQUAL: 1}, "the free answer was the fifth"
+    assert again.rows == () and again.counts == {EQUAL: 1}, "the free answer was the fifth"
 
 
 def test_the_cosine_decides_which_try_is_taken() -> None:
@@ -185,12 +117,12 @@ def test_rows_do_not_depend_on_each_other_and_keep_what_they_have() -> None:
     rows = [row("A cat.", "A cow.", "one"), row("A cat.", None, "two"), row("A", "x", "three", picture=False)]
     whole = made(Watched(" x.| y."), *rows)
     (alone,) = made(Watched(" y."), rows[1])
-    assert whole[1] == alone and whole[2].counts == {bdhs.MEDIA: 1}
+    assert whole[1] == alone and whole[2].counts == {MEDIA: 1}
     assert set(whole[0].rows[0].answers) == {"chosen", "rejected", "bdhs"}
     assert set(alone.rows[0].answers) == {"chosen", "bdhs"}
     assert whole[0].rows[0].answers["rejected"].data == "A cow."  # type: ignore[union-attr]
     (empty,) = made(Watched(), row("A cat."), tries=0)
-    assert empty.counts == {bdhs.EMPTY: 1}
+    assert empty.counts == {EMPTY: 1}
 
 
 def test_one_word_is_turned_without_asking_the_model() -> None:

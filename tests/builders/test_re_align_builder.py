@@ -21,7 +21,6 @@ from mmalign import config as configs
 from mmalign._build import build_named
 from mmalign._names import KINDS
 from mmalign.builders import _config, re_align
-from mmalign.builders._alike import word_cosine
 from mmalign.builders._candidates import Asked
 from mmalign.builders._retrieval import Index, Towers, by_towers
 from mmalign.builders._run import build
@@ -31,6 +30,7 @@ from mmalign.data._media import decode
 from mmalign.data._paths import File
 from mmalign.data._sources import load
 from mmalign.data.jsonl import Jsonl
+from mmalign.rewards._alike import word_cosine
 from mmalign.shapes.gaps import gaps
 from mmalign.training.run import run
 from mmalign.types import Message, Part, UserError

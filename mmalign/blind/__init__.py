@@ -1,0 +1,1 @@
+"""Answers written on while what they are about is hidden from the model."""
