@@ -17,7 +17,7 @@ from mmalign.types import UserError
 class PromptPath:
     """A prompt file whose form is told from what it holds."""
 
-    path: str
+    path: str  # file or folder of prompts
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class Evaluation:
     """What is measured besides the objective: while training, on held-out rows; after it, base against the
     trained model, for `mmalign evaluate` and the report."""
 
-    num_prompts: int | None = None  # null: 64 of the held-out rows', all of a prompt file's
-    batch: int = 32
-    seed: int = 0
-    judge: Any = (
-        None  # a scorer from rewards/, or package.module:Class; or a list, of which the first decides
-    )
+    # how many prompts are answered; null: 64 of the held-out rows', all of a prompt file's
+    num_prompts: int | None = None
+    batch: int = 32  # prompts that are answered together
+    seed: int = 0  # of the answers: one prompt and seed, one answer
+    # a scorer from rewards/, or package.module:Class; or a list, of which the first decides
+    judge: Any = None
     prompts: Any = None  # a prompt file to use instead of the held-out rows' prompts
     levels: int = 8  # noise levels at which held-out pairs of a denoiser are scored; 0: none
-    level_pairs: int = 32  # so many held-out pairs at most
+    level_pairs: int = 32  # held-out pairs scored at those levels, at most
     metrics: Any = ()  # benchmarks from metrics/ that both models are asked, a list
     grid: int | None = None  # prompts answered at every evaluation; null: 4 where pictures are made, else 0
 
@@ -124,7 +124,7 @@ def evaluation_tree(section: Evaluation) -> dict[str, Any]:
 
 def evaluation_schema() -> dict[str, Any]:
     """JSON Schema of the section."""
-    from mmalign._schema import named_schema, plain_schema
+    from mmalign._schema import describe, named_schema, plain_schema
 
     def named(section: str) -> dict[str, Any]:
         kind = KINDS[section]
@@ -139,4 +139,5 @@ def evaluation_schema() -> dict[str, Any]:
     metric = {"anyOf": [named("metrics"), {"type": "string"}]}
     many = {"type": "array", "items": metric}
     schema["properties"]["metrics"] = {"anyOf": [metric, many, {"type": "null"}]}
+    describe(schema, Evaluation)
     return schema

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from mmalign._fields import every_nested, meanings
 from mmalign._names import NamedKind
 
 
@@ -16,7 +17,16 @@ def plain_schema(cls: Any) -> dict[str, Any]:
     piece means the same wherever it is put; keys that are no fields are refused."""
     schema = TypeAdapter(cls).json_schema()
     definitions = schema.pop("$defs", {})
+    for one in every_nested(cls):
+        describe(schema if one is cls else definitions[one.__name__], one)
     return _closed(_inlined(schema, definitions))
+
+
+def describe(schema: dict[str, Any], cls: type) -> None:
+    """Put the meaning of a dataclass's fields into its schema."""
+    for name, said in meanings(cls).items():
+        if said and name in schema["properties"]:
+            schema["properties"][name]["description"] = said
 
 
 def _inlined(node: Any, definitions: dict[str, Any]) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+import json
 from dataclasses import dataclass
 from typing import Any
 
+from mmalign._fields import described
 from mmalign._names import KINDS, class_of, names
+from mmalign._schema import plain_schema
 from mmalign.data._views import unseen
 from mmalign.rewards._reads import WORDS, reads_of
 from mmalign.types import Objective, UserError
@@ -36,6 +38,12 @@ _SHAPES = {
     "metrics": ("mmalign.shapes.metrics:Chair", "mmalign.shapes.metrics:Pope"),
 }
 """What the quickstart's world has, by its dotted names."""
+SECTION = "section of a config"
+_SECTIONS = {
+    name.lower(): f"mmalign.config:{name}"
+    for name in ("Train", "Lora", "Reference", "Views", "Online", "Evaluation", "Log")
+} | {"build": "mmalign.builders._config:BuildConfig"}
+"""Sections without a name of their own, and the whole of a build's config."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,10 @@ def catalogue(topic: str | None = None, adapter: str | None = None) -> list[Entr
     Raises UserError for an unknown topic or adapter.
     """
     if topic is not None and topic not in TOPICS:
-        raise UserError(f"list: no topic {topic!r}; topics: {', '.join(TOPICS)}; or give a name")
+        raise UserError(
+            f"list: no topic {topic!r}; topics: {', '.join(TOPICS)}; or give a name of one of them, or a "
+            f"section: {', '.join(_SECTIONS)}"
+        )
     adapters = {name: class_of(KINDS["model"], name) for name in names(KINDS["model"])}
     if adapter is not None and adapter not in adapters:
         raise UserError(f"list --adapter: no adapter {adapter!r}; known: {', '.join(adapters)}")
@@ -74,8 +85,10 @@ def catalogue(topic: str | None = None, adapter: str | None = None) -> list[Entr
 
 
 def topics_of(name: str) -> list[str]:
-    """Topics that have something of this name: a plain one, or module:Class of the built-in world."""
+    """Topics that have something of this name: a plain one, module:Class of the built-in world, or a section
+    of a config."""
     dotted = [topic for topic, names_ in _SHAPES.items() if name in names_]
+    dotted += [SECTION] if name in _SECTIONS else []
     return [topic for topic, kind in TOPICS.items() if name in names(KINDS[kind])] + dotted
 
 
@@ -85,36 +98,34 @@ def shapes(topic: str) -> dict[str, str]:
     return {name: _first_line(cls) for name, cls in found.items()}
 
 
+def told(name: str, places: list[str], as_json: bool = False) -> str:
+    """What the things of one name, in some topics, say of themselves and of their fields, as text or as JSON
+    Schemas by topic."""
+    if as_json:
+        return json.dumps({place: plain_schema(_class(place, name)) for place in places}, indent=2)
+    lines = []
+    for place in places:
+        lines.append(f"{name} ({place})")
+        lines += [f"  {line}".rstrip() for line in told_of(place, name)]
+    return "\n".join(lines)
+
+
 def told_of(topic: str, name: str) -> list[str]:
     """What one thing says of itself, line by line, and then its config keys."""
-    words = (inspect.getdoc(class_of(KINDS[TOPICS[topic]], name)) or "").split("\n")
+    words = (inspect.getdoc(_class(topic, name)) or "").split("\n")
     return [*words, "", "fields, with defaults where there are any", *(fields_of(topic, name) or ["none"])]
 
 
 def fields_of(topic: str, name: str) -> list[str]:
-    """The config keys of one thing as "name: type = default", a required one without a default."""
-    cls: Any = class_of(KINDS[TOPICS[topic]], name)
-    found = []
-    for one in dataclasses.fields(cls):
-        if not one.init:
-            continue
-        line = f"{one.name}: {_shown(one.type)}"
-        if one.default is not dataclasses.MISSING:
-            line += f" = {_plain(one.default)}"
-        elif one.default_factory is not dataclasses.MISSING:
-            line += f" = {_plain(one.default_factory())}"
-        found.append(line)
-    return found
+    """The config keys of one thing as "name: type = default", a required one without a default, each with its
+    meaning beneath; those of a nested section further in."""
+    return described(_class(topic, name))
 
 
-def _shown(kind: Any) -> str:
-    return kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
-
-
-def _plain(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return type(value).__name__ if dataclasses.is_dataclass(value) else str(value)
+def _class(topic: str, name: str) -> Any:
+    if topic == SECTION:
+        return class_of(KINDS["builder"], _SECTIONS[name])
+    return class_of(KINDS[TOPICS[topic]], name)
 
 
 def _first_line(cls: Any) -> str:

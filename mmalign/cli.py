@@ -265,20 +265,18 @@ def list_(
     topic: Annotated[
         str | None,
         typer.Argument(
-            help="objectives, adapters, sources, formats, transforms, rewards, builders, prompts, metrics; "
-            "or a name, whose fields and defaults are shown"
+            help="objectives, adapters, sources, formats, transforms, rewards, writers, builders, prompts, "
+            "metrics; or a name, or a section such as train, whose fields, defaults and meanings are shown"
         ),
     ] = None,
     adapter: Annotated[str | None, typer.Option(help="only what this adapter can run")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Show what can be chosen by name, what it needs, and which objectives run on which adapters."""
-    from mmalign.catalogue import TOPICS, catalogue, shapes, told_of, topics_of
+    from mmalign.catalogue import TOPICS, catalogue, shapes, told, topics_of
 
     if topic is not None and topic not in TOPICS and (places := topics_of(topic)):
-        for place in places:
-            print(f"{topic} ({place})")
-            print("\n".join(f"  {line}".rstrip() for line in told_of(place, topic)))
+        print(told(topic, places, as_json))
         return
     entries = catalogue(topic, adapter)
     if as_json:

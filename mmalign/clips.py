@@ -62,20 +62,21 @@ class Frames:
     in MP4/MOV and WebM/Matroska and leaves the rest to pyav. auto is pyav.
     """
 
+    # rule that chooses frames: spread, by rate, from the middles of parts, or first ones by rate
     sampling: Literal["uniform", "fps", "segment", "leading"] = "uniform"
-    count: int = 8
-    fps: float = 2.0
-    reader: Literal["auto", "pyav", "decord"] = "auto"
+    count: int = 8  # frames of a clip, at most
+    fps: float = 2.0  # frames a second, of fps and leading
+    reader: Literal["auto", "pyav", "decord"] = "auto"  # who decodes; auto is pyav
     # pixels of a frame; larger ones are scaled down and keep their shape, which bounds the tokens of a clip
     # where the model reads native resolution; null: the processor's own rule alone
     scale_to: int | None = None
     max_pixels: int = 4096 * 2304  # of one frame as stored; larger ones are refused
-    max_seconds: float = 14400.0
-    timeout_s: float = 120.0  # for reading one video, in a worker process
+    max_seconds: float = 14400.0  # longer videos are refused
+    timeout_s: float = 120.0  # seconds for reading one video, in a worker process
     # folder that keeps chosen frames by the content of their clip, for all runs and processes; null: each use
     # decodes
     cache: str | None = None
-    cache_gb: float = 20.0  # what that folder may take; the oldest go first
+    cache_gb: float = 20.0  # gigabytes that folder may take; the oldest go first
 
     def __post_init__(self) -> None:
         if self.count < 1:

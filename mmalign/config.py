@@ -42,9 +42,13 @@ class Views:
 class Reference:
     """The frozen model that log-ratios are taken against. `auto` picks, and says which, by what trains."""
 
+    # auto: by what trains; lora_off: the policy without LoRA; initial_adapter: with its first LoRA weights;
+    # copy: of its first weights; path: another model; ema: a running mean of the policy; cached: scores taken
+    # once, beforehand
     name: Literal["auto", "none", "lora_off", "initial_adapter", "copy", "path", "ema", "cached"] = "auto"
     path: str | None = None  # folder or hub id of another model of the same family, for `path` and `cached`
-    decay: float | None = None  # of `ema`, which follows the policy: share of itself it keeps; 0 copies
+    # of `ema`, which follows the policy: share of itself it keeps at an update; 0 copies
+    decay: float | None = None
     every: int | None = None  # steps between two updates of `ema`; null: 1
 
     def __post_init__(self) -> None:
@@ -63,13 +67,14 @@ class Reference:
 class Lora:
     """Low-rank adapters (arXiv 2106.09685) on the policy; without this section all its weights train."""
 
-    rank: int = 8
+    rank: int = 8  # of the two small matrices
     alpha: float | None = None  # scaling is alpha / rank; null means alpha = rank
-    dropout: float = 0.0
+    dropout: float = 0.0  # of what goes into them, in training
     targets: tuple[str, ...] | str | None = (
         None  # module name endings or a regular expression; null: family default
     )
     path: str | None = None  # start from this saved adapter
+    # of the first matrix: peft's usual, or normal numbers; the second is 0
     init: Literal["default", "gaussian"] = "default"
 
     def __post_init__(self) -> None:
@@ -87,32 +92,33 @@ class Lora:
 class Train:
     """Length, size and optimizer of a run. Schedules count absolute steps; length is only a stopping rule."""
 
-    steps: int | None = None
-    epochs: float | None = None
+    steps: int | None = None  # optimizer steps in all; give this or epochs
+    epochs: float | None = None  # times through the data; give this or steps
     batch: int = 16  # samples per optimizer step over all processes
     micro_batch: int | None = None  # samples per forward of one process; null: all of a step at once
-    lr: float = 1e-5
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    schedule_steps: int | None = None  # where linear and cosine reach 0
-    warmup_steps: int = 0
-    clip: float | None = 1.0  # gradient norm
+    lr: float = 1e-5  # learning rate of AdamW, after warm-up
+    weight_decay: float = 0.0  # of AdamW
+    betas: tuple[float, float] = (0.9, 0.999)  # of AdamW
+    eps: float = 1e-8  # of AdamW
+    schedule: Literal["constant", "linear", "cosine"] = "constant"  # of the learning rate after warm-up
+    schedule_steps: int | None = None  # step at which linear and cosine reach 0
+    warmup_steps: int = 0  # steps in which the learning rate rises from 0
+    clip: float | None = 1.0  # gradient norm, to which larger ones are scaled down; null: none is
+    # bf16: forwards in bfloat16 where torch's autocast does so, weights in float32
     precision: Literal["fp32", "bf16"] = "fp32"
-    checkpointing: bool = False  # recompute activations in backward
+    checkpointing: bool = False  # recompute activations in backward, which saves memory and takes time
     dropout: bool = False  # leave the model's own dropout on
-    draws: str = "fresh"  # or fixed:K, K noise draws per sample used in turn
+    draws: str = "fresh"  # fresh noise at every visit; or fixed:K, K noise draws per sample used in turn
     # deferred: steps of a path a few at a time, in memory that does not grow with their number
     backward: Literal["auto", "direct", "chunked", "deferred"] = "auto"
     # steps of a path per forward; null: 1 with deferred, all with chunked
     step_chunk: int | None = None
-    save_every: int | None = None  # null: only at the end
-    keep: int = 2
-    eval_every: int | None = None  # null: at the start and the end
-    max_bad_steps: int = 5  # in a row, before a run with NaN or inf stops
-    workers: int = 0
-    timeout_s: float = 120.0  # of a loader worker
+    save_every: int | None = None  # steps between checkpoints; null: only at the end
+    keep: int = 2  # checkpoints kept
+    eval_every: int | None = None  # steps between evaluations; null: at the start and the end
+    max_bad_steps: int = 5  # steps with NaN or inf in a row before a run stops
+    workers: int = 0  # loader processes; 0: rows are read where training runs
+    timeout_s: float = 120.0  # seconds to wait for a loader worker
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -152,7 +158,7 @@ class Log:
     """What is printed and how often, and who else is told; changes nothing in the run."""
 
     every: int = 10  # steps between lines in metrics.jsonl
-    progress: bool = True
+    progress: bool = True  # show a progress bar
     trackers: tuple[str, ...] = ()  # also get these lines: tensorboard, wandb, any name accelerate knows
 
     def __post_init__(self) -> None:
@@ -165,22 +171,24 @@ class Log:
 class RunConfig:
     """A whole run; sections that carry a name hold an instance of the dataclass it stands for."""
 
-    model: Any
-    data: tuple[tuple[float | None, Any], ...]  # (weight or None, source); one unless a mixture is given
-    objective: Any
-    train: Train
-    heldout: Any = None
-    transforms: tuple[Any, ...] = ()
+    model: Any  # what is trained, an adapter with its fields
+    # what is trained on, a source with its fields; or a list of them, each with a weight
+    data: tuple[tuple[float | None, Any], ...]
+    objective: Any  # the loss, by name with its fields; or a list of them, each with a weight
+    train: Train  # length, size and optimizer of the run
+    heldout: Any = None  # a source for evaluation alone; null: rows that `data.heldout` keeps back, if any
+    transforms: tuple[Any, ...] = ()  # what changes scores before the objective sees them, a list
     reward: Any = None  # what an objective on sampled media trains on, a scorer from rewards/
     online: Online | None = None  # samples are made in rounds, by the policy itself
-    views: Views = field(default_factory=Views)
+    views: Views = field(default_factory=Views)  # how views, roles made in memory, are drawn
+    # the frozen model that log-ratios are taken against
     reference: Reference = field(default_factory=Reference)
-    lora: Lora | None = None
-    evaluation: Evaluation = field(default_factory=Evaluation)
-    log: Log = field(default_factory=Log)
+    lora: Lora | None = None  # low-rank adapters in place of all weights; null: all weights train
+    evaluation: Evaluation = field(default_factory=Evaluation)  # what is measured besides the objective
+    log: Log = field(default_factory=Log)  # what is printed, and who else is told
     cache: str | None = "runs/cache"  # encoded rows and reference scores; null keeps them in memory
-    output: str = "runs/run"
-    seed: int = 0
+    output: str = "runs/run"  # folder of the run; new, empty, or of this very run, which then goes on
+    seed: int = 0  # of all that is drawn
 
 
 _PLAIN = {"views": Views, "reference": Reference, "lora": Lora, "train": Train, "log": Log}
@@ -343,6 +351,7 @@ def identity(config: RunConfig) -> str:
 
 def schema() -> dict[str, Any]:
     """JSON Schema of a config file, for editors: every shipped name with its fields."""
+    from mmalign._fields import meanings
     from mmalign._names import names
     from mmalign._schema import named_schema, or_null, plain_schema
 
@@ -359,6 +368,8 @@ def schema() -> dict[str, Any]:
         many = {"type": "array", "items": named(section, weighted=section != "transforms")}
         properties[section] = {"anyOf": [named(section), many]}
     properties["evaluation"], properties["online"] = evaluation_schema(), online_schema()
+    for name, said in meanings(RunConfig).items():
+        properties[name].setdefault("description", said)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mmalign run",

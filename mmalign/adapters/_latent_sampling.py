@@ -24,7 +24,7 @@ Denoise = Callable[[Tensor, Tensor, Condition], Tensor]  # (x_t [B, C, ...], tim
 class Generation:
     """How pictures and clips are sampled."""
 
-    steps: int = 50
+    steps: int = 50  # denoising steps of one picture or clip
     guidance: float | None = None  # 1 samples without guidance; null: as usual for the family
     # share of DDPM's noise added at each step; 0 is deterministic. Null: 0, but 1 on paths that are trained
     # on (d3po, ddpo, spo), whose steps have a density only with noise. Not for flows

@@ -30,12 +30,14 @@ class TimestepRange:
     as a few-step model needs. `shift` replaces a flow pipeline's own: s -> shift s / (1 + (shift - 1) s).
     """
 
-    min: float = 0.0
-    max: float | None = None  # null: 1, or as far as the family was trained
+    min: float = 0.0  # lowest noise level drawn, as a share of the schedule
+    max: float | None = None  # highest level drawn; null: 1, or as far as the family was trained
+    # every level of the range alike, or those in its middle more often
     density: Literal["uniform", "logit_normal"] = "uniform"
-    mean: float = 0.0
-    std: float = 1.0
-    levels: tuple[int, ...] | None = None
+    mean: float = 0.0  # of logit_normal: above 0 draws more of the noisy levels, below 0 fewer
+    std: float = 1.0  # of logit_normal: the smaller, the closer to one level
+    levels: tuple[int, ...] | None = None  # the integer levels to draw from, in place of a range
+    # in place of a flow pipeline's own, s -> shift s / (1 + (shift - 1) s); null: its own
     shift: float | None = None
 
     def __post_init__(self) -> None:

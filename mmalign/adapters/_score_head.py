@@ -28,7 +28,7 @@ HeadType = Literal["linear", "mlp"]
 class Head:
     """Which head, and where its first weights come from."""
 
-    type: HeadType = "linear"  # mlp: a dense layer and tanh before it
+    type: HeadType = "linear"  # one linear layer, or behind a dense layer and tanh (mlp)
     init: Literal["load", "fresh"] = "load"  # fresh: small random weights, for a model that has no head yet
     path: str | None = None  # folder with head.safetensors, for `load`; null: the backbone's own folder
     seed: int = 0  # of fresh weights

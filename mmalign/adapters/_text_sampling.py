@@ -17,9 +17,9 @@ from mmalign.types import UserError
 class Sampling:
     """How responses are generated."""
 
-    max_new_tokens: int = 256
-    temperature: float = 1.0  # 0 is greedy
-    top_p: float = 1.0
+    max_new_tokens: int = 256  # tokens of a response, at most
+    temperature: float = 1.0  # divides the logits; 0 is greedy
+    top_p: float = 1.0  # draw from the likeliest tokens that together have this probability; 1: from all
     stop: tuple[str, ...] = ()  # the response ends before the first of these strings
     batch: int = 32  # prompts per forward
 

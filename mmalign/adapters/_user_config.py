@@ -18,13 +18,14 @@ class User:
     frozen, LoRA included: a few pairs are enough for a new user.
     """
 
-    names: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()  # users whose vectors are learned
+    # safetensors file of given vectors by name, [tokens, width] or [width]; they stay as they are
     embeddings: str | None = None
-    path: str | None = None
-    tokens: int = 4
-    width: int = 64
-    dropout: float = 0.1
-    learn: Literal["all", "vectors"] = "all"
+    path: str | None = None  # folder that a run wrote users.safetensors to, whose vectors are the first ones
+    tokens: int = 4  # vectors of a user
+    width: int = 64  # numbers in each of them
+    dropout: float = 0.1  # share of draws that are scored without the user's vectors
+    learn: Literal["all", "vectors"] = "all"  # the denoiser too (or its LoRA), or the vectors alone
 
     def __post_init__(self) -> None:
         if not self.names and self.embeddings is None and self.path is None:

@@ -26,22 +26,26 @@ class VisionOptions:
     )
 
     path: str  # folder or hub id
-    revision: str | None = None
+    revision: str | None = None  # of a hub id
     # of frozen weights; auto: as the files have it; null: bfloat16 under LoRA with train.precision bf16
     dtype: Literal["float32", "bfloat16", "auto"] | None = None
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"  # auto: sdpa where it exists
     trains: tuple[Scope, ...] = ("language",)  # parts that train, or that take LoRA; the others are frozen
     max_length: int | None = None  # tokens of media, prompt and response; null: what the model can place
-    over_long: Literal["refuse", "cut_response"] = "refuse"  # media and prompt are never cut
+    # what becomes of rows above max_length; media and prompt are never cut
+    over_long: Literal["refuse", "cut_response"] = "refuse"
     append_eos: bool = True  # after responses that no chat template ends; the end token is scored
     # a prompt that is plain text: as one user turn of the chat template, or as it stands
     plain_prompts: Literal["chat", "raw"] = "chat"
-    min_pixels: int | None = None  # bounds of a picture after resizing, in pixels, for processors that keep
-    max_pixels: int | None = None  # the native resolution; null: as the checkpoint says
+    # least pixels of a picture after resizing, for processors that keep the native resolution; null: as the
+    # checkpoint says
+    min_pixels: int | None = None
+    # most pixels of a picture after resizing, for the same; null: as the checkpoint says
+    max_pixels: int | None = None
     # tiles that a picture is cut into at most, where the processor cuts; null: as the checkpoint says
     max_tiles: int | None = None
     allow_pickle: bool = False  # also accept .bin weights, read by torch's restricted unpickler
-    generation: Sampling = field(default_factory=Sampling)
+    generation: Sampling = field(default_factory=Sampling)  # how answers are sampled
 
     def __post_init__(self) -> None:
         if not self.path.strip():

@@ -52,15 +52,17 @@ class Diffusion:
     user: User | None = None  # vectors of users, whom a row's label `user` names; the reference knows none
     caption_dropout: float = 0.0  # chance that a sample is scored under the empty caption
     num_draws: int = 1  # noise draws per sample, averaged
+    # which noise levels are drawn in training
     timesteps: TimestepRange = field(default_factory=TimestepRange)
+    # weight of an error by its level: min_snr for diffusion, sigma_sqrt and cosmap for flows
     weighting: Weighting = "none"
-    gamma: float | None = None  # of min_snr; 5 unless given
+    gamma: float | None = None  # bound of the signal-to-noise ratio in min_snr; 5 unless given
     error_space: ErrorSpace = "native"  # errors of the prediction itself, or of what it implies
     zero_terminal_snr: bool = False  # rescale the noise levels to end in pure noise (arXiv 2305.08891)
     distilled_guidance: float | None = None  # told to a guidance-distilled denoiser; null: the family's usual
     noise_offset: float = 0.0  # standard deviation of a shift of each channel's noise
     vae_sample: bool = True  # draw latents from the autoencoder's distribution; false: use its mean
-    generation: Generation = field(default_factory=Generation)
+    generation: Generation = field(default_factory=Generation)  # how pictures and clips are sampled
 
     kind: ClassVar[Kind] = "surrogate"
     offers: ClassVar[frozenset[str]] = frozenset(

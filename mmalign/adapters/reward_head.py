@@ -34,7 +34,7 @@ class RewardHead:
     offers: ClassVar[frozenset[str]] = frozenset({"reward", "aspects", "written"})
 
     backbone: dict[str, Any]  # adapter: text, path: ...; every field of that adapter
-    head: Head = field(default_factory=Head)
+    head: Head = field(default_factory=Head)  # the layer that makes scores of the last hidden state
     aspects: tuple[str, ...] = ("score",)  # one score each; with several, their mean is the total
     critiques: bool = False  # the model first writes a critique of the response; for objective critique_rm
 

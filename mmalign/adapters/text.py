@@ -25,15 +25,16 @@ class Text:
     media: ClassVar[frozenset[str]] = frozenset()
 
     path: str  # folder or hub id
-    revision: str | None = None
+    revision: str | None = None  # of a hub id
     # of frozen weights; auto: as the files have it; null: bfloat16 under LoRA with train.precision bf16
     dtype: Literal["float32", "bfloat16", "auto"] | None = None
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = "auto"  # auto: sdpa where it exists
     max_length: int | None = None  # tokens of prompt and response together; null: what the model can place
+    # what becomes of rows above max_length; prompts are never cut
     over_long: Literal["refuse", "cut_response"] = "refuse"
     append_eos: bool = True  # after responses that no chat template ends; the end token is scored
     allow_pickle: bool = False  # also accept .bin weights, read by torch's restricted unpickler
-    generation: Sampling = field(default_factory=Sampling)
+    generation: Sampling = field(default_factory=Sampling)  # how responses are sampled
 
     def __post_init__(self) -> None:
         if not self.path.strip():

@@ -24,24 +24,24 @@ from mmalign.writing import Writer
 class BuildLog:
     """What is printed; changes nothing in the build."""
 
-    progress: bool = True
+    progress: bool = True  # show a progress bar
 
 
 @dataclass(frozen=True)
 class BuildConfig:
     """A whole build; sections that carry a name hold an instance of the dataclass it stands for."""
 
-    builder: Any
+    builder: Any  # what makes rows, a name of `mmalign list builders` with its fields
     prompts: Any  # a data source, of whose rows the prompts are used, or a prompt file
-    judge: Any = None  # none for a builder that asks no judge
+    judge: Any = None  # a reward that scores or compares answers; none for a builder that asks no judge
     helper: Any = None  # who writes for a builder that asks for it
     model: Any = None  # as in a training config
     run: str | None = None  # in place of model: folder of a run, whose trained model answers
     num_prompts: int | None = None  # the first so many different prompts; null: all
     batch: int = 8  # prompts whose answers are sampled and scored together
-    log: BuildLog = field(default_factory=BuildLog)
-    output: str = "runs/build"
-    seed: int = 0
+    log: BuildLog = field(default_factory=BuildLog)  # what is printed
+    output: str = "runs/build"  # folder that gets rows, media and record; new, empty, or of this very build
+    seed: int = 0  # of all that is drawn
 
     def __post_init__(self) -> None:
         if self.model is not None and self.run is not None:

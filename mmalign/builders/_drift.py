@@ -24,7 +24,8 @@ _BOXES = re.compile(
 class Limits:
     """For each number of pictures the share of attention on the target up to which an answer is kept."""
 
-    counts: tuple[int, ...]
+    counts: tuple[int, ...]  # numbers of pictures that are drawn from
+    # for each of them the share of attention on the target up to which an answer is kept
     share: tuple[float, ...]
 
     def __post_init__(self) -> None:

@@ -27,9 +27,10 @@ class Towers:
     """A two-tower model as the rewards read one: a transformers CLIP folder or hub id; an open_clip folder or
     hf-hub:ID; or a file of weights of the open_clip model `architecture`."""
 
+    # a transformers CLIP folder or hub id; an open_clip folder or hf-hub:ID; a file of open_clip weights
     path: str
-    processor: str | None = None
-    architecture: str | None = None
+    processor: str | None = None  # tokenizer and preprocessor of a transformers model, if not in its folder
+    architecture: str | None = None  # open_clip's name of the model, where path is a file
 
     def load(self, where: str) -> Encoder:
         """The model. Raises UserError, starting with `where`, if it cannot be had."""

@@ -34,14 +34,16 @@ class BestOfN(Builder):
 
     tells: ClassVar[frozenset[str]] = frozenset({"reference"})
 
-    n: int = 8
+    n: int = 8  # answers sampled per prompt
+    # which answers become pairs: one per prompt, neighbours in the order, all twos, good with bad
     strategy: Literal["best_worst", "adjacent", "all", "threshold"] = "best_worst"
-    by: tuple[str, ...] = (_scoring.TOTAL,)
-    fewer: tuple[str, ...] = ()
+    by: tuple[str, ...] = (_scoring.TOTAL,)  # names of the judge's scores that decide
+    fewer: tuple[str, ...] = ()  # those of them of which less is better
+    # how several scores decide: by their mean, by votes, or by the mean unless one score objects
     policy: Literal["mean", "majority", "veto"] = "mean"
-    min_gap: float = 0.0
-    good: float | None = None  # of threshold, as a mean of the scores of `by`
-    bad: float | None = None
+    min_gap: float = 0.0  # least distance of a pair, in units of the mean score, or in votes under majority
+    good: float | None = None  # of threshold: mean score from which an answer is good
+    bad: float | None = None  # of threshold: mean score up to which an answer is bad
     ties: Literal["drop", "keep"] = "drop"  # keep writes rows marked as ties, which `data.ties` decides on
     weight_gap: float | None = (
         None  # gap of a pair of weight 1, the weight being gap / weight_gap; null: all 1

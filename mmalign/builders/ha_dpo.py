@@ -58,12 +58,16 @@ class HaDpo(RowBuilder):
     are this project's own.
     """
 
+    # how both sides are written again, in words for the writer
     style: str = "plain description in complete sentences, without opinions"
-    rewrites: int = 3
+    rewrites: int = 3  # times that each side is written again
+    # every rewritten chosen side with every rejected one, or with that of the same time
     pairs: Literal["all", "matched"] = "all"
+    # ask the writer whether a rewrite states the same facts, and leave out one that does not
     verify: bool = True
+    # least and greatest length of a rejected side as a share of its chosen one's, in characters
     len_ratio: tuple[float, float] = (0.5, 2.0)
-    min_gap: float = 0.0
+    min_gap: float = 0.0  # with a judge: what chosen must score above rejected, exclusive
 
     sides: ClassVar[tuple[str, ...]] = ("rejected",)
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "may"

@@ -38,9 +38,11 @@ class LlavaHound(Builder):
 
     tells: ClassVar[frozenset[str]] = frozenset({"reference", "caption"})
 
-    n: int = 6
+    n: int = 6  # answers sampled per clip
+    # file of JSON lines with `caption` and `id` or `video`; null: the row's answer is the caption
     captions: str | None = None
-    pass_mark: float = 3.0
+    pass_mark: float = 3.0  # score from which an answer may be chosen; those below may be rejected
+    # the best against the worst, or every passed one against every other
     pairs: Literal["one", "all"] = "one"
 
     def __post_init__(self) -> None:

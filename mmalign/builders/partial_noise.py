@@ -32,14 +32,15 @@ class PartialNoise(Builder):
     than two, the one with the highest mean against that with the lowest, or every two of them.
     """
 
-    n: int = 2
-    strength: float = 0.75
+    n: int = 2  # copies of every picture or clip
+    strength: float = 0.75  # noise level that copies are denoised from, 1 being pure noise
     segments: int | None = (
         None  # equal parts of every clip's time; null: judged whole, and no labels of parts
     )
     reads: Literal["clips", "frames"] = "clips"  # what the judge is given of a segment
-    min_gap: float = 0.0
+    min_gap: float = 0.0  # distance of two scores of a segment up to which it ties, label 0
     min_labels: int = 1  # segments of a pair that must not tie
+    # of more copies than two: the best against the worst, or every two
     strategy: Literal["best_worst", "all"] = "best_worst"
 
     copies: ClassVar[bool] = True

@@ -48,10 +48,11 @@ class Povid(RowBuilder):
     must score the right answer more than `min_gap` above the wrong one. Questions are this project's own.
     """
 
+    # kinds of mistakes that the writer may make
     kinds: tuple[Kind, ...] = ("objects", "attributes", "relations", "reasoning")
-    mistakes: int = 3
-    show: bool = True
-    min_gap: float = 0.0
+    mistakes: int = 3  # of one answer, at most
+    show: bool = True  # show the row's pictures and clips to the writer
+    min_gap: float = 0.0  # with a judge: what chosen must score above rejected, exclusive
 
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "may"
     asks_judge: ClassVar[bool | Literal["may"]] = "may"

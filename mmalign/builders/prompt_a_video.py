@@ -38,18 +38,20 @@ class PromptAVideo(RowBuilder):
     `template` with the prompt in its place, as a user's turn where `chat`, and rows hold what it was asked.
     """
 
-    n: int = 5
+    n: int = 5  # rewrites sampled per prompt
     template: str = (
         "Rewrite this prompt for a video generator, so that the video shows what it says, looks good and "
         "moves. Reply with the new prompt alone.\nPrompt: {prompt}"
-    )
-    chat: bool = True
+    )  # what the model is asked, with {prompt} in its place
+    chat: bool = True  # ask as a user's turn, not as plain text
+    # of the judge's scores, by name, in the sum that ranks rewrites
     weights: dict[str, float] = field(default_factory=lambda: dict(_WEIGHTS))
+    # bounds that scores of a chosen rewrite must lie above, by name
     least: dict[str, float] = field(default_factory=lambda: dict(_LEAST))
-    top: int = 2
-    gap: float = 1.4
-    max_words: int = 130
-    max_digits: int = 2
+    top: int = 2  # so many best ranks may be chosen
+    gap: float = 1.4  # sums must lie further apart than this
+    max_words: int = 130  # words of a chosen rewrite, at most
+    max_digits: int = 2  # digits of a prompt, at most
 
     copies: ClassVar[bool] = False
     asks_judge: ClassVar[bool | Literal["may"]] = True

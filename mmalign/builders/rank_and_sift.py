@@ -53,9 +53,9 @@ class RankAndSift(Builder):
 
     tells: ClassVar[frozenset[str]] = frozenset({"reference"})
 
-    n: int = 10
-    min_gap: float = 0.0
-    even: float = 0.0
+    n: int = 10  # answers sampled per prompt, an even number
+    min_gap: float = 0.0  # what chosen must be rated above rejected, exclusive
+    even: float = 0.0  # distance of two scores up to which they tie, where scores and not comparisons rank
     weight_gap: float | None = (
         None  # gap of a pair of weight 1, the weight being gap / weight_gap; null: all 1
     )

@@ -34,11 +34,13 @@ class RewardTopk(RowBuilder):
     by two reward models that people's rankings trained; its numbers are not published in full.
     """
 
+    # what the judge scores: a row's answer, or its question as a response to picture or clip
     scores: Literal["answer", "question"] = "answer"
+    # group of which the best are kept: all rows, those about the same media, those of one prompt
     per: Literal["all", "media", "prompt"] = "prompt"
-    top: int | None = None
-    share: float | None = None
-    least: float | None = None
+    top: int | None = None  # rows kept of a group; give this or share, or least alone
+    share: float | None = None  # share of a group that is kept, rounded up
+    least: float | None = None  # rows that score less are never kept; null: no bound
 
     writes: ClassVar[str] = "rows"
     asks_judge: ClassVar[bool | Literal["may"]] = True

@@ -68,14 +68,16 @@ class RlaifV(RowBuilder):
     scores the former 0). Without a helper, or without a labeller, the model itself does their work.
     """
 
-    n: int = 10
+    n: int = 10  # answers sampled per prompt
+    # section of a writer that tells chances; null: the model itself
     labeller: dict[str, Any] | None = field(default=None, metadata={"section": "helper"})
+    # words of a question to the labeller, with {question} in its place
     ask: str = "{question} Please answer yes or no."
-    yes: tuple[str, ...] = _claims.YES
-    no: tuple[str, ...] = _claims.NO
-    min_gap: int = 1
-    most: int = 2
-    debias: bool = True
+    yes: tuple[str, ...] = _claims.YES  # words whose chances together say that a claim is true
+    no: tuple[str, ...] = _claims.NO  # words whose chances together say that it is false
+    min_gap: int = 1  # false claims that rejected must have more than chosen, at least
+    most: int = 2  # pairs of a prompt, drawn if there are more
+    debias: bool = True  # leave out pairs whose rejected answer is far longer, until mean lengths are alike
 
     copies: ClassVar[bool] = False
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "may"

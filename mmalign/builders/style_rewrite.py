@@ -39,18 +39,20 @@ class StyleRewrite(RowBuilder):
     counted, apart. Both templates are this project's own words: none are published.
     """
 
+    # who says whether a rewrite says the same: the writer, or nobody
     verify: Literal["writer", "none"] = "writer"
+    # a rewrite that fails: put the answer back, or leave out the row
     on_drift: Literal["revert", "drop"] = "revert"
-    max_loss: float = 0.0
+    max_loss: float = 0.0  # with a judge: what a rewrite may score below the answer
     template: str = (
         "This is the answer to the question {question}\nWrite it again in your own words. Keep every fact "
         "as it is, add none and leave none out. Reply with the line Rewritten: and below it the new answer, "
         "and nothing else.\n\nText:\n{answer}"
-    )
+    )  # question to the writer, with {question} and {answer}
     verify_template: str = (
         "These are two answers to the question {question}\nDo they say exactly the same, with nothing added, "
         "left out or changed? Reply with yes or no alone.\n\nFirst text:\n{answer}\n\nSecond text:\n{rewrite}"
-    )
+    )  # question whether both say the same, with {question}, {answer} and {rewrite}
 
     writes: ClassVar[str] = "rows"
     asks_judge: ClassVar[bool | Literal["may"]] = "may"

@@ -79,14 +79,16 @@ class Tpo(RowBuilder):
     they, the rules beside it and all numbers are this project's own.
     """
 
+    # what chosen and rejected see of a clip: a part and the rest, or many and few frames
     views: tuple[View, ...] = ("localised", "comprehensive")
+    # the row's own, or written from a description of what chosen sees
     questions: Literal["row", "written"] = "row"
-    filter: Literal["rule", "helper"] = "rule"
-    segment: float = 0.25
-    dense: int = 64
-    sparse: int = 2
-    min_edit_distance_norm: float = 0.1
-    min_gap: float = 0.0
+    filter: Literal["rule", "helper"] = "rule"  # pairs are left out by rule, or also by what the helper says
+    segment: float = 0.25  # share of a clip's time that localised is about
+    dense: int = 64  # frames that chosen sees in comprehensive
+    sparse: int = 2  # frames that rejected sees there
+    min_edit_distance_norm: float = 0.1  # least share of characters in which both sides differ
+    min_gap: float = 0.0  # with a judge: what chosen must score above rejected, exclusive
 
     copies: ClassVar[bool] = False
     asks_judge: ClassVar[bool | Literal["may"]] = "may"

@@ -88,11 +88,12 @@ class Videosavi(RowBuilder):
     writer and numbers are this project's own: none are published.
     """
 
+    # corrected answers against first ones, or best-rated against worst
     compare: Literal["refine", "rate"] = "refine"
-    questions: int = 0
-    answers: int | None = None  # per question, of rate; 4 unless given
-    min_gap: int | None = None  # of rate; 1 unless given
-    summary: bool = False
+    questions: int = 0  # asked about every clip by the writer; 0: the row's own question
+    answers: int | None = None  # sampled per question, of rate; 4 unless given
+    min_gap: int | None = None  # least distance of two ratings, of rate; 1 unless given
+    summary: bool = False  # have the writer sum up the clip before it rates
 
     copies: ClassVar[bool] = False
     asks_helper: ClassVar[Literal["no", "yes", "may"]] = "may"

@@ -20,33 +20,28 @@ Row = tuple[str, Mapping[str, Any] | UserError | LeftOut]
 class SourceOptions:
     """Options common to all sources.
 
-    `format`: the form of the rows, a file of `data/formats/`; "auto" recognises every row by its columns.
-    `root`: folder that media names are relative to and must stay inside (default: the data's own folder).
-    `split`: keep only rows whose `split` column has this value. `limit`: keep only the first rows.
-    `heldout`: rows kept back for evaluation, chosen by a hash of the prompt, all rows of a prompt together: a
-    share of the prompts below 1, or a count of rows (whole prompts until there are so many).
-    `on_error`: "stop" at the first broken row, or "skip" and list it. `columns`: {canonical field, or
-    column of the format: column of the file}, with null to leave it out. `drop_identical`: leave out pairs
-    whose two sides are equal (they carry no gradient) instead of only counting them. `ties`: "drop" leaves
-    out pairs labelled as ties, which have no better side. `flip`: share of training pairs
-    whose sides are swapped, chosen by a hash of the id, for studies of label noise; 0.5 is the shuffled-label
-    control. Rows kept back by `heldout` keep their sides, so that they measure the true preference.
-    `pairs`: how lists of scored responses become pairs, each with the distance of its sides as its label
-    margin; pairs whose sides have scores are ordered by them anew. Rows kept back are whole lists.
-    `positive_ratio`: the share of labelled single responses in training that are positive, drawn so.
+    Rows kept back by `heldout` keep their sides whatever `flip` says, so that they measure the true
+    preference, and lists of responses stay whole there. `pairs` gives each pair the distance of its sides as
+    its label margin; pairs whose sides have scores are ordered by them anew.
     """
 
-    format: str = "auto"
+    format: str = "auto"  # form of the rows, a file of data/formats; auto tells it by the columns of each row
+    # folder that media names are relative to and must stay inside; null: the data's own folder
     root: str | None = None
-    split: str | None = None
-    limit: int | None = None
+    split: str | None = None  # keep only rows whose `split` column has this value; null: all
+    limit: int | None = None  # keep only so many rows, the first; null: all
+    # rows kept back for evaluation, whole prompts by a hash: a share below 1, or a count
     heldout: int | float = 0
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: Literal["stop", "skip"] = "stop"  # stop at the first broken row, or skip and list it
+    # {canonical field, or column of the format: column of the file}; null leaves one out
     columns: dict[str, str | None] = field(default_factory=dict)
+    # leave out pairs with equal sides, which carry no gradient, instead of only counting them
     drop_identical: bool = False
-    ties: Literal["drop", "keep"] = "drop"
+    ties: Literal["drop", "keep"] = "drop"  # leave out pairs labelled as ties, or keep them
+    # share of training pairs whose sides are swapped, by a hash of the id; 0.5 is a shuffled control
     flip: float = 0.0
-    pairs: PairRule | None = None
+    pairs: PairRule | None = None  # how lists of scored responses become pairs; null: lists stay lists
+    # share of labelled single responses in training that are positive; null: as they are
     positive_ratio: float | None = None
 
     def __post_init__(self) -> None:

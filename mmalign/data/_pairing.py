@@ -19,20 +19,18 @@ from mmalign.types import UserError
 class PairRule:
     """How answers to one prompt become pairs.
 
-    `strategy`: `best_worst` gives one pair; `adjacent` compares each answer with the next in the order; `all`
-    compares every two. `by`: the scores that decide (default: "score", or "rank" where answers have no
-    score). `fewer`: those of them of which less is better; "rank" always is one. `policy` says how several
-    decide: `mean` compares their means; `majority` lets each vote for one side of a pair (Balanced-DPO, arXiv
-    2503.12575) and a balance of votes is a tie; `veto` takes the better mean, but no pair that any score
-    judges the other way round. `min_gap`: the least distance between the two sides of a pair, in units of the
-    mean score, or in votes for and against under `majority`.
+    By votes (policy `majority`: Balanced-DPO, arXiv 2503.12575) each score that decides is for one side of a
+    pair, and a balance of votes is a tie; `veto` takes the better mean, but no pair that any score judges the
+    other way round.
     """
 
+    # one pair of a list, each answer with the next in the order, or every two
     strategy: Literal["best_worst", "adjacent", "all"] = "best_worst"
-    by: tuple[str, ...] = ()
-    fewer: tuple[str, ...] = ()
+    by: tuple[str, ...] = ()  # the scores that decide; none: "score", or "rank" where answers have no score
+    fewer: tuple[str, ...] = ()  # those of them of which less is better; "rank" always is one
+    # how several scores decide: by their mean, by votes, or by the mean unless one score objects
     policy: Literal["mean", "majority", "veto"] = "mean"
-    min_gap: float = 0.0
+    min_gap: float = 0.0  # least distance of a pair, in units of the mean score, or in votes under majority
 
     def __post_init__(self) -> None:
         if self.strategy not in ("best_worst", "adjacent", "all"):

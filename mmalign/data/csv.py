@@ -29,8 +29,8 @@ class Csv(SourceOptions):
     (label, tie: true, false, 1 or 0), also where `columns` maps those to columns of other names.
     """
 
-    path: str
-    delimiter: str | None = None
+    path: str  # file in UTF-8, whose first row names the columns
+    delimiter: str | None = None  # what stands between cells; null: a tab for .tsv, else a comma
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,6 +25,7 @@ class DiffusionKto(Csv):
     ("drop"). `root`: the folder of the pictures, where it is not that of the file. Rows have no other split.
     """
 
+    # pictures that both won and lost: liked, as in the published runs, disliked, or left out
     intersections: Literal["positive", "negative", "drop"] = "positive"
 
     def __post_init__(self) -> None:

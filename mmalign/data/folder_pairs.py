@@ -24,9 +24,9 @@ class FolderPairs(SourceOptions):
     its other side or without a caption is a broken row.
     """
 
-    path: str
-    winners: str = "winners"
-    losers: str = "losers"
+    path: str  # folder of both folders and, if there is one, the captions' file
+    winners: str = "winners"  # folder of the better pictures or clips
+    losers: str = "losers"  # folder of the worse ones
 
     def __post_init__(self) -> None:
         super().__post_init__()

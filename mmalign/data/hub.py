@@ -27,9 +27,9 @@ class Hub(SourceOptions):
     `split` is required if the dataset has several. Pictures are read as stored, not decoded on the way.
     """
 
-    path: str
-    name: str | None = None
-    revision: str | None = None
+    path: str  # folder or "owner/name"
+    name: str | None = None  # configuration of the dataset, where it has several
+    revision: str | None = None  # branch, tag or commit; null: the newest
 
     def __post_init__(self) -> None:
         super().__post_init__()

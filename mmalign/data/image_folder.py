@@ -22,7 +22,7 @@ class ImageFolder(SourceOptions):
     of a.png is a.txt.
     """
 
-    path: str
+    path: str  # folder of pictures with metadata or captions, or of folders train, test, ...
 
     @property
     def folder(self) -> str:

@@ -28,7 +28,7 @@ _SIGNATURES = {
 class Jsonl(SourceOptions):
     """Rows of a JSON-lines file at `path`; row N is line N. A UTF-8 byte order mark and CRLF are fine."""
 
-    path: str
+    path: str  # file of JSON lines
 
     @property
     def folder(self) -> str:

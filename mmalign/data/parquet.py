@@ -22,7 +22,7 @@ class Parquet(SourceOptions):
     a split column. Pictures may be bytes, {"bytes", "path"} structs or names of files.
     """
 
-    path: str
+    path: str  # parquet file, or a folder of them
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,9 +19,9 @@ class Prompts(SourceOptions):
     each prompt is a user's turn; otherwise a caption, or a text to be continued.
     """
 
-    path: str
-    form: str | None = None
-    chat: bool = False
+    path: str  # file or folder of prompts
+    form: str | None = None  # lines, parti, hpsv2, geneval or vbench; null: told from the file
+    chat: bool = False  # each prompt is a user's turn; otherwise a caption, or a text to be continued
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,8 +25,8 @@ class VideoDpo(SourceOptions):
     `diff_score`, if given, is the label margin.
     """
 
-    path: str
-    alpha: float = 0.0
+    path: str  # folder with pair.json and, where its clips are numbers, metadata.json
+    alpha: float = 0.0  # power of a pair's weight (0.72 / p)^alpha; 0 weighs all alike, as the published runs
 
     def __post_init__(self) -> None:
         super().__post_init__()

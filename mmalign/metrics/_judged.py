@@ -95,8 +95,9 @@ class JudgedMetric(Metric):
     scale: ClassVar[Scale] = Scale(0.0, 1.0, whole=False)
     """What its numbers are."""
 
-    questions: str
-    images: str
+    questions: str  # the benchmark's file
+    images: str  # folder of the pictures
+    # section of a reward that grades on the metric's scale
     judge: dict[str, Any] = field(metadata={"section": "judge"})
 
     def __post_init__(self) -> None:

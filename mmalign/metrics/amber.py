@@ -75,12 +75,13 @@ class Amber(Metric):
 
     costs: ClassVar[frozenset[str]] = frozenset({"chair", "hal", "cog", "neither"})
 
-    questions: str
-    images: str
-    association: str
+    questions: str  # the query file: `id`, `image`, `query`
+    images: str  # folder of the pictures
+    association: str  # the benchmark's relation.json
+    # the benchmark's annotations.json; null: the rows of questions say `type`, `truth` and `hallu`
     annotations: str | None = None
-    safe_words: str | None = None
-    exact: bool = True
+    safe_words: str | None = None  # the benchmark's list of words that never count, one per line; null: none
+    exact: bool = True  # an answer must be Yes or No to the letter; false: its first word is read
 
     def __post_init__(self) -> None:
         check_paths(questions=self.questions, images=self.images, association=self.association)

@@ -25,8 +25,8 @@ class Blink(ChoiceMetric):
     asks = "blink"
     copied = (("question", "prompt", "choices"), ("answer",))
 
-    questions: str
-    images: str
+    questions: str  # lines of JSON, the benchmark's rows with names of picture files
+    images: str  # folder of the pictures
 
     def __post_init__(self) -> None:
         check_paths(questions=self.questions, images=self.images)

@@ -29,11 +29,12 @@ class Chair(Metric):
     costs: ClassVar[frozenset[str]] = frozenset({"chair_i", "chair_s"})
     answer_fields: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("image_id",), ("caption",))
 
-    instances: str
-    images: str
+    instances: str  # COCO's file of marked objects
+    images: str  # folder of the pictures
+    # COCO's file of captions, whose objects are there, too; null: marked ones alone
     captions: str | None = None
-    ids: str | None = None
-    prompt: str = "Please describe this image in detail."
+    ids: str | None = None  # JSON list of the pictures' ids to ask about; null: all
+    prompt: str = "Please describe this image in detail."  # what is asked
 
     def __post_init__(self) -> None:
         check_paths(instances=self.instances, images=self.images, captions=self.captions, ids=self.ids)

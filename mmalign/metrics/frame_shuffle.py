@@ -18,6 +18,7 @@ class FrameShuffle(Control):
 
     word = "shuffled"
 
+    # section of the other metric, which asks about clips
     of: dict[str, Any] = field(metadata={"section": "metrics"})
 
     @property

@@ -35,6 +35,7 @@ class Green(JudgedMetric):
     tells: ClassVar[frozenset[str]] = frozenset({"reference"})
     costs: ClassVar[frozenset[str]] = frozenset({"unread"})
 
+    # what is asked of rows without `question`
     prompt: str = "Write the findings section of a report on this study."
 
     def __post_init__(self) -> None:

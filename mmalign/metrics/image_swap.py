@@ -23,8 +23,9 @@ class ImageSwap(Control):
 
     word = "swapped"
 
+    # section of the other metric, which asks about pictures or clips
     of: dict[str, Any] = field(metadata={"section": "metrics"})
-    seed: int = 0
+    seed: int = 0  # whose picture each question gets
 
     @property
     def section(self) -> Mapping[str, Any]:

@@ -23,8 +23,8 @@ class Mantis(ChoiceMetric):
     asks = "mantis"
     copied = (("question", "options"), ("answer",))
 
-    questions: str
-    images: str
+    questions: str  # lines of JSON, the benchmark's rows with names of picture files
+    images: str  # folder of the pictures
 
     def __post_init__(self) -> None:
         check_paths(questions=self.questions, images=self.images)

@@ -32,10 +32,11 @@ class Mvbench(ChoiceMetric):
     answer_fields = ((), ("pred",))
     copied = (("question", "candidates"), ("answer",))
 
-    questions: str
-    videos: str | dict[str, str]
+    questions: str  # folder of the tasks' files, task.json each
+    videos: str | dict[str, str]  # folder of the videos, or one for each task, {action_sequence: ...}
+    # ask about the part of a video that a row names, or about the whole
     bounds: Literal["cut", "ignore"] = "cut"
-    frame_rate: float = 3.0
+    frame_rate: float = 3.0  # frames a second of videos that are folders of frames
 
     def __post_init__(self) -> None:
         folders = self.videos if isinstance(self.videos, dict) else {"videos": self.videos}

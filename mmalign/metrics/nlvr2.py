@@ -25,8 +25,9 @@ class Nlvr2(ChoiceMetric):
 
     asks = "nlvr2"
 
-    questions: str
-    images: str
+    questions: str  # lines of JSON with `identifier`, `sentence` and `label`
+    images: str  # folder of the pictures, IDENTIFIER-img0.png and -img1.png
+    # what is asked, with {sentence} in its place
     prompt: str = "Is this statement true of the two pictures? {sentence} Answer True or False."
 
     def __post_init__(self) -> None:

@@ -33,10 +33,11 @@ class ObjectHalbench(Metric):
     costs: ClassVar[frozenset[str]] = frozenset({"response_rate", "mention_rate"})
     answer_fields: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("question_id",), ("answer", "text"))
 
-    questions: str
-    instances: str
-    captions: str
-    images: str
+    questions: str  # lines of JSON with `image_id` and `question`
+    instances: str  # COCO's file of marked objects
+    captions: str  # COCO's file of captions
+    images: str  # folder of the pictures
+    # package.module:function that finds objects in descriptions; null: by a list of names
     extractor: str | None = field(default=None, metadata={"imports": True})
 
     def __post_init__(self) -> None:

@@ -37,8 +37,9 @@ class Pope(Metric):
     answer_fields: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (("question_id",), ())
     copied: ClassVar[Copied] = (("label",), ("text",))
 
+    # the benchmark's file, or one for each split, {random: ..., popular: ..., adversarial: ...}
     questions: str | dict[str, str]
-    images: str
+    images: str  # folder of the pictures
 
     def __post_init__(self) -> None:
         files = self.questions if isinstance(self.questions, dict) else {"questions": self.questions}

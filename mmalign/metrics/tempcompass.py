@@ -50,9 +50,11 @@ class Tempcompass(ChoiceMetric):
     asks = "tempcompass"
     copied = (("question", "mc_question"), ("answer",))
 
+    # file of each form, {multi-choice: ..., yes_no: ..., caption_matching: ..., captioning: ...}
     questions: dict[str, str]
-    videos: str
-    suffix: str = ".mp4"
+    videos: str  # folder of the clips, named by their ids
+    suffix: str = ".mp4"  # ending of their names
+    # section of a reward that grades captions 0 or 1; null: without form captioning
     judge: dict[str, Any] | None = field(default=None, metadata={"section": "judge"})
 
     def __post_init__(self) -> None:

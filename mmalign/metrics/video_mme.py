@@ -43,11 +43,11 @@ class VideoMme(ChoiceMetric):
     answer_fields = (("question_id",), ("response",))
     copied = (("question", "options"), ("answer",))
 
-    questions: str
-    videos: str
-    subtitles: str | None = None
-    subtitle_words: int = 1000
-    suffix: str = ".mp4"
+    questions: str  # the benchmark's list, of questions or of videos with their questions
+    videos: str  # folder of the videos, named by their ids
+    subtitles: str | None = None  # folder of videoID.srt, whose words go into questions; null: none
+    subtitle_words: int = 1000  # words of a video's subtitles, at most
+    suffix: str = ".mp4"  # ending of the videos' names
 
     def __post_init__(self) -> None:
         check_paths(questions=self.questions, videos=self.videos, subtitles=self.subtitles)

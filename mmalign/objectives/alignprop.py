@@ -20,12 +20,12 @@ class AlignProp(Objective):
     cosine, 0.01 * |10 - R| for an aesthetic score.
     """
 
-    scale: float = 0.01
-    target: float = 1.0
-    steps: int = 50
-    mean: float = 42.0
-    deviation: float = 5.0
-    guidance: float = 5.0
+    scale: float = 0.01  # of the loss
+    target: float = 1.0  # reward that is aimed at
+    steps: int = 50  # of sampling
+    mean: float = 42.0  # step from which gradients flow, on average
+    deviation: float = 5.0  # standard deviation of that step
+    guidance: float = 5.0  # of sampling; 1: none
 
     roles = PROMPTS
     needs = frozenset({"sampler"})

@@ -26,8 +26,9 @@ class AlphaDPO(Objective):
     alpha-DPO of language models that moves the reference.
     """
 
-    beta: float = 0.1
-    alpha: float = 0.5
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    alpha: float = 0.5  # the larger, the sooner a pair far on the wrong side is let go; 0 is the limit
+    # confidence multiplies alpha by the mean probability that pairs have the right order
     schedule: Literal["constant", "confidence"] = "constant"
 
     roles = PAIR_WITH_REFERENCE

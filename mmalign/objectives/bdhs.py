@@ -27,8 +27,8 @@ class BDHS(Objective):
     is `offline` of section `online`: sampled pairs have no b and so train as by DPO.
     """
 
-    beta: float = 0.1
-    gamma: float = 0.5
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    gamma: float = 0.5  # weight of the pair; 1 - gamma is that of the answer of role bdhs
 
     needs = frozenset({"ratio", "units"})
 

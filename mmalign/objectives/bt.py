@@ -25,9 +25,11 @@ class BradleyTerry(Objective):
     aspect.
     """
 
+    # ask by the row's label `margin` how far apart scores must lie, or not
     margin: Literal["none", "label"] = "none"
+    # draw pairs with label `tie` to equal scores, or take them like any
     ties: Literal["none", "label"] = "none"
-    centre: float = 0.0
+    centre: float = 0.0  # weight of the term that holds scores around 0; 0.01 is usual
 
     roles = {"policy": PAIR}
     needs = frozenset({"reward"})

@@ -35,11 +35,11 @@ class CHiP(SpoiltPicture):
     Both sources need whole distributions, so the reference must be live.
     """
 
-    beta: float = 0.1
-    alpha: float = 0.1
-    gamma: float = 4.0
-    combine: Literal["joint", "sum"] = "joint"
-    corruption: Literal["noise", "black", "crop", "other_image"] = "noise"
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    alpha: float = 0.1  # weight of the divergence over whole distributions of tokens
+    gamma: float = 4.0  # how often a token counts that the correction replaced
+    combine: Literal["joint", "sum"] = "joint"  # three parts in one sigmoid, as released, or in one each
+    corruption: Literal["noise", "black", "crop", "other_image"] = "noise"  # how the picture is spoilt
 
     needs = frozenset({"ratio", "units", "tokens", "distribution"})
 

@@ -30,11 +30,13 @@ class CritiqueRewardModel(Objective):
     reward_head with one aspect and `critiques: true`.
     """
 
-    score_weight: float = 1.0
-    critique_weight: float = 1.0
-    tie_weight: float = 1.0
-    centre: float = 0.01
+    score_weight: float = 1.0  # weight of the scores' part of the loss
+    critique_weight: float = 1.0  # weight of writing the critiques
+    tie_weight: float = 1.0  # weight of a tied pair's squared distance
+    centre: float = 0.01  # weight of the term that holds scores around 0
+    # ask by the row's label `margin` how far apart scores must lie, or not
     margin: Literal["none", "label"] = "none"
+    # draw pairs with label `tie` to equal scores, or take them like any
     ties: Literal["none", "label"] = "none"
 
     roles = {"policy": SIDES}

@@ -27,8 +27,9 @@ class D3PO(Objective):
     the noise schedule do not train (0: all do): the last ones have sharp densities, which chance moves most.
     """
 
-    beta: float = 0.1
-    clip: float = 0.1
+    beta: float = 0.1  # strength of the pull to the reference, for densities that are means over latents
+    clip: float = 0.1  # how far a step's ratio of densities may move from 1
+    # share of the noise schedule at or below which a step's beginning leaves it out; 0: all train
     above: float = 0.0
 
     roles = PAIR_WITH_REFERENCE

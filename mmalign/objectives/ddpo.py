@@ -32,8 +32,9 @@ class DDPO(Objective):
     gradient of a path, nearly all of it chance.
     """
 
-    clip: float = 1e-4
-    advantage_clip: float = 5.0
+    clip: float = 1e-4  # how far a step's ratio of densities may move from 1
+    advantage_clip: float = 5.0  # largest size of an advantage
+    # share of the noise schedule at or below which a step's beginning leaves it out; 0: all train
     above: float = 0.0
 
     roles = {"policy": ("completion",), "reference": ("completion",)}

@@ -25,7 +25,7 @@ class DenseDPO(Objective):
     clips. With one segment per clip and y = 1 it is DPO.
     """
 
-    beta: float = 500.0
+    beta: float = 500.0  # strength of the pull to the reference: 500 to 5000 on clips
 
     roles = PAIR_WITH_REFERENCE
     needs = frozenset({"ratio", "segments"})

@@ -24,7 +24,7 @@ class DiffusionORPO(Objective):
     push at the loser, and without a reference. MaPO is the same idea with a margin of useful size.
     """
 
-    beta: float = 0.1
+    beta: float = 0.1  # weight of the pair's part beside denoising the winner
 
     roles = {"policy": PAIR}
     needs = frozenset({"error"})

@@ -25,8 +25,8 @@ class DMPO(Objective):
     little. `beta` has the size it has in DPO: published runs use 2000 (SD1.5) and 6000 (SDXL).
     """
 
-    beta: float = 0.1
-    alpha: float = 0.01
+    beta: float = 0.1  # strength of the pull to the reference: 2000 (SD1.5) to 6000 (SDXL)
+    alpha: float = 0.01  # assumed share of flipped labels; beta * margin aims at log((1 - alpha) / alpha)
 
     roles = PAIR_WITH_REFERENCE
     surrogate_beta = 2000.0

@@ -20,9 +20,9 @@ class DRaFT(Objective):
     and watch another one. Scale the reward with the learning rate: the loss is R itself.
     """
 
-    last: int = 1
-    steps: int = 50
-    guidance: float = 7.5
+    last: int = 1  # sampling steps at the end that have a gradient
+    steps: int = 50  # of sampling
+    guidance: float = 7.5  # of sampling; 1: none
 
     roles = PROMPTS
     needs = frozenset({"sampler"})

@@ -28,8 +28,8 @@ class DSPO(Objective):
     q < 0.1 and ((1 - sigmoid(z)) d)^2 from there on; beta 1000 to 5000. Nothing holds the winner's error.
     """
 
-    beta: float = 0.01
-    form: Literal["sd15", "sdxl"] = "sd15"
+    beta: float = 0.01  # 0.001 to 0.05 with form sd15, 1000 to 5000 with sdxl
+    form: Literal["sd15", "sdxl"] = "sd15"  # which of the authors' two scripts
 
     roles = PAIR_WITH_REFERENCE
     needs = frozenset({"ratio", "prediction"})

@@ -22,9 +22,9 @@ class InPO(DPO):
     its own level, and the walk ends on it.
     """
 
-    beta: float = 2000.0
-    steps: int = 10
-    jitter: float = 0.1
+    beta: float = 2000.0  # strength of the pull to the reference: 2000 to 5000
+    steps: int = 10  # of the inversion, from clean latents to the drawn level
+    jitter: float = 0.1  # share of the noise that ancestral sampling would add, added at each of them
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,12 +31,14 @@ class InversionDPO(PathObjective):
     `count` scores that many of the steps at random, an unbiased estimate of G.
     """
 
-    beta: float = 2000.0
+    beta: float = 2000.0  # strength of the pull to the reference, as in dpo on diffusion
+    # which model inverts: the reference, once, or the policy at every step
     trajectory: Literal["reference", "policy"] = "reference"
+    # 1 as released; -1 moves chosen towards the reference and rejected away, on its trajectory
     sign: Literal[1, -1] = 1
-    guidance: float = 2.0
-    steps: int = 40
-    count: int | None = None
+    guidance: float = 2.0  # of the predictions; 1: none
+    steps: int = 40  # of the inversion
+    count: int | None = None  # so many of them are scored, drawn at random; null: all
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"beta: must be above 0, got {self.beta}")

@@ -20,9 +20,9 @@ class IPO(Objective):
     diffusion-sized constants (tau 1000 to 5000), where the printed form gives vanishing gradients.
     """
 
-    tau: float = 0.1
-    reduction: Literal["mean", "sum"] = "mean"
-    scale: Literal["paper", "unit"] = "paper"
+    tau: float = 0.1  # the margin aimed at is 1 / (2 tau)
+    reduction: Literal["mean", "sum"] = "mean"  # log-ratios per token, as the authors' runs, or summed
+    scale: Literal["paper", "unit"] = "paper"  # as printed, or times tau^2 for diffusion-sized constants
 
     roles = PAIR_WITH_REFERENCE
     needs = frozenset({"ratio", "length"})

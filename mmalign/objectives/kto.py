@@ -38,11 +38,13 @@ class KTO(Objective):
     y exp(y x / 100) - 1. The convex ones are for comparisons.
     """
 
+    # strength of the pull to the reference: 0.1 for text, twice the printed one for diffusion
     beta: float = 0.1
-    desirable_weight: float = 1.0
-    undesirable_weight: float = 1.0
+    desirable_weight: float = 1.0  # weight of good responses
+    undesirable_weight: float = 1.0  # weight of bad responses
+    # what log-ratios are measured from: foreign prompts, the batch, or half of each kind
     baseline: Literal["mismatched", "batch", "midpoint"] = "mismatched"
-    utility: Utility = "kto"
+    utility: Utility = "kto"  # shape of what a response is worth; kto is steep around the baseline
 
     fields = ("binary",)
     batch_coupled = True

@@ -26,9 +26,9 @@ class LengthDPO(Objective):
     places, as are two others; here `rdpo` is the one for flipped labels.
     """
 
-    beta: float = 0.1
-    alpha: float = 0.05
-    label_smoothing: float = 0.0
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    alpha: float = 0.05  # reward for each token that chosen is longer than rejected, taken as given
+    label_smoothing: float = 0.0  # assumed share of flipped labels
 
     roles = PAIR_WITH_REFERENCE
     needs = frozenset({"ratio", "units"})

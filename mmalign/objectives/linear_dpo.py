@@ -22,8 +22,8 @@ class LinearDPO(Objective):
     not read; text and other exact models have no errors and are refused.
     """
 
-    beta: float = 100.0
-    eta: float = 0.001
+    beta: float = 100.0  # slope on whole errors: 100 (SD1.5) to 500 (SDXL)
+    eta: float = 0.001  # least share of its pull that a pair keeps
 
     roles = PAIR_WITH_REFERENCE
     needs = frozenset({"error"})

@@ -20,9 +20,9 @@ class LongAlign(Objective):
     down what all captions have in common; the released loss differs from this one by a constant.
     """
 
-    steps: int = 50
-    every: int = 10
-    guidance: float = 7.5
+    steps: int = 50  # of sampling
+    every: int = 10  # each so many-th of them keeps its gradient
+    guidance: float = 7.5  # of sampling; 1: none
 
     roles = PROMPTS
     needs = frozenset({"sampler"})

@@ -23,9 +23,9 @@ class MaPO(Objective):
     constants assume errors averaged over all latent elements, so text and other exact models are refused.
     """
 
-    beta: float = 0.1
-    k: float = 0.5
-    timesteps: int = 1000
+    beta: float = 0.1  # weight of the pair's part beside denoising the winner
+    k: float = 0.5  # how fast an error lowers its score
+    timesteps: int = 1000  # number of training timesteps, which scales the margin
 
     roles = {"policy": PAIR}
     needs = frozenset({"error"})

@@ -29,11 +29,12 @@ class MDPO(SpoiltPicture):
     them dropped. Policy and reference see the very same spoilt picture, and no term is detached.
     """
 
-    beta: float = 0.1
-    pair_weight: float = 1.0
-    image_weight: float = 1.0
-    anchor_weight: float = 1.0
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    pair_weight: float = 1.0  # weight of chosen against rejected
+    image_weight: float = 1.0  # weight of the right picture against the spoilt one
+    anchor_weight: float = 1.0  # weight of holding the chosen answer's reward above delta
     delta: float = 0.0  # reward that the chosen answer should keep above
+    # how the picture is spoilt; crop is the paper's, the three on frames are for clips
     corruption: Corruption = "crop"
 
     def __post_init__(self) -> None:

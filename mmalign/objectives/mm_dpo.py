@@ -29,9 +29,10 @@ class MMDPO(Objective):
     is offered.
     """
 
-    beta: float = 0.1
-    w: float = 0.5
-    k: float = 0.5
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo, for pairs without a gap
+    w: float = 0.5  # beta grows to (1 + w) beta where answers are clearly apart
+    k: float = 0.5  # how fast it grows with the gap
+    # distance of the answers by a reward model: the label `margin`, or the scores of both
     gap: Literal["margin", "scores"] = "margin"
 
     roles = PAIR_WITH_REFERENCE

@@ -33,11 +33,12 @@ class POVID(Objective):
     published one, of step 500 on pixels in [0, 1], but clamped: released code wraps what leaves the range.
     """
 
-    beta: float = 0.1
-    mix: float = 0.5
-    form: Literal["average", "single"] = "average"
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    mix: float = 0.5  # share of the likeliest tokens under the noisy picture against the rejected answer
+    form: Literal["average", "single"] = "average"  # two sigmoids averaged, as released, or one, as printed
+    # score the policy's likeliest tokens by both models, or each model's own
     reference_argmax: Literal["policy", "own"] = "policy"
-    corruption: Literal["noise", "crop", "black", "other_image"] = "noise"
+    corruption: Literal["noise", "crop", "black", "other_image"] = "noise"  # how the picture is spoilt
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"beta: must be above 0, got {self.beta}")

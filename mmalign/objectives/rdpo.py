@@ -23,8 +23,8 @@ class RobustDPO(Objective):
     is called rDPO too, but is another one and does not go by this name.
     """
 
-    beta: float = 0.1
-    flip_rate: float = 0.1
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    flip_rate: float = 0.1  # known share of flipped labels, below one half
 
     roles = PAIR_WITH_REFERENCE
     surrogate_beta = 2000.0

@@ -31,8 +31,9 @@ class ReAlign(Objective):
     or the second where that is the answer's own. Policy and reference then score tokens of their own.
     """
 
-    beta: float = 0.1
-    image_weight: float = 1.0
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    image_weight: float = 1.0  # weight of the own picture against the retrieved one
+    # score the answers as they are, or the likeliest other tokens, as released
     variant: Literal["paper", "top_competitor"] = "paper"
 
     roles = {"policy": (*PAIR, RETRIEVED), "reference": (*PAIR, RETRIEVED)}

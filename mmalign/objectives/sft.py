@@ -18,8 +18,9 @@ class SFT(Objective):
     optimizer step (long responses then count more). A surrogate has one unit, so all three agree there.
     """
 
+    # mean over a response's tokens, their sum, or the mean over all tokens of a step
     reduction: Literal["mean", "sum", "token_mean"] = "mean"
-    role: Literal["chosen", "chosen_critique", "rejected_critique"] = "chosen"
+    role: Literal["chosen", "chosen_critique", "rejected_critique"] = "chosen"  # which response is learned
 
     needs = frozenset[str]()
 

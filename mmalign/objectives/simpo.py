@@ -22,8 +22,8 @@ class SimPO(Objective):
     Surrogate scores are refused: two pictures' denoising errors are not comparable without a reference.
     """
 
-    beta: float = 2.0
-    gamma: float = 1.0
+    beta: float = 2.0  # scale of the log-probabilities per token: 2 to 10
+    gamma: float = 1.0  # margin that the rewards should keep, as it stands
 
     roles = {"policy": PAIR}
     needs = frozenset({"absolute", "length"})

@@ -28,9 +28,9 @@ class SPO(Objective):
     is not the sequence method of that name.
     """
 
-    beta: float = 10.0
-    clip: float = 0.1
-    threshold: float = 0.3
+    beta: float = 10.0  # strength of the pull to the reference, for densities that are means over latents
+    clip: float = 0.1  # how far a step's ratio of densities may move from 1
+    threshold: float = 0.3  # a step trains if the judge's softmax of its two sides differs by more
 
     roles = PAIR_WITH_REFERENCE
     needs = frozenset({"ratio", "transition"})

@@ -28,8 +28,10 @@ class WrittenJudge(BatchJudge):
 
     unchecked: ClassVar[bool] = True
 
-    writer: dict[str, Any] = field(metadata={"section": "helper"})
+    writer: dict[str, Any] = field(metadata={"section": "helper"})  # section of the writer that is asked
+    # folder that keeps answers by writer and question, for all runs and processes; null: none
     cache: str | None = field(default=None, kw_only=True)
+    # of the questions, one for each that follows from this and all that is asked
     seed: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:

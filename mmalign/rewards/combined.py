@@ -72,7 +72,9 @@ class Combined(BatchJudge):
     the larger total. Every part's own score is shown under its name.
     """
 
+    # judges' sections, each with `weight` and `transform` (none, log_sigmoid, standardise by `mean`, `std`)
     parts: tuple[dict[str, Any], ...] = field(metadata={"judges": True})
+    # the weighted sum, the least part, or the median of weighted votes
     rule: Literal["sum", "and", "votes"] = "sum"
 
     def __post_init__(self) -> None:

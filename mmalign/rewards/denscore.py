@@ -36,8 +36,8 @@ class Denscore(ClipJudge):
     scored by T . I there. Published weights: luping-liu/Denscore.
     """
 
-    keep: float = 0.3
-    common: str | None = None
+    keep: float = 0.3  # share that is left of what all captions have in common
+    common: str | None = None  # .safetensors file with that direction; null: taken from the captions at hand
 
     def __post_init__(self) -> None:
         super().__post_init__()

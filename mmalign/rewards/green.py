@@ -39,7 +39,7 @@ class Green(WrittenJudge):
     reads: ClassVar[frozenset[str]] = frozenset({"text"})
     costs: ClassVar[frozenset[str]] = frozenset({"significant", "insignificant"})
 
-    template: str = TEMPLATE
+    template: str = TEMPLATE  # what is asked, with {reference} and {response} in their places
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -39,22 +39,24 @@ class LlmJudge(WrittenJudge):
     without regard to case, whose one group is the number; it counts in its `last` match, or must be the same
     in all (`only`), and lies within `low` and `high`, whole numbers alone with `whole`. What is not so is no
     verdict: callers leave it out and count it. A response is cut behind its first `max_words` words. With
-    `compare`, a template with {first} and {second}, two answers are compared in one question, and the last
+    `compare_template`, one with {first} and {second}, two answers are compared in one question, and the last
     sentence of the answer says that answer 1 or answer 2 "is better" or that both are "equally good"; callers
     ask in both orders.
     """
 
     reads: ClassVar[frozenset[str]] = frozenset({"text", "image", "video"})
 
+    # what is asked about a response: {response}; may have {prompt}, {reference} and {caption}
     template: str = SCORE
-    pattern: str = RATING
-    which: Literal["last", "only"] = "last"
-    low: float = 1.0
-    high: float = 10.0
-    whole: bool = True
+    pattern: str = RATING  # regular expression whose one group is the number, read without regard to case
+    which: Literal["last", "only"] = "last"  # of several matches the last counts, or all must say the same
+    low: float = 1.0  # least number that is a verdict
+    high: float = 10.0  # greatest number that is a verdict
+    whole: bool = True  # whole numbers alone are verdicts
+    # what is asked to compare two, with {first} and {second}; null: scores are compared
     compare_template: str | None = None
-    media: bool = True
-    max_words: int | None = None
+    media: bool = True  # show the prompt's pictures and clips
+    max_words: int | None = None  # words of a response that are shown; null: all
 
     def __post_init__(self) -> None:
         super().__post_init__()

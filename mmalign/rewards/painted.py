@@ -32,11 +32,14 @@ class Painted(BatchJudge):
 
     reads: ClassVar[frozenset[str]] = frozenset({"text"})
 
+    # a model's section, adapter diffusion, which makes pictures or clips of a response
     model: dict[str, Any] = field(metadata={"section": "model"})
+    # section of the reward that scores them under the original prompt
     judge: dict[str, Any] = field(metadata={"section": "judge"})
+    # what stands around the original prompt in what is asked, with {prompt} in its place
     template: str = PLACE
-    n: int = 1
-    seed: int = 0
+    n: int = 1  # pictures or clips of a response, whose scores are averaged
+    seed: int = 0  # of what is made
     batch: int = 32  # responses whose media are held at a time
 
     def __post_init__(self) -> None:

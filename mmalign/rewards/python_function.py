@@ -24,7 +24,7 @@ class PythonFunction(BatchJudge):
     reads: ClassVar[frozenset[str]] = frozenset({"text", "image", "video"})
 
     function: str = field(metadata={"imports": True})  # package.module:function
-    batch: int = 32
+    batch: int = 32  # responses that it is called with, at most
 
     def __post_init__(self) -> None:
         check_function(self.function)

@@ -28,9 +28,9 @@ _ABSENT: dict[str, Probe] = {"random": "random", "companion": "companion", "exch
 class _Scenes(Metric):
     """`num` scenes of a stream that no training picture shares, the same for the same numbers."""
 
-    num: int = 64
-    split: Split = "heldout"
-    seed: int = SEED
+    num: int = 64  # scenes that are asked about
+    split: Split = "heldout"  # stream of scenes
+    seed: int = SEED  # of the scenes
 
     def __post_init__(self) -> None:
         if self.num < 1:

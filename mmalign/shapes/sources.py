@@ -44,11 +44,13 @@ class ImagePairs(SourceOptions):
     `judged`: both pictures have their `score` by ImageJudge, and the pair its difference as `margin`.
     """
 
-    num: int = 600
-    seed: int = 0
+    num: int = 600  # pairs
+    seed: int = 0  # of the pairs
+    # filled shapes over outlines, or the captioned scene over one with a wrong fact
     prefer: Literal["style", "faithful"] = "style"
+    # for training, for choosing settings (validation), or for figures (heldout)
     prompts: Literal["training", "validation", "heldout"] = "training"
-    judged: bool = False
+    judged: bool = False  # give both pictures their `score` by ImageJudge, and the pair its `margin`
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,9 +93,10 @@ class CaptionPairs(SourceOptions):
     the pair its difference as `margin`.
     """
 
+    # scenes of training, for choosing settings (validation), or for figures (heldout)
     prompts: Literal["training", "validation", "heldout"] = "training"
-    path: str | None = None
-    judged: bool = False
+    path: str | None = None  # another file of such pairs; null: the shipped one
+    judged: bool = False  # give both answers their `score` by CaptionJudge, and the pair its `margin`
 
     def samples(self) -> Iterator[PreferenceSample]:
         """Every pair with its picture drawn."""
@@ -112,9 +115,10 @@ class ClipPairs(SourceOptions):
     `prompts`, `path` and `judged` (by MotionJudge) are those of CaptionPairs.
     """
 
+    # clips of training, for choosing settings (validation), or for figures (heldout)
     prompts: Literal["training", "validation", "heldout"] = "training"
-    path: str | None = None
-    judged: bool = False
+    path: str | None = None  # another file of such pairs; null: the shipped one
+    judged: bool = False  # give both answers their `score` by MotionJudge, and the pair its `margin`
 
     def samples(self) -> Iterator[PreferenceSample]:
         """Every pair with its clip of four frames."""

@@ -39,17 +39,17 @@ class Endpoint(Writer):
 
     url: str  # such as http://127.0.0.1:8000/v1
     model: str  # its name on the server
-    key_env: str | None = None
+    key_env: str | None = None  # environment variable that holds the server's key; null: it wants none
     system: str | None = None  # a system turn for questions without one
-    max_new_tokens: int = 256
-    temperature: float = 1.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    frames: int = 8
+    max_new_tokens: int = 256  # tokens of an answer, at most; one that is cut off there is no answer
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0  # draw from the likeliest tokens that together have this probability; 1: from all
+    stop: tuple[str, ...] = ()  # an answer ends before the first of these strings
+    frames: int = 8  # of a clip that is sent, at most
     parallel: int = 4  # requests at once
-    timeout_s: float = 120.0
-    retries: int = 5
-    backoff_s: float = 1.0
+    timeout_s: float = 120.0  # seconds to wait for an answer
+    retries: int = 5  # times that a busy or faulty server is asked again
+    backoff_s: float = 1.0  # seconds before the first of them; then twice as long each time
 
     def __post_init__(self) -> None:
         _check_url(self.url)

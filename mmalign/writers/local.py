@@ -32,9 +32,10 @@ class Local(Writer):
 
     indifferent: ClassVar[frozenset[str]] = frozenset({"batch"})
 
+    # a model's section as in a training config, with its `generation`
     model: dict[str, Any] = field(metadata={"section": "model"})
-    batch: int = 32
-    system: str | None = None
+    batch: int = 32  # questions handed over together
+    system: str | None = None  # a system turn for questions without one
 
     def __post_init__(self) -> None:
         if self.batch < 1:

@@ -25,7 +25,7 @@ class Geneval:
     """Prompts grouped by tag (single_object, counting, ...). The benchmark's own score needs its detector;
     here its prompts are answered, and judged by the judges of the config."""
 
-    path: str
+    path: str  # the benchmark's file, lines of JSON
 
     def __post_init__(self) -> None:
         check_path(self.path)

@@ -25,7 +25,7 @@ class Hpsv2:
     """The benchmark's folder, of which the four styles are read, or the list of one style; the style is the
     file's name."""
 
-    path: str
+    path: str  # the benchmark's folder, or the file of one style
 
     def __post_init__(self) -> None:
         check_path(self.path)

@@ -13,7 +13,7 @@ from mmalign.types import UserError
 class Lines:
     """One prompt per line, in UTF-8."""
 
-    path: str
+    path: str  # file with a prompt in every line
 
     def __post_init__(self) -> None:
         check_path(self.path)

@@ -24,7 +24,7 @@ class Parti:
     """A file whose first line names the columns Prompt, Category and Challenge, in any order; others, such as
     Note, are left alone. Quotation marks are part of a prompt, as in the published file."""
 
-    path: str
+    path: str  # the benchmark's file of tab-separated columns
 
     def __post_init__(self) -> None:
         check_path(self.path)

@@ -25,7 +25,7 @@ class Vbench:
     """Prompts grouped by dimension. A list of objects with prompt_en and dimension (a list, or one name as in
     version 2), one text file with a prompt per line, or a folder of such files named after dimensions."""
 
-    path: str
+    path: str  # the benchmark's list, a text file, or a folder of text files
 
     def __post_init__(self) -> None:
         check_path(self.path)

@@ -20,7 +20,7 @@ class LengthDesensitized(Transform):
     model that scores tokens.
     """
 
-    alpha: float = 0.5
+    alpha: float = 0.5  # weight of tokens beyond the shorter response's length; 1 changes nothing
     needs = frozenset({"units"})
     roles = ("chosen", "rejected")
 

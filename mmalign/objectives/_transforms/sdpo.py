@@ -27,7 +27,9 @@ class SDPO(Transform):
     all processes; the authors' code takes them over a process's forward.
     """
 
+    # share of the winner's own gain that a step keeps at least; the larger, the less the loser counts
     mu: float = 0.9
+    # one factor for every pair, or one for all pairs of a step
     scope: Literal["per_pair", "per_batch"] = "per_pair"
 
     needs = frozenset({"prediction"})

@@ -31,8 +31,8 @@ class SegmentWeights(Transform):
     of a pair (`chosen_crop`) have the weights of the side they are made of.
     """
 
-    gamma: float = 5.0
-    normalise: bool = True
+    gamma: float = 5.0  # how often a changed token counts
+    normalise: bool = True  # divide by the sum of the weights, so that scores are means
 
     needs = frozenset({"units", "tokens"})
     roles = ("chosen", "rejected")
