@@ -196,10 +196,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class View:
-    """A role made from another role in memory. `change` names a function in `data/_views.py`."""
+    """A role made from another one by a `change` of `data/_views.py`, with `count` other rows if with any."""
 
     of: str
     change: str
+    count: int = 1
 
 
 @dataclass(frozen=True)

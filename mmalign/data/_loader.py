@@ -48,6 +48,13 @@ class Recipe:
         assert not any(change_of(role, view).pairing for role, view in self.probes.items())
 
 
+def _as_one(partners: Sequence[PreferenceSample], role: str) -> PreferenceSample:
+    """The only partner, or of several one sample with an example of each."""
+    if len(partners) == 1:
+        return partners[0]
+    return replace(partners[0], examples={role: tuple(one.examples[role][0] for one in partners)})
+
+
 @dataclass(frozen=True)
 class _Step:
     items: list[Item]
@@ -109,7 +116,7 @@ class Loader:
         videos = 0 if frames is None else max(most_videos(pool) for pool in self.pools)
         if frames is None or not videos:
             return self.workers, self.timeout_s
-        decoded = 1 + sum(change_of(role, view).pairing is not None for role, view in views.items())
+        decoded = 1 + sum(view.count for role, view in views.items() if change_of(role, view).pairing)
         share = -(-self.order.batch // self.order.processes)
         return max(1, self.workers), self.timeout_s + share * decoded * videos * frames.timeout_s
 
@@ -137,9 +144,13 @@ class Loader:
                 return self._made(sample, place, found)
         ready, views = self._decoded(sample), self.recipe.views
         partners: dict[str, PreferenceSample] = {}
+        near: dict[int, PreferenceSample] = {}  # views of both sides mostly take the same rows
         for role, view in views.items():
             if (pairing := change_of(role, view).pairing) is not None:
-                partners[role] = self._decoded(self._partner(place, role, pairing))
+                chosen = self._partners(place, role, pairing)
+                for index in chosen:
+                    near[index] = near.get(index) or self._decoded(self.pools[place.source][index])
+                partners[role] = _as_one([near[index] for index in chosen], view.of)
         ready = add_views(ready, partners, views, self._seeds(place, sample, views))
         missing = [role for role in self.recipe.roles if role not in ready.examples]
         if missing:
@@ -172,21 +183,24 @@ class Loader:
         epoch = place.epoch if self.recipe.redraw == "epoch" else 0
         return {role: derive_seed(self.order.seed, epoch, sample.id, f"view:{role}") for role in views}
 
-    def _partner(self, place: Place, role: str, pairing: Pairing) -> PreferenceSample:
-        pool, redraw = self.pools[place.source], self.recipe.redraw == "epoch"
+    def _partners(self, place: Place, role: str, pairing: Pairing) -> list[int]:
+        """Rows that a view is made of, no two with the same content."""
+        redraw, count = self.recipe.redraw == "epoch", self.recipe.views[role].count
         kind, content = self._key(role, pairing, place.source, place.index)
+        taken: set[object] = set()
 
         def fits(index: int) -> bool:
             other = self._key(role, pairing, place.source, index)
-            return other[0] == kind and pairing.differs(content, other[1])
+            if other[0] != kind or other[1] in taken or not pairing.differs(content, other[1]):
+                return False
+            taken.add(other[1])
+            return True
 
-        index = self.order.partner(place, fits, redraw)
-        if index is None and pairing.strict:
-            raise UserError(no_partner(pool[place.index].origin, role))
-        if index is None:
-            index = self.order.partner(place, lambda index: True, redraw)
-        assert index is not None
-        return pool[index]
+        found = self.order.partners(place, fits, redraw, count)
+        if len(found) < count and pairing.strict:
+            origin = self.pools[place.source][place.index].origin
+            raise UserError(no_partner(origin, role, count, len(found)))
+        return found or self.order.partners(place, lambda index: True, redraw)
 
     def _key(self, role: str, pairing: Pairing, source: int, index: int) -> tuple[object, object]:
         """What decides who may be whose partner, computed once per row."""

@@ -6,6 +6,7 @@ and neither the number of processes nor that of loader workers changes which sam
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,9 +103,10 @@ class Order:
         name = "" if len(self.sizes) == 1 else str(source)
         return _permutation(derive_seed(self.seed, epoch, name, "order"), self.sizes[source])
 
-    def partner(self, place: Place, fits: Callable[[int], bool], redraw: bool) -> int | None:
-        """Index of the sample of the same source that follows `place` in its walk and for which `fits(index)`
-        holds, never the sample itself; None if there is none.
+    def partners(self, place: Place, fits: Callable[[int], bool], redraw: bool, count: int = 1) -> list[int]:
+        """Indices of the samples of the same source that follow `place` in its walk and for which
+        `fits(index)` holds, never the sample itself; `count` of them, or all there are. Each is taken before
+        the next is asked about.
 
         With `redraw` the walk is that of the epoch, without it one fixed cycle. Raises UserError for a source
         of one row.
@@ -117,7 +119,7 @@ class Order:
             seed = derive_seed(self.seed, 0, str(place.source), "partner")
             walk, rank = _permutation(seed, size), int(_inverse(seed, size)[place.index])
         following = (int(walk[(rank + offset) % size]) for offset in range(1, size))
-        return next((index for index in following if fits(index)), None)
+        return list(itertools.islice((index for index in following if fits(index)), count))
 
 
 @lru_cache(maxsize=16)

@@ -90,6 +90,11 @@ def _no_text_beside_media(examples: Examples) -> str | None:
     return None
 
 
+def _shows_none(own: _Shown, other: _Shown) -> bool:
+    """Whether no medium of the one is among those of the other."""
+    return {medium for example in own for medium in example}.isdisjoint(m for one in other for m in one)
+
+
 def _shows_others(own: _Shown, other: _Shown) -> bool:
     """Whether `with_media_of` changes every example: a partner with more pictures may begin with the same."""
     given = [medium for example in other for medium in example]
@@ -110,6 +115,7 @@ _OTHER_MEDIA = Pairing(
     strict=True,
     differs=_shows_others,
 )
+_NO_SHARED_MEDIA = replace(_OTHER_MEDIA, differs=_shows_none)
 
 
 # ---------------------------------------------------------------- the changes
@@ -125,6 +131,11 @@ def other_image(examples: Examples, partner: Examples, generator: Generator) -> 
     """Another sample's pictures and clips under the sample's own words and response. Files of different names
     count as different pictures."""
     return pictures.with_media_of(examples, partner)
+
+
+def mean_image(examples: Examples, partner: Examples, generator: Generator) -> Examples:
+    """The mean of the partners' pictures, an example of each partner, in the place of every picture."""
+    return pictures.with_mean_of(examples, partner)
 
 
 def no_image(examples: Examples, partner: Examples, generator: Generator) -> Examples:
@@ -147,6 +158,7 @@ CHANGES: Mapping[str, Change] = {
     "black": Change(_pixels(pictures.black), _no_media, media=SEEN),
     "gray": Change(_pixels(pictures.gray), _no_media, media=SEEN),
     "other_image": Change(other_image, _no_media, _OTHER_MEDIA, media=SEEN),
+    "mean_image": Change(mean_image, _no_media, _NO_SHARED_MEDIA, media=SEEN),
     "no_image": Change(no_image, _no_text_beside_media, media=SEEN),
     "reversed_frames": Change(_order(pictures.reversed_order), _no_frames, media=frozenset({"video"})),
     "shuffled_frames": Change(
@@ -159,10 +171,13 @@ CHANGES: Mapping[str, Change] = {
 
 
 def change_of(role: str, view: View) -> Change:
-    """The named change, or UserError with the names there are."""
+    """The named change, or UserError with the names there are, or for other rows that it does not take."""
     if view.change not in CHANGES:
         raise UserError(f"view {role!r}: unknown change {view.change!r}; known: {', '.join(CHANGES)}")
-    return CHANGES[view.change]
+    change = CHANGES[view.change]
+    if view.count != 1 and (view.count < 1 or change.pairing is None or not change.pairing.strict):
+        raise UserError(f"view {role!r}: {view.change} cannot be made of {view.count} other rows")
+    return change
 
 
 def unseen(views: Mapping[str, View], media: frozenset[str]) -> str | None:
@@ -186,8 +201,13 @@ def check_views(sample: PreferenceSample, views: Mapping[str, View]) -> None:
             )
 
 
-def no_partner(origin: str, role: str) -> str:
-    """Why a row's view cannot be made without another row."""
+def no_partner(origin: str, role: str, count: int, there: int) -> str:
+    """Why a row's view cannot be made without `count` other rows, where only some are `there`."""
+    if count > 1:
+        return (
+            f"{origin}: role {role!r} is made of {count} rows of the same source that show other media "
+            f"of the same kinds, no two the same, and there are {there}; add rows, or ask for fewer"
+        )
     return (
         f"{origin}: role {role!r} needs a row of the same source with other media of the same kinds, and "
         "there is none"
@@ -195,7 +215,7 @@ def no_partner(origin: str, role: str) -> str:
 
 
 def partnerless(samples: Sequence[PreferenceSample], views: Mapping[str, View]) -> dict[int, str]:
-    """Samples of one source that have no partner for a view which cannot do without: index -> reason."""
+    """Samples of one source that lack a partner for a view which cannot do without: index -> reason."""
     found: dict[int, str] = {}
     for role, view in views.items():
         pairing = change_of(role, view).pairing
@@ -208,8 +228,10 @@ def partnerless(samples: Sequence[PreferenceSample], views: Mapping[str, View]) 
             keys.append((pairing.kind(examples), pairing.content(examples)))
             contents.setdefault(keys[-1][0], {})[keys[-1][1]] = None
         for index, (kind, content) in enumerate(keys):
-            if not any(pairing.differs(content, other) for other in contents[kind]):
-                found.setdefault(index, no_partner(samples[index].origin, role))
+            fitting = (other for other in contents[kind] if pairing.differs(content, other))
+            there = len(list(itertools.islice(fitting, view.count)))
+            if there < view.count:
+                found.setdefault(index, no_partner(samples[index].origin, role, view.count, there))
     return found
 
 
@@ -221,7 +243,8 @@ def add_views(
 ) -> PreferenceSample:
     """The sample with every view as a further role; media are decoded.
 
-    `partners` and `seeds` go by the view's role; a partner is given iff the change has a pairing.
+    `partners` and `seeds` go by the view's role; a partner is given iff the change has a pairing. Several
+    partners come as one sample that has an example of each.
     """
     for role, view in views.items():
         for source in (sample, partners.get(role, sample)):

@@ -107,12 +107,18 @@ def with_pixels(examples: Examples, change: Pixels, generator: Generator) -> Exa
     """Every picture and clip of the prompts changed, in reading order."""
 
     def one(part: Part) -> Part:
+        changed = change(_pixels(part), generator)
         if isinstance(part.data, Clip):
-            return Part(part.kind, replace(part.data, frames=change(part.data.frames, generator)))
-        frames = torch.from_numpy(np.array(part.data)).permute(2, 0, 1)[None]
-        return Part(part.kind, Image.fromarray(change(frames, generator)[0].permute(1, 2, 0).numpy()))
+            return Part(part.kind, replace(part.data, frames=changed))
+        return Part(part.kind, Image.fromarray(changed[0].permute(1, 2, 0).numpy()))
 
     return _mapped(examples, one)
+
+
+def _pixels(part: Part) -> Tensor:
+    if isinstance(part.data, Clip):
+        return part.data.frames
+    return torch.from_numpy(np.array(part.data)).permute(2, 0, 1)[None]
 
 
 def with_order(
@@ -141,6 +147,34 @@ def with_media_of(examples: Examples, partner: Examples) -> Examples:
         }
         changed += _mapped((example,), lambda part, given=given: next(given[part.kind]))  # type: ignore[misc]
     return changed
+
+
+def with_mean_of(examples: Examples, partners: Examples) -> Examples:
+    """In the place of every picture the mean over the partners of the pictures that `with_media_of` each of
+    them would put there, in the row's own size: a picture of nothing in particular with the colours and the
+    layout that pictures have. Each is stretched to that size before values in [0, 1] are averaged. Of clips
+    every frame is a mean: of those frames of the others that stand at the same share of their length."""
+    given = [media(with_media_of(examples, (partner,))) for partner in partners]
+    others = zip(*given, strict=True)
+
+    def mean(frames: Tensor, generator: Generator) -> Tensor:
+        total = torch.zeros(frames.shape)
+        for other in map(_pixels, next(others)):
+            places = torch.arange(len(frames)) * len(other) // len(frames)
+            total += _stretched(other[places], *frames.shape[-2:])
+        return (255 * total / len(partners)).round().clamp(0, 255).to(torch.uint8)
+
+    return with_pixels(examples, mean, Generator())
+
+
+def _stretched(frames: Tensor, height: int, width: int) -> Tensor:
+    """uint8 -> values in [0, 1] of another size, without the patterns of left-out pixels."""
+    values = frames.float() / 255
+    if frames.shape[-2:] == (height, width):
+        return values
+    return torch.nn.functional.interpolate(
+        values, size=(height, width), mode="bilinear", align_corners=False, antialias=True
+    )
 
 
 def without_media(examples: Examples) -> Examples:

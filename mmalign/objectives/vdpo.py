@@ -13,6 +13,8 @@ from mmalign.objectives._pairs import PAIR, Ratios, pair_metrics, require
 from mmalign.objectives._units import refuse_other_cut
 from mmalign.types import AllMean, LogProbs, Objective, Outcome, Scores, State, View
 
+_MEAN_OF = 8  # other rows of a mean picture
+
 
 @dataclass(frozen=True)
 class VDPO(Objective):
@@ -24,20 +26,24 @@ class VDPO(Objective):
     for plain DPO, which this then is exactly, and 1.5 is our default: no published value is known to us, and
     at the 0 of a released script nothing would train. `unguided`: who scores under v0, the policy as it is at
     every step or the reference. `use_logits` mixes logits in place of log-probabilities and normalises again.
-    `picture`: v0, gray (near the zeros of a normalised picture), black, or another row's picture.
+    `picture`: v0, gray (near the zeros of a normalised picture), black, another row's picture, or the mean of
+    the pictures of `mean_of` other rows (8 by default, which is ours), each stretched to the row's own size.
     `form` ipo is (margin - 1 / (2 beta))^2 in place of the log-sigmoid; `label_smoothing` e is the assumed
     share of flipped labels, as in dpo. `visual_weight` adds -log sigmoid(beta * (r(v) - sg(r(v0)))) of the
     chosen answer, with r the plain log-ratio policy / reference.
     """
 
-    beta: float = 0.1
-    guidance: float = 1.5
-    unguided: Literal["policy", "reference"] = "policy"
-    use_logits: bool = False
-    picture: Literal["gray", "black", "other_image"] = "gray"
+    beta: float = 0.1  # strength of the pull to the reference, as in dpo
+    guidance: float = 1.5  # how much counts what the picture explains; 1 is plain dpo
+    unguided: Literal["policy", "reference"] = "policy"  # who scores under the empty picture
+    use_logits: bool = False  # mix logits in place of log-probabilities, and normalise again
+    # the empty picture: gray, black, another row's, or the mean of several rows'
+    picture: Literal["gray", "black", "other_image", "mean_image"] = "gray"
+    mean_of: int | None = None  # how many other rows a mean_image is made of; null: 8
+    # weight of the chosen answer's reward under the picture above that under the empty one
     visual_weight: float = 0.0
-    form: Literal["sigmoid", "ipo"] = "sigmoid"
-    label_smoothing: float = 0.0
+    form: Literal["sigmoid", "ipo"] = "sigmoid"  # log-sigmoid of the margin, or its square as in ipo
+    label_smoothing: float = 0.0  # assumed share of flipped labels
 
     def __post_init__(self) -> None:
         require(self.beta > 0, f"beta: must be above 0, got {self.beta}")
@@ -46,6 +52,10 @@ class VDPO(Objective):
         require(0 <= self.label_smoothing < 0.5, f"label_smoothing: [0, 0.5), got {self.label_smoothing}")
         smooth = self.form == "sigmoid" or not self.label_smoothing
         require(smooth, "label_smoothing: only read with form sigmoid; leave one of them out")
+        if self.mean_of is not None:
+            require(self.mean_of > 1, f"mean_of: must be 2 or more, got {self.mean_of}; see other_image")
+            averages = self.picture == "mean_image"
+            require(averages, "mean_of: only read with picture mean_image; leave one of them out")
         mixes = self.guidance != 1
         require(mixes or not self.use_logits, "use_logits: guidance 1 mixes nothing; leave one of them out")
 
@@ -79,7 +89,8 @@ class VDPO(Objective):
     def views(self) -> Mapping[str, View]:
         """Both sides with their prompts' pictures and clips emptied."""
         scored = {role for roles in self.roles.values() for role in roles}
-        return {self._view(r): View(r, self.picture) for r in PAIR if self._view(r) in scored}
+        others = (self.mean_of or _MEAN_OF) if self.picture == "mean_image" else 1
+        return {self._view(r): View(r, self.picture, others) for r in PAIR if self._view(r) in scored}
 
     def __call__(self, scores: Scores, labels: Mapping[str, Any], state: State, all_mean: AllMean) -> Outcome:
         """Loss [S]; with guidance 1 ln 2 per unit of weight where policy and reference agree, and

@@ -29,6 +29,7 @@ from mmalign.data._row_cache import RowCache
 from mmalign.data._sources import Skipped, load, options_of
 from mmalign.data._views import change_of, check_views, partnerless
 from mmalign.data._views_media import media
+from mmalign.training._online_modes import BLIND
 from mmalign.training.checks import fields_of
 from mmalign.training.console import Console
 from mmalign.training.masks import check_mask
@@ -41,6 +42,13 @@ OnSkip = Callable[[int, Skipped], None]
 def scored_roles(objective: Objective) -> tuple[str, ...]:
     """Every role that some source scores, views included."""
     return tuple(dict.fromkeys(role for roles in objective.roles.values() for role in roles))
+
+
+def row_roles(config: RunConfig) -> tuple[str, ...]:
+    """Those of them that rows must have: no views, and no answer that a round writes."""
+    writes = config.online is not None and config.online.blind is not None
+    made = {*config.objective.views, *([BLIND] if writes else [])}
+    return tuple(role for role in scored_roles(config.objective) if role not in made)
 
 
 def wanted_roles(config: RunConfig) -> tuple[str, ...]:
@@ -122,7 +130,7 @@ class RunData:
         would otherwise give each its own order.
         """
         objective: Objective = config.objective
-        roles = tuple(role for role in scored_roles(objective) if role not in objective.views)
+        roles = row_roles(config)
         masked = "mask" in fields_of(config)
         check = partial(_check, adapter, roles, objective.views, masked)
         for place, pool in enumerate([*self.pools, *self.heldout]):
@@ -317,9 +325,17 @@ def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
         some = first.samples[start : start + need]
         found = outcomes(some, check, first.on_error, frames=adapter.frames)
         kept += [one for one, outcome in zip(some, found, strict=True) if not isinstance(outcome, str)]
-        if len(kept) >= need:
+        paired = _paired(kept, config.objective.views)
+        if len(paired) >= need:
+            kept = paired
             break
-    kept = kept[:need]
     small = RunData([Pool(kept, first.source)], [], world, data.hash)
     single = replace(config, data=config.data[:1], train=replace(config.train, batch=len(kept), workers=0))
-    return next(iter(small.loader(adapter, single).steps(0, 1)))
+    return next(iter(small.loader(adapter, single).steps(0, 1)))[:need]
+
+
+def _paired(samples: list[PreferenceSample], views: Mapping[str, View]) -> list[PreferenceSample]:
+    """The samples but for those that lack partners; none if that leaves others without."""
+    alone = partnerless(samples, views)
+    kept = [sample for i, sample in enumerate(samples) if i not in alone]
+    return [] if partnerless(kept, views) else kept

@@ -1,6 +1,7 @@
 """Order: every row once per epoch, the same for any number of processes, computable from the step alone."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -103,38 +104,54 @@ def anyone(index: int) -> bool:
     return True
 
 
+def partner(order: Order, place: Place, fits: Callable[[int], bool], redraw: bool) -> int | None:
+    return next(iter(order.partners(place, fits, redraw)), None)
+
+
 def test_partner_is_the_next_sample_of_the_epoch() -> None:
     order = Order(seed=4, sizes=(6,), batch=6)
     places = order.step(0)
     walk = [place.index for place in places]
-    partners = [order.partner(place, anyone, redraw=True) for place in places]
+    partners = [partner(order, place, anyone, True) for place in places]
     assert partners == walk[1:] + walk[:1]
-    later = {place.index: order.partner(place, anyone, True) for place in order.step(1)}
+    later = {place.index: partner(order, place, anyone, True) for place in order.step(1)}
     assert later != dict(zip(walk, partners, strict=True))
 
 
 def test_fixed_partner_is_the_same_in_every_epoch_and_never_the_sample() -> None:
     order = Order(seed=4, sizes=(6,), batch=6)
     epochs = [
-        {place.index: order.partner(place, anyone, False) for place in order.step(step)} for step in range(3)
+        {place.index: partner(order, place, anyone, False) for place in order.step(step)} for step in range(3)
     ]
     assert epochs[0] == epochs[1] == epochs[2]
     assert sorted(epochs[0].values()) == list(range(6))
-    assert all(index != partner for index, partner in epochs[0].items())
+    assert all(index != other for index, other in epochs[0].items())
 
 
 @pytest.mark.parametrize("redraw", [True, False])
 def test_partner_is_the_next_that_fits(redraw: bool) -> None:
     order = Order(seed=4, sizes=(8,), batch=8)
     for place in order.step(0):
-        found = order.partner(place, lambda index, own=place.index: index // 2 != own // 2, redraw)
+        found = partner(order, place, lambda index, own=place.index: index // 2 != own // 2, redraw)
         assert found is not None and found // 2 != place.index // 2
-        assert order.partner(place, lambda index, own=place.index: index == own, redraw) is None
-        nearest = order.partner(place, anyone, redraw)
+        assert partner(order, place, lambda index, own=place.index: index == own, redraw) is None
+        nearest = partner(order, place, anyone, redraw)
         assert found == nearest or nearest is not None and nearest // 2 == place.index // 2
+
+
+@pytest.mark.parametrize("redraw", [True, False])
+def test_several_partners_follow_each_other(redraw: bool) -> None:
+    order = Order(seed=4, sizes=(6,), batch=6)
+    for place in order.step(0):
+        found = order.partners(place, anyone, redraw, 4)
+        assert found[0] == partner(order, place, anyone, redraw)
+        assert len(set(found)) == 4 and place.index not in found
+        some = order.partners(place, lambda index: index % 2 == 0, redraw, 3)
+        assert some == [index for index in order.partners(place, anyone, redraw, 5) if index % 2 == 0][:3]
+        assert sorted(order.partners(place, anyone, redraw, 9)) == sorted({*range(6)} - {place.index})
 
 
 def test_partner_needs_two_rows() -> None:
     order = Order(seed=4, sizes=(1,), batch=1)
     with pytest.raises(UserError, match="two rows"):
-        order.partner(order.step(0)[0], anyone, True)
+        order.partners(order.step(0)[0], anyone, True)

@@ -1,5 +1,9 @@
 """Partners for views of other pictures, where rows hold lists of pictures that begin alike."""
 
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Literal
+
 import pytest
 from PIL import Image
 
@@ -11,14 +15,21 @@ from mmalign.types import Example, Message, Part, PreferenceSample, Prepared, Us
 VIEWS = {"view": View("chosen", "other_image")}
 
 
+MEAN = {"view": View("chosen", "mean_image", 3)}
+
+
 def row(name: str, *shades: int) -> PreferenceSample:
     media = tuple(Part("image", Image.new("RGB", (4, 4), (shade, 0, 0))) for shade in shades)
     prompt = (Message("user", (*media, Part("text", "what is it?"))),)
     return PreferenceSample(name, {"chosen": (Example(prompt, (Part("text", "a"),)),)}, origin=f"row {name}")
 
 
-def shown(rows: list[PreferenceSample]) -> dict[str, tuple[list[int], list[int]]]:
-    """Shades of the pictures of every row, and of its view."""
+def shown(
+    rows: list[PreferenceSample],
+    views: Mapping[str, View] = VIEWS,
+    redraw: Literal["once", "epoch"] = "epoch",
+) -> dict[str, tuple[list[int], list[int]]]:
+    """Shades of the pictures of every row, and of its view in the last of three epochs."""
     found = {}
 
     def prepare(sample: PreferenceSample, roles: object) -> Prepared:
@@ -29,7 +40,7 @@ def shown(rows: list[PreferenceSample]) -> dict[str, tuple[list[int], list[int]]
         found[sample.id] = (lists[0], lists[1])
         return Prepared(sample.id, ())
 
-    recipe = Recipe(prepare, ("chosen", "view"), VIEWS)
+    recipe = Recipe(prepare, ("chosen", "view"), views, redraw)
     list(Loader([rows], Order(3, (len(rows),), 1), recipe).steps(0, 3 * len(rows)))
     return found
 
@@ -53,3 +64,36 @@ def test_rows_without_a_partner_are_found_beforehand() -> None:
     assert partnerless([*rows, row("d", 9)], VIEWS) == {}
     assert list(partnerless([row("a", 1), row("b", 1)], VIEWS)) == [0, 1]
     assert partnerless(rows, {"view": View("chosen", "crop")}) == {}
+
+
+@pytest.mark.parametrize("redraw", ["epoch", "once"])
+def test_a_mean_is_of_other_pictures_each_once(redraw: Literal["once", "epoch"]) -> None:
+    """Two rows show each shade; sums of three different powers of two tell which were averaged."""
+    shades = [3, 6, 12, 24, 48]
+    rows = [row(f"{shade}-{n}", shade) for shade in shades for n in range(2)]
+    found = shown(rows, MEAN, redraw)
+    for (own,), (mean,) in found.values():
+        others = [shade for shade in shades if shade != own]
+        assert mean in [sum(some) // 3 for some in combinations(others, 3)]
+    assert len({mean[0] for _, mean in found.values()}) > 2
+    assert found == shown(rows, MEAN, redraw)
+
+
+def test_no_picture_of_a_mean_is_one_of_the_row() -> None:
+    rows = [row("ab", 1, 2), row("bc", 2, 3), row("d", 30), row("ef", 60, 90), row("g", 120)]
+    own, mean = shown(rows, MEAN)["ab"]
+    assert own == [1, 2] and mean == [(30 + 60 + 120) // 3, (30 + 90 + 120) // 3]
+
+
+def test_too_few_other_pictures_are_told_of_beforehand() -> None:
+    rows = [row(str(n), n // 2) for n in range(6)]
+    line = (
+        "row 0: role 'view' is made of 3 rows of the same source that show other media of the same kinds, no "
+        "two the same, and there are 2; add rows, or ask for fewer"
+    )
+    assert partnerless(rows, MEAN)[0] == line and len(partnerless(rows, MEAN)) == 6
+    with pytest.raises(
+        UserError, match=r"^row .: role 'view' is made of 3 rows .* and there are 2; add rows"
+    ):
+        shown(rows, MEAN)
+    assert partnerless([*rows, row("more", 9)], MEAN) == {}

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor, Qwen2VLImageProcessor
 from view_rows import PIXELS, clip, generator, made, media_of, picture, places, prompt, seen
 
+from mmalign.clips import Clip
 from mmalign.data import _views_media as changes
 from mmalign.data._views import CHANGES, SEEN, change_of, check_views, unseen
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError, View
@@ -170,6 +171,50 @@ def test_other_media_bind_in_order_and_cyclically() -> None:
     assert example.prompt[0].parts[-1] == Part("text", "what is it?")
 
 
+def flat(shade: int, size: tuple[int, int]) -> Image.Image:
+    return Image.new("RGB", size, (shade, 2 * shade, 0))
+
+
+def together(*samples: PreferenceSample) -> PreferenceSample:
+    """Several partners, as the loader hands them over."""
+    return replace(samples[0], examples={"chosen": tuple(one.examples["chosen"][0] for one in samples)})
+
+
+def test_the_mean_of_other_pictures_in_the_size_of_the_own_one() -> None:
+    partners = together(seen(flat(10, (9, 9))), seen(flat(21, (80, 20))), seen(flat(30, (2, 3))))
+    (found,) = media_of(made(seen(picture(1)), "mean_image", partner=partners))
+    assert found.shape == np.asarray(picture(1)).shape == (30, 40, 3)
+    assert (found == [20, 41, 0]).all(), "61 / 3 and 122 / 3, rounded once at the end"
+    left = Image.fromarray(np.repeat(np.array([[[0] * 3, [200] * 3]], np.uint8), 40, axis=1))
+    halves = together(seen(left), seen(flat(0, (2, 2))))
+    (found,) = media_of(made(seen(picture(1)), "mean_image", partner=halves))
+    assert found[:, :8].max() == 0 and found[:, -8:].min() == 100, "stretched, not cut out"
+
+
+def test_every_picture_of_a_row_is_a_mean_and_takes_the_others_in_turn() -> None:
+    partners = together(
+        seen(clip(2, 1), flat(10, (5, 5)), flat(20, (5, 5))), seen(flat(30, (5, 5)), clip(2, 3))
+    )
+    example = made(seen(picture(1), clip(2), picture(2, (8, 8))), "mean_image", partner=partners)
+    first, moving, second = media_of(example)
+    assert (first == [20, 40, 0]).all() and (second == [25, 50, 0]).all()
+    mean = (clip(2, 1).frames.float() + clip(2, 3).frames.float()) / 2
+    assert np.abs(moving.astype(float) - mean.numpy()).max() <= 0.5
+
+
+def test_frames_of_a_mean_clip_are_those_at_the_same_share_of_the_others() -> None:
+    def shades(*values: int) -> Clip:
+        frames = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 6, 8)
+        return replace(clip(len(values)), frames=frames)
+
+    partners = together(seen(shades(0, 20, 40, 60, 80, 100)), seen(shades(100)))
+    (found,) = media_of(made(seen(clip(3)), "mean_image", partner=partners))
+    assert found[:, 0, 0, 0].tolist() == [50, 70, 90]
+    assert (
+        made(seen(clip(3)), "mean_image", partner=partners).prompt[0].parts[0].data.seconds == clip(3).seconds
+    )
+
+
 def test_no_image_leaves_the_text() -> None:
     example = made(seen(picture(1), clip(2)), "no_image")
     assert example.prompt == prompt()
@@ -218,3 +263,9 @@ def test_changes_of_media_need_an_adapter_that_reads_them() -> None:
     assert unseen({"odd": View("chosen", "reversed_frames")}, frozenset({"image"})) == "video"
     with pytest.raises(UserError, match="unknown change 'blur'; known: other_response, crop"):
         change_of("odd", View("chosen", "blur"))
+
+
+@pytest.mark.parametrize(("change", "count"), [("crop", 2), ("other_response", 2), ("mean_image", 0)])
+def test_other_rows_that_a_change_does_not_take_are_refused(change: str, count: int) -> None:
+    with pytest.raises(UserError, match=f"^view 'odd': {change} cannot be made of {count} other rows$"):
+        change_of("odd", View("chosen", change, count))

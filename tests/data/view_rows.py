@@ -11,7 +11,7 @@ from mmalign.clips import Clip
 from mmalign.data._views import add_views
 from mmalign.types import Example, Message, Part, PreferenceSample, View
 
-PIXELS = ("crop", "noise", "black", "gray")
+PIXELS = ("crop", "noise", "black", "gray", "mean_image")
 SEEDED = ("crop", "noise", "shuffled_frames", "dropped_frames")
 
 
@@ -55,6 +55,8 @@ def seen(*media: Image.Image | Clip, name: str = "a", text: str = "what is it?")
 def made(sample: PreferenceSample, change: str, seed: int = 0, partner: Any = None) -> Example:
     """The chosen side under a change."""
     view = {"view": View("chosen", change)}
+    if partner is None and change == "mean_image":
+        partner = seen(clip(3, 8), picture(9, (9, 9)))
     partners = {} if partner is None else {"view": partner}
     return add_views(sample, partners, view, {"view": seed}).examples["view"][0]
 

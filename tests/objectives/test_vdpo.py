@@ -1,6 +1,7 @@
 """V-DPO: worked values of the guided likelihood, its gradients, and which roles its options ask for."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -159,6 +160,21 @@ def test_an_answer_cut_differently_under_another_picture_is_refused() -> None:
         run(objective, {**scores, "policy": policy})
 
 
+def test_the_empty_picture_may_be_the_mean_of_other_rows() -> None:
+    """The mean is as large as the picture itself, so that no answer can be cut differently under it."""
+    objective = VDPO(picture="mean_image", mean_of=3)
+    assert objective.views == {
+        "chosen_mean_image": View("chosen", "mean_image", 3),
+        "rejected_mean_image": View("rejected", "mean_image", 3),
+    }
+    assert objective.needs == VDPO().needs and objective.detached == tuple(objective.views)
+    assert {view.count for view in VDPO(picture="mean_image").views.values()} == {8}
+    assert {view.count for view in VDPO(picture="other_image").views.values()} == {1}
+    scores, _ = worked()
+    policy = {role.replace("gray", "mean_image"): side for role, side in scores["policy"].items()}
+    assert near(run(objective, {**scores, "policy": policy}).loss, [0.663597])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -166,8 +182,10 @@ def test_an_answer_cut_differently_under_another_picture_is_refused() -> None:
         ({"guidance": 0.0}, "^guidance: .*got 0"),
         ({"visual_weight": -1.0}, "^visual_weight: .*got -1"),
         ({"guidance": 1.0, "use_logits": True}, "^use_logits: "),
+        ({"picture": "mean_image", "mean_of": 1}, "^mean_of: must be 2 or more, got 1; see other_image"),
+        ({"mean_of": 4}, "^mean_of: only read with picture mean_image"),
     ],
 )
-def test_ranges(options: dict[str, float], message: str) -> None:
+def test_ranges(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        VDPO(**options)  # type: ignore[arg-type]
+        VDPO(**options)
