@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,7 @@ SURE = "answers that the model was too sure of"
 UNEVEN = "answers of a far other length than the row's own"
 ALIKE = "answers too much like the row's own"
 ADMITTED = "answers that say that the picture is not there"
+FREQUENT = "pairs whose closed answer is chosen more often than another"
 
 _NO = r"there (is|are) (no|only)|no (such )?image|only \w+ (images|pictures)|cannot|can't"
 _ABSENT = re.compile(rf"\b({_NO}|(does|do|is|are|was|were)(n't| not))\b", re.IGNORECASE)
@@ -74,23 +75,34 @@ class MiaDpo(RowBuilder):
     square, so that no processor crops a cell away) and all of `negative` are this project's own: that share
     of the questions in numbered layouts is about the picture after the last, `negative_answer` is chosen and
     an answer that does not notice is rejected, whatever it looked at.
+
+    `balance` is too: of the pairs whose chosen answer begins with one of these words, such as yes and no, as
+    many of each word stay as of the rarest, so that no training learns to say the commonest. It is done at
+    the end, over the whole build, and those with the lowest hashes of their ids stay.
     """
 
+    # what is drawn from: numbered pictures, cells of one picture, a picture inside another
     layouts: tuple[Layout, ...] = ("sequence", "collage", "pic_in_pic")
+    # bounds of numbered pictures
     sequence: Limits = field(default_factory=lambda: Limits((2, 3, 4, 5), (0.8, 0.7, 0.6, 0.6)))
+    # bounds of collages, by their number of cells
     collage: Limits = field(default_factory=lambda: Limits((2, 3, 4, 6, 9), (0.7, 0.6, 0.5, 0.4, 0.3)))
-    pic_in_pic: float = 0.8
-    layer: int | float = 0.5
+    pic_in_pic: float = 0.8  # share of attention on the target below which an answer is kept, in pic_in_pic
+    layer: int | float = 0.5  # whose attention counts: its number from 0, or a share of the depth below 1
     cell: int = 448  # pixels of a collage's cell
-    square: bool = True
-    cell_noise: float = 225.0  # in steps of 8-bit values
-    picture_noise: float = 49.0
-    min_perplexity: float = 1.1
-    max_chosen: int = 512
+    square: bool = True  # put composed pictures on a white square, so that no processor crops a cell away
+    # deviation of the noise on a collage's target when the model answers, in 8-bit steps
+    cell_noise: float = 225.0
+    picture_noise: float = 49.0  # the same of the whole picture in pic_in_pic
+    min_perplexity: float = 1.1  # an answer must have more, else the model was too sure of it
+    max_chosen: int = 512  # a row's answer must be shorter, in characters
+    # least and greatest length of a rejected answer as a share of the chosen one's
     len_ratio: tuple[float, float] = (0.33, 3.0)
-    min_edit_distance_norm: float = 0.1
-    negative: float = 0.0
+    min_edit_distance_norm: float = 0.1  # least share of characters in which both sides differ
+    negative: float = 0.0  # share of questions in numbered layouts that are about a picture that is not there
+    # chosen answer to those; {asked} and {count} are filled in
     negative_answer: str = "There is no Image{asked}; only {count} images are given."
+    balance: tuple[str, ...] = ()  # words that chosen answers begin with, of each as many as of the rarest
 
     def __post_init__(self) -> None:
         if not self.layouts or len(set(self.layouts)) < len(self.layouts):
@@ -113,6 +125,9 @@ class MiaDpo(RowBuilder):
         for name in ("cell_noise", "picture_noise", "min_perplexity", "max_chosen"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: must be 0 or more, got {getattr(self, name)}")
+        words = [one.lower() for one in self.balance]
+        if len(words) == 1 or len(set(words)) < len(words) or any(w != _first_word(w) for w in words):
+            raise ValueError(f"balance: must be two or more different words, got {list(self.balance)}")
 
     def ready_for(self, adapter: Adapter) -> None:
         """Raises UserError for a model that tells no attention, or in whose places of a picture the cells of
@@ -144,6 +159,17 @@ class MiaDpo(RowBuilder):
             Remade(counts=Counter({one: 1})) if isinstance(one, str) else self._selected(one, next(answers))
             for one in asked
         ]
+
+    def sift(self, rows: Iterable[Mapping[str, Any]]) -> Mapping[str, str]:
+        """Pairs of closed answers beyond as many as the rarest has."""
+        found: dict[str, list[str]] = {_first_word(one): [] for one in self.balance}
+        for row in rows:
+            word = _first_word(row["chosen"])
+            if word in found:
+                found[word].append(row["id"])
+        least = min(map(len, found.values()), default=0)
+        spare = [name for own in found.values() for name in sorted(own, key=_lot)[least:]]
+        return dict.fromkeys(spare, FREQUENT)
 
     # ------------------------------------------------------------ questions
 
@@ -277,6 +303,17 @@ class MiaDpo(RowBuilder):
                 "collage cannot be found; use layouts: [sequence]"
             )
         return grid
+
+
+def _first_word(text: str) -> str:
+    """The first word of an answer, in lower case."""
+    found = re.search(r"\w+", text)
+    return found.group().lower() if found else ""
+
+
+def _lot(name: str) -> int:
+    """What is drawn for a row by its id alone, so that it does not hang on the order of rows."""
+    return derive_seed(0, 0, name, "balance")
 
 
 def _others(row: Asked, pool: Pool, count: int, rng: random.Random) -> list[Any]:

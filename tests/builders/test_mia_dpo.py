@@ -338,9 +338,39 @@ def test_questions_about_a_picture_that_is_not_there() -> None:
     assert said(found.kept[0]).endswith("In Image3, what is it?")
 
 
+# ---------------------------------------------------------------- balance
+
+
+def closed(answers: list[str]) -> list[dict[str, str]]:
+    return [{"id": f"{place}/sequence", "chosen": answer} for place, answer in enumerate(answers)]
+
+
+def test_as_many_pairs_of_each_answer_as_of_the_rarest_stay() -> None:
+    answers = ["no"] * 9 + ["Yes.", "yes, it is", "No, a box"] + ["red"] * 4 + ["Yesterday", "-"]
+    rows = closed(answers)
+    out = MiaDpo(balance=("yes", "No")).sift(iter(rows))
+    assert set(out.values()) == {mia_dpo.FREQUENT} and len(out) == 8
+    left = Counter(row["chosen"] for row in rows if row["id"] not in out)
+    assert left["no"] + left["No, a box"] == 2 and left["Yes."] + left["yes, it is"] == 2
+    assert left["red"] == 4 and left["Yesterday"] == left["-"] == 1  # no closed answer that was named
+    assert MiaDpo().sift(iter(rows)) == {}
+
+
+def test_what_stays_hangs_on_ids_and_not_on_the_order() -> None:
+    rows = closed(["no"] * 40 + ["yes"] * 10)
+    builder = MiaDpo(balance=("yes", "no"))
+    out = builder.sift(iter(rows))
+    assert builder.sift(reversed(rows)) == out
+    assert set(out) != {row["id"] for row in rows[10:40]}  # not merely the last ones
+    assert len(builder.sift(closed(["no"] * 5))) == 5  # none is as rare as an answer that nobody chose
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
+        ({"balance": ("yes",)}, "balance: must be two"),
+        ({"balance": ("yes", "Yes")}, "balance: must be two"),
+        ({"balance": ("yes", "no way")}, "balance: must be two"),
         ({"layouts": ()}, "layouts: must name"),
         ({"collage": Limits((5,), (0.5,))}, "collage.counts: must be among"),
         ({"layer": 1.0}, "layer: must be"),

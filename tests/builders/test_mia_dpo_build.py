@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mmalign.adapters.text import Text
 from mmalign.builders import _config
 from mmalign.builders._originals import BROKEN
 from mmalign.builders._run import build
-from mmalign.builders.mia_dpo import MEDIA, MiaDpo
+from mmalign.builders.mia_dpo import FREQUENT, MEDIA, MiaDpo
 from mmalign.data._media import decode
 from mmalign.data._sources import load
 from mmalign.data.jsonl import Jsonl
@@ -100,6 +101,24 @@ def test_batches_and_processes_give_the_same_pairs(
     results = on_threads(2, lambda world: build(config(tmp_path / "two"), world))
     assert results == [tmp_path / "two"] * 2
     assert made(tmp_path / "two") == made(built)
+
+
+def test_closed_answers_are_balanced_over_all_processes(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_in_turn(monkeypatch)
+    output, balance = tmp_path / "two", "builder.balance=[a, yes]"
+    on_threads(2, lambda world: build(config(output, balance), world))
+    chosen = {row["id"]: row["chosen"].split()[0] for row in rows_of(built)}
+    least = min(Counter(chosen.values())[one] for one in ("a", "yes"))
+    kept = [row["id"] for row in rows_of(output)]
+    assert Counter(chosen[name] for name in kept) == {"a": least, "yes": least}
+    record = json.loads((output / "build.json").read_text())
+    assert record["left_out"][FREQUENT] == len(chosen) - len(kept) > 0
+    named = {
+        part["image"] for row in rows_of(output) for part in row["prompt"][0]["content"] if "image" in part
+    }
+    assert {f"media/{one.name}" for one in (output / "media").iterdir()} == named
 
 
 def test_a_killed_build_goes_on(built: Path, tmp_path: Path) -> None:
