@@ -265,3 +265,26 @@ def test_two_answers_of_three_are_not_swapped(make: Any) -> None:
         check_config(make(flip, objective="{name: bdhs}"))
     check_config(make(flip, objective="{name: bdhs, gamma: 0}"))
     check_config(make(objective="{name: bdhs}"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "label"),
+    [
+        ("{name: dpo, margin: 0.5}", "margin"),
+        ("{name: mm_dpo}", "margin"),
+        ("[{name: dpo, margin: 0.5}, {name: sft, weight: 0.1}]", "margin"),
+        ("{name: densedpo}", "segments"),
+    ],
+)
+def test_labels_that_know_better_are_not_flipped(make: Any, objective: str, label: str) -> None:
+    model = {"model": DIFFUSION} if label == "segments" else {}
+    with pytest.raises(
+        UserError, match=rf"^data\.flip: the label {label}, which objective \w+ reads, .*; remove"
+    ):
+        check_config(make(["data.flip=0.5"], objective=objective, **model))
+    check_config(make(objective=objective, **model))
+
+
+@pytest.mark.parametrize("objective", ["{name: dpo}", "{name: mm_dpo, gap: scores}", "{name: kto}"])
+def test_labels_of_single_answers_go_with_them(make: Any, objective: str) -> None:
+    check_config(make(["data.flip=0.5"], objective=objective))

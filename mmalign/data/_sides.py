@@ -32,8 +32,13 @@ def flipped(samples: list[PreferenceSample], share: float) -> tuple[list[Prefere
 def _swapped(sample: PreferenceSample) -> PreferenceSample:
     chosen, rejected = sample.examples["chosen"], sample.examples["rejected"]
     labels = dict(sample.labels)
+    if "margin" in labels:  # by how much the chosen side is the better one; scores go with their answers
+        labels["margin"] = 0.0 - labels["margin"]
     if "segments" in labels:  # they say of every segment which side is better
         labels["segments"] = [-one for one in labels["segments"]]
+    if "spans" in labels:  # places in the text of a role
+        turned = {"chosen": "rejected", "rejected": "chosen"}
+        labels["spans"] = {turned.get(role, role): places for role, places in labels["spans"].items()}
     examples = {**sample.examples, "chosen": rejected, "rejected": chosen}
     for role, other in (CRITIQUES, CRITIQUES[::-1]):
         examples.pop(role, None)

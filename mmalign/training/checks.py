@@ -115,13 +115,25 @@ def _check_distributions(config: RunConfig) -> None:
 
 
 def _check_flip(config: RunConfig) -> None:
-    """Swapping two answers leaves no order of three."""
-    three = {"chosen", "rejected", "bdhs"} <= set(config.objective.roles["policy"])
-    if three and any(getattr(source, "flip", 0) for _, source in config.data):
+    """Swapping two answers leaves no order of three, and labels that compare the two stay true."""
+    if not any(getattr(source, "flip", 0) for _, source in config.data):
+        return
+    if {"chosen", "rejected", "bdhs"} <= set(config.objective.roles["policy"]):
         raise UserError(
             "data.flip: swaps two answers, and objective bdhs compares three; remove it, or set "
             "objective.gamma: 0 for rows that have no rejected answer of their own"
         )
+    told = {
+        "margin": "says how far the chosen side is ahead, which is below 0 in pairs with swapped sides",
+        "segments": "turns its sign with the sides, so that no label would be wrong",
+    }
+    name = _name(KINDS["objective"], config.objective)
+    for label, why in told.items():
+        if label in fields_of(config):
+            raise UserError(
+                f"data.flip: the label {label}, which objective {name} reads, {why}; remove data.flip, or "
+                "train an objective without that label"
+            )
 
 
 def _check_written(config: RunConfig) -> None:

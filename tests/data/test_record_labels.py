@@ -43,6 +43,26 @@ def test_segments_change_sign_with_the_sides() -> None:
     assert "segments" not in unpair([sample]).samples[0].labels
 
 
+def test_margins_and_spans_change_sides_with_the_answers() -> None:
+    """The margin stays the distance of the two scores, which go with their answers; other labels stay."""
+    texts = {"chosen": "a cat", "rejected": "a dog or so"}
+    verdict = {"chosen_score": {"score": 5, "honest": 3}, "rejected_score": {"score": 3.5, "honest": 4}}
+    kept = {"tie": 0, "group": "g", "user": "u", "weight": 2.0, "mask": [[1, 0]]}
+    spans = {"chosen": [[2, 5]], "rejected": [[6, 11]]}
+    sample = read(**texts, **verdict, **kept, margin=1.5, spans=spans)
+    (swapped,), _ = flipped([sample], 1.0)
+    score = {role: swapped.examples[role][0].labels["score"] for role in texts}
+    assert swapped.labels["margin"] == score["chosen"] - score["rejected"] == -1.5
+    assert swapped.examples["chosen"][0].labels == {"score": 3.5, "honest": 4}
+    assert swapped.labels["spans"] == {"rejected": [[2, 5]], "chosen": [[6, 11]]}
+    same = {"tie": 0.0, "group": "g", "user": "u"}
+    assert {name: swapped.labels[name] for name in same} == same and swapped.weight == 2.0
+    assert swapped.labels["mask"] is sample.labels["mask"]
+    (back,), _ = flipped([swapped], 1.0)
+    assert back == sample
+    assert str(flipped([read(margin=0)], 1.0)[0][0].labels["margin"]) == "0.0"
+
+
 def test_masks_are_lines_or_pictures(tmp_path: Path) -> None:
     lines = read(mask=[[0, 1], [0.5, 2]])
     assert lines.labels["mask"].tolist() == [[0, 1], [0.5, 2]]

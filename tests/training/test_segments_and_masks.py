@@ -116,7 +116,13 @@ def test_swapped_sides_and_signs_are_the_same_pair(folder: Path) -> None:
     """All pairs with their sides swapped: what was better in a segment is worse, and the label follows."""
     sections: dict[str, Any] = {"train": {"draws": "fixed:1", "lr": 1e-2}}
     plain = metrics(run(config(folder, "clips", "sides", **sections)))
-    turned = metrics(run(config(folder, "clips", "turned", data={"flip": 1.0}, **sections)))
+    rows = [json.loads(line) for line in (folder / "clips.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+        row["segments"] = [-one for one in row["segments"]]
+    path = folder / "turned.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    turned = metrics(run(config(folder, "clips", "turned", data={"path": str(path)}, **sections)))
     assert [line["loss"] for line in turned] == pytest.approx([line["loss"] for line in plain], abs=1e-4)
     assert plain[-1]["loss"] != pytest.approx(math.log(2), abs=1e-3)
 
