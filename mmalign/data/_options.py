@@ -23,7 +23,7 @@ class SourceOptions:
     Rows kept back by `heldout` keep their sides whatever `flip` says, so that they measure the true
     preference, and lists of responses stay whole there. A pair whose sides are swapped has its `margin` and
     `segments` with the other sign, while scores stay with their answers. `pairs` gives each
-    pair the distance of its sides as its label margin; pairs whose sides have scores are ordered by them anew.
+    pair the distance of its sides as label margin; pairs whose sides have scores are ordered by them anew.
     """
 
     format: str = "auto"  # form of the rows, a file of data/formats; auto tells it by the columns of each row
