@@ -16,7 +16,7 @@ from mmalign.data._paths import File
 from mmalign.data._records import PROMPT, read_record
 from mmalign.types import Message, Part, UserError
 
-UNWRITABLE = "rows that would be read otherwise than they were made"
+UNWRITABLE = "made rows that would be read otherwise than they are"
 
 _MANY = "responses"
 _RETRIEVED = "chosen_retrieved"

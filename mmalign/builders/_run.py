@@ -10,7 +10,7 @@ from typing import Any
 
 from mmalign._build import named_tree
 from mmalign._names import KINDS
-from mmalign.builders import _config, _rows
+from mmalign.builders import _config, _left_out, _rows
 from mmalign.builders._config import BuildConfig
 from mmalign.builders._model import Answering, open_model, section_of
 from mmalign.builders._originals import refuse_broken, refuse_unfit
@@ -104,8 +104,8 @@ def _warn_of_nothing(record: Mapping[str, Any], unread: Sequence[str], console: 
     """Say of a build without a row what was left out most often, and what a judge said that was not read."""
     if record["kept"]["pairs"]:
         return
-    often = max(sorted(record["left_out"].items()), key=lambda found: found[1], default=None)
-    why = "" if often is None else f"; most often left out ({often[0]}): {often[1]}"
+    often = _left_out.most_often(record["left_out"])
+    why = "" if often is None else f"; most often left out ({often}): {record['left_out'][often]}"
     console.say(f"{WARNING}not one row was written{why}" + "".join(f"; {line}" for line in unread[:1]))
 
 
@@ -179,7 +179,7 @@ def _summary(record: dict[str, Any], noun: str) -> list[str]:
     lines = [
         f"{kept['pairs']} {noun} from {kept['prompts with pairs']} of {record['prompts']['count']} prompts"
     ]
-    lines += [f"left out ({reason}): {count}" for reason, count in sorted(record["left_out"].items())]
+    lines += _left_out.lines(record["left_out"])
     stand = record.get("as_before", {})
     lines += [f"kept as they were ({reason}): {count}" for reason, count in sorted(stand.items())]
     if record["skipped"]:

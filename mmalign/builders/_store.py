@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmalign.builders import _media
+from mmalign.builders import _left_out, _media
 from mmalign.builders._output import RECORD
 from mmalign.training import _files
 from mmalign.types import UserError
@@ -74,32 +74,35 @@ class Store:
         out = sift(self._rows(count))
         kept: Counter[str] = Counter({"pairs": 0, "prompts with pairs": 0})
         dropped: Counter[str] = Counter()
+        stand: Counter[str] = Counter()
         used: set[str] = set()
         skipped: list[str] = []
         fresh, target = self.folder / f".{PAIRS}.tmp", self.folder / PAIRS
         with fresh.open("wb") as stream:
             for number in range(count):
                 part = _files.read_json(self._part(number))
-                dropped.update(part["counts"])
+                counts = Counter(part["counts"])
                 skipped += [part["broken"]] if "broken" in part else []
                 stay = 0
                 for line in part["rows"]:
                     row = json.loads(line)
                     if row["id"] in out:
-                        dropped[out[row["id"]]] += 1
+                        counts[out[row["id"]]] += 1
                         continue
                     stay += 1
                     used.update(_named(row))
                     stream.write(line.encode() + b"\n")
+                before = Counter({name: counts.pop(name) for name in [*counts] if name.startswith(AS_BEFORE)})
+                dropped += _left_out.of_prompt(counts, stay)
+                stand += before
                 kept["pairs"] += stay
                 kept["prompts with pairs"] += bool(stay)
             stream.flush()
             os.fsync(stream.fileno())
         _files.rename(fresh, target)
         _media.sweep(self.folder, used)
-        stand = {name: count for name, count in dropped.items() if name.startswith(AS_BEFORE)}
-        left = {name: count for name, count in dropped.items() if name not in stand}
-        done = {**record, "kept": dict(kept), "left_out": left}
+        sums = _left_out.in_all(dropped)
+        done = {**record, "kept": dict(kept), "left_out": dict(dropped), "left_out_in_all": sums}
         if stand:
             done["as_before"] = {name.removeprefix(AS_BEFORE): count for name, count in stand.items()}
         done |= {"skipped": skipped, "status": "finished"}

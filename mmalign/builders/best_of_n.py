@@ -101,7 +101,7 @@ class BestOfN(Builder):
         values = [[own[name] for name in self.by] for own in scores]
         if all(own == values[0] for own in values):
             return Paired(tuple(given), counts=+(unread + Counter({ALIKE: 1})))
-        counts = unread + Counter(choice.left_out)
+        counts = unread + Counter({f"pairs: {reason}": count for reason, count in choice.left_out.items()})
         kept = [pair for pair in choice.pairs if self._outside(pair, scores)]
         counts[BETWEEN] += len(choice.pairs) - len(kept)
         made = [Made(places[p.chosen], places[p.rejected], p.gap, self._weight(p.gap)) for p in kept]

@@ -17,7 +17,7 @@ from mmalign.types import Adapter, Message, Part, UserError, derive_seed
 MEDIA = "prompts that show a picture or clip"
 DIGITS = "prompts with too many digits"
 UNREAD = "rewrites whose score could not be read"
-POOR = "best rewrites of which a score is too low"
+POOR = "rewrites among the best of which a score is too low"
 CLOSE = "pairs whose scores lie too close"
 LONG = "pairs whose chosen rewrite has too many words"
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from mmalign.builders import _asking
 from mmalign.builders._asking import Turns
-from mmalign.builders._candidates import EMPTY, TOO_FEW, Asked, Group, distinct
+from mmalign.builders._candidates import EMPTY, Asked, Group, distinct
 from mmalign.builders._judging import read_rating
 from mmalign.builders._whole_rows import NewRow, Remade, RowBuilder, Tools
 from mmalign.types import Adapter, Part, UserError, derive_seed
@@ -23,6 +23,7 @@ UNREAD = "critiques that could not be read"
 CONTENT = "answers in which nothing was found wrong"
 UNREFINED = "answers that were not written again"
 KEPT = "answers that came back as they were"
+FEW = "questions with fewer than two different answers"
 UNRATED = "ratings that could not be read"
 EVEN = "questions whose answers are rated too much alike"
 
@@ -196,7 +197,7 @@ class Videosavi(RowBuilder):
             group, lost = distinct(Group(task.name, task.turns, parts, tuple(seeds[part])))
             short = len(group.answers) < 2
             groups.append(replace(group, answers=(), seeds=()) if short else group)
-            counts.append(lost + Counter({TOO_FEW: int(short)}))
+            counts.append(lost + Counter({FEW: int(short)}))
         summaries = self._summaries(tasks, groups, tools.helper, seed)
         asked, own = [], []
         for place, (task, group) in enumerate(zip(tasks, groups, strict=True)):

@@ -80,7 +80,7 @@ def test_the_record_counts_everything_and_names_no_place(tmp_path: Path) -> None
     record = json.loads((folder / "build.json").read_text())
     kept = record["kept"]["pairs"]
     assert 0 < kept < 5 and record["kept"]["prompts with pairs"] == kept == len(rows(folder))
-    assert sum(record["left_out"].values()) == 5 - kept
+    assert record["left_out_in_all"] == {"prompts": 5 - kept, "pairs": 5 - kept}
     assert record["prompts"]["count"] == 5 and record["status"] == "finished"
     assert (
         record["model"]["encoding"] == "painter"

@@ -19,13 +19,8 @@ from training.faults import ALONE
 import mmalign
 from mmalign._names import KINDS, names
 from mmalign.builders import (
-    _candidates,
     _config,
     _run,
-    partial_noise,
-    rank_and_sift,
-    re_align,
-    rlaif_v,
 )
 from mmalign.builders._model import Answering
 from mmalign.builders._originals import BROKEN
@@ -54,23 +49,14 @@ GRADER = {
 
 @dataclass(frozen=True)
 class Case:
-    """One build. `media`: what its rows show; a clip that is copied is an answer and not a prompt. `parts`:
-    reasons that count something less than a row. `pairs`: whether a row gives one pair at most, so that pairs
-    and reasons add up to the rows."""
+    """One build. `media`: what its rows show; a clip that is copied is an answer and not a prompt."""
 
     media: str
     builder: Mapping[str, Any] = field(default_factory=dict)
     sections: Mapping[str, Any] = field(default_factory=dict)
     roles: frozenset[str] = BOTH
-    parts: frozenset[str] = frozenset()
 
 
-SAMPLED = frozenset({_candidates.EMPTY, _candidates.EQUAL})
-RANKED = frozenset(
-    {rank_and_sift.SWAPPED, rank_and_sift.TIED, rank_and_sift.UNREAD, rank_and_sift.UNRATED}
-    | {rank_and_sift.SINGLE}
-)
-COPIED = frozenset({partial_noise.EVEN, partial_noise.FEW})
 ONLY = frozenset({"chosen"})
 HELPED: Mapping[str, Any] = {"helper": HELPER}
 JUDGED: Mapping[str, Any] = {"judge": JUDGE}
@@ -78,11 +64,11 @@ JUDGED: Mapping[str, Any] = {"judge": JUDGE}
 CASES: dict[str, tuple[Case, ...] | str] = {
     "bdhs": (Case("photos", {"rho": 0.9, "encoder": None, "tries": 2}, roles=BOTH | {"bdhs"}),),
     "best_of_n": (
-        Case("photos", {"n": 3}, JUDGED, parts=SAMPLED),
-        Case("clips", {"n": 3}, JUDGED, parts=SAMPLED),
+        Case("photos", {"n": 3}, JUDGED),
+        Case("clips", {"n": 3}, JUDGED),
     ),
     "ha_dpo": (Case("photos", {"rewrites": 1, "len_ratio": [0.2, 5.0]}, HELPED),),
-    "llava_hound": (Case("clips", {"n": 4}, {"judge": GRADER}, parts=SAMPLED),),
+    "llava_hound": (Case("clips", {"n": 4}, {"judge": GRADER}),),
     "mia_dpo": (
         Case(
             "photos",
@@ -96,19 +82,18 @@ CASES: dict[str, tuple[Case, ...] | str] = {
         ),
     ),
     "partial_noise": (
-        Case("painted photos", {"strength": 0.2}, JUDGED, parts=COPIED | SAMPLED),
-        Case("painted clips", {"strength": 0.5, "segments": 2}, JUDGED, parts=COPIED | SAMPLED),
+        Case("painted photos", {"strength": 0.2}, JUDGED),
+        Case("painted clips", {"strength": 0.5, "segments": 2}, JUDGED),
     ),
     "povid": (Case("photos", {"mistakes": 1}, HELPED),),
     "prompt_a_video": "its prompts are captions and its answers rewrites of them, both without media",
-    "rank_and_sift": (Case("photos", {"n": 4}, JUDGED, parts=SAMPLED | RANKED),),
+    "rank_and_sift": (Case("photos", {"n": 4}, JUDGED),),
     "re_align": (
         Case(
             "photos",
             {"refill": "complete", "encoder": None},
             HELPED,
             BOTH | {"chosen_retrieved"},
-            frozenset({re_align.UNFILLED, re_align.ALIKE}),
         ),
     ),
     "reward_topk": (Case("photos", {"per": "all", "share": 0.6}, JUDGED, ONLY),),
@@ -117,7 +102,6 @@ CASES: dict[str, tuple[Case, ...] | str] = {
             "photos",
             {"n": 4, "ask": "{question}", "debias": False},
             HELPED,
-            parts=SAMPLED | {rlaif_v.SPARE, rlaif_v.UNREAD, rlaif_v.UNASKED, rlaif_v.SILENT},
         ),
     ),
     "style_rewrite": (Case("photos", {}, HELPED, ONLY),),
@@ -314,8 +298,8 @@ def test_a_build_of_real_media(
     samples = list(load(Jsonl(path=str(output / "pairs.jsonl"))).samples)
     assert record["kept"]["pairs"] == len(rows) == len(samples) >= 1
     total = len(CLIPS if "clips" in case.media else PHOTOS) + 1
-    whole = sum(count for reason, count in record["left_out"].items() if reason not in case.parts)
-    assert record["kept"]["prompts with pairs"] + whole == record["prompts"]["count"] == total, record
+    whole = record["kept"]["prompts with pairs"] + record["left_out_in_all"]["prompts"]
+    assert whole == record["prompts"]["count"] == total, record
     assert record["left_out"][BROKEN] == len(record["skipped"]) == 1, "the file that is cut off"
     shows = among_several if name == "mia_dpo" else SHOWS[case.media]
     for row, sample in zip(rows, samples, strict=True):

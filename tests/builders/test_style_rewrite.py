@@ -13,6 +13,7 @@ from training.faults import ALONE
 
 from mmalign.builders import _config, _run, style_rewrite
 from mmalign.builders._candidates import Asked
+from mmalign.builders._left_out import NOTHING
 from mmalign.builders._run import build
 from mmalign.builders._store import AS_BEFORE, Store
 from mmalign.builders._whole_rows import Remade
@@ -107,11 +108,13 @@ def test_what_is_put_back_is_not_counted_as_left_out(tmp_path: Path) -> None:
     store.add(0, [{"id": "a"}], made(StyleRewrite(), writing(None)).counts, None)
     store.add(1, [], made(StyleRewrite(on_drift="drop"), writing(None)).counts, None)
     done = store.finish(2, {"prompts": {"count": 2}})
-    assert done["left_out"] == done["as_before"] == {style_rewrite.UNWRITTEN: 1}
+    assert done["as_before"] == {style_rewrite.UNWRITTEN: 1}
+    assert done["left_out"] == {style_rewrite.UNWRITTEN: 1, NOTHING: 1}
     lines = _run._summary(done, StyleRewrite.writes)
     assert lines[0] == "1 rows from 1 of 2 prompts"
     assert lines[1:] == [
-        f"{what} ({style_rewrite.UNWRITTEN}): 1" for what in ("left out", "kept as they were")
+        *(f"left out ({NOTHING}): 1", f"left out ({style_rewrite.UNWRITTEN}): 1"),
+        *("left out in all: prompts 1, rewrites 1", f"kept as they were ({style_rewrite.UNWRITTEN}): 1"),
     ]
 
 

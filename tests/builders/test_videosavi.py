@@ -21,7 +21,7 @@ from builders.clip_tools import (
 from training.faults import ALONE
 
 from mmalign.builders import videosavi
-from mmalign.builders._candidates import EMPTY, EQUAL, TOO_FEW, Asked
+from mmalign.builders._candidates import EMPTY, EQUAL, Asked
 from mmalign.builders._run import build
 from mmalign.builders._whole_rows import NewRow, Remade
 from mmalign.builders.videosavi import Videosavi, read_critique
@@ -164,7 +164,7 @@ def test_the_best_rated_answer_meets_the_worst() -> None:
     (at,) = made(Videosavi(compare="rate", answers=5, min_gap=2), counted, rating)
     assert [sides(new) for new in at.rows] == [("6", "4")], "the least gap itself is enough"
     (alike,) = made(builder, lambda t, s: "5", rating)
-    assert alike == Remade((), Counter({EQUAL: 4, TOO_FEW: 1}))
+    assert alike == Remade((), Counter({EQUAL: 4, videosavi.FEW: 1}))
 
 
 def derived() -> int:

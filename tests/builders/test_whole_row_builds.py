@@ -16,6 +16,7 @@ from training.faults import ALONE, on_threads
 from mmalign.builders import _run
 from mmalign.builders._candidates import Asked
 from mmalign.builders._config import BuildConfig, from_tree, identity
+from mmalign.builders._left_out import NOTHING
 from mmalign.builders._model import Answering, open_model
 from mmalign.builders._new_rows import UNWRITABLE
 from mmalign.builders._originals import BROKEN
@@ -255,7 +256,9 @@ def test_where_a_helper_writes_all_no_model_is_needed(
 def test_a_row_that_would_be_read_otherwise_is_counted(tmp_path: Path) -> None:
     builder = {"name": "builders.test_whole_row_builds:Echo", "blank": True}
     folder = build(config(tmp_path, "out", builder=builder), ALONE)
-    assert rows_of(folder) == [] and record_of(folder)["left_out"] == {BROKEN: 1, UNWRITABLE: 5}
+    record = record_of(folder)
+    assert rows_of(folder) == [] and record["left_out"] == {BROKEN: 1, UNWRITABLE: 5, NOTHING: 5}
+    assert record["left_out_in_all"] == {"prompts": 6, "pairs": 5}
 
 
 @pytest.mark.parametrize(
