@@ -2,7 +2,8 @@
 
 Answers stand in evaluation/metrics/SET/answers.SIDE.jsonl of a run folder: a first line that says whose they
 are, then one per question with the digest of what was asked. A question of which the file holds the answer
-is not asked again, so an evaluation that was killed goes on in the middle.
+is not asked again, so an evaluation that was killed goes on in the middle. The media of a question count by
+the names and sizes of their files: another picture of the same name has another size.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from mmalign.clips import Frames
 from mmalign.data._digest import digest
+from mmalign.data._paths import File, folder_of, locate
 from mmalign.data._prompts import decode_prompts
 from mmalign.evaluation.compare import Answering, Switch, answers
 from mmalign.metrics._changes import changed
@@ -55,7 +57,7 @@ class Asker:
     def _of_set(self, side: Side, asks: str, questions: Sequence[Question]) -> dict[str, str]:
         path = self.folder / "evaluation" / FOLDER / asks / f"answers.{side.name}.jsonl"
         kept = self._kept(path, side)
-        keys = {one.id: digest(one.id, one.turns, one.change) for one in questions}
+        keys = {one.id: _key(one) for one in questions}
         missing = [one for one in questions if keys[one.id] not in kept]
         if len(missing) < len(questions):
             self.tell(
@@ -72,7 +74,10 @@ class Asker:
         return {one.id: kept[keys[one.id]] for one in questions}
 
     def _answered(self, side: Side, questions: Sequence[Question]) -> list[str]:
-        ready = decode_prompts([(one.id, one.turns) for one in questions], self.frames)
+        try:
+            ready = decode_prompts([(one.id, one.turns) for one in questions], self.frames)
+        except UserError as error:
+            raise UserError(f"{questions[0].asks}: {error}; the answers before it are kept") from error
         shown = [
             (name, changed(one.change, turns, self.seed, name))
             for one, (name, turns) in zip(questions, ready, strict=True)
@@ -100,6 +105,24 @@ class Asker:
         fresh.write_text(text, encoding="utf-8", errors="surrogatepass")
         os.replace(fresh, path)
         return {str(row["asked"]): str(row["answer"]) for row in rows[1:]}
+
+
+def _key(question: Question) -> str:
+    """What the answer to a question is kept by."""
+    files = [part.data for turn in question.turns for part in turn.parts if isinstance(part.data, File)]
+    sizes = [[_size(file) for file in files]] if files else []
+    return digest(question.id, question.turns, question.change, *sizes)
+
+
+def _size(file: File) -> int | None:
+    """Bytes of a file, or of all in a folder of frames; None where nothing can be read, which is told when it
+    is asked about."""
+    try:
+        folder = folder_of(file)
+        found = [locate(file)] if folder is None else list(folder.iterdir())
+        return sum(path.stat().st_size for path in found)
+    except (OSError, UserError):
+        return None
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from mmalign.clips import Clip
 from mmalign.evaluation.asking import Asker, Side
 from mmalign.metrics._changes import changed
-from mmalign.metrics._reading import asked
+from mmalign.metrics._reading import asked, medium
 from mmalign.metrics._seam import Question
 from mmalign.types import Message, Part, UserError
 
@@ -78,6 +79,35 @@ def test_a_changed_question_is_asked_again(tmp_path: Path) -> None:
     again = Echo()
     found = Asker(again, None, tmp_path, 4, 0).answers(side(), [QUESTIONS[0], other])
     assert again.heard == ["another"] and found["1"] == "said another"
+
+
+def seen(folder: Path, name: str) -> Question:
+    return Question(name, asked(medium("image", str(folder), f"{name}.png"), f"about {name}"), "seeing")
+
+
+def test_another_picture_of_the_same_name_is_asked_about(tmp_path: Path) -> None:
+    """As in another folder of them, or a better copy."""
+    folders = [tmp_path / "small", tmp_path / "large"]
+    for folder, size in zip(folders, (4, 9), strict=True):
+        folder.mkdir()
+        Image.new("RGB", (size, size), "red").save(folder / "a.png")
+        Image.new("RGB", (4, 4), "red").save(folder / "b.png")
+    for folder, heard in ((folders[0], ["about a", "about b"]), (folders[1], ["about a"]), (folders[1], [])):
+        echo = Echo()
+        Asker(echo, None, tmp_path, 4, 0).answers(side(), [seen(folder, "a"), seen(folder, "b")])
+        assert echo.heard == heard
+
+
+def test_a_picture_that_cannot_be_read_is_named_with_its_question(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    echo, both = Echo(), [seen(tmp_path, "a"), seen(tmp_path, "b")]
+    told = "^seeing: prompt 'b', .*image 'b.png': the picture is broken.*; the answers before it are kept$"
+    with pytest.raises(UserError, match=told):
+        Asker(echo, None, tmp_path, 1, 0).answers(side(), both)
+    Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
+    Asker(echo, None, tmp_path, 1, 0).answers(side(), both)
+    assert echo.heard == ["about a", "about b"]
 
 
 def test_pictures_are_no_answers(tmp_path: Path) -> None:
