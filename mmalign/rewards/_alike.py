@@ -47,5 +47,6 @@ class Likeness:
         """The cosine of each text with the one at its place."""
         if self._encoder is None:
             return [word_cosine(*two) for two in zip(first, second, strict=True)]
-        ours, theirs = self._encoder.texts(first), self._encoder.texts(second)
+        with torch.autocast(self._encoder.device.type, enabled=False):  # a policy's, not the encoder's
+            ours, theirs = self._encoder.texts(first), self._encoder.texts(second)
         return [float(one) for one in (ours * theirs).sum(-1)]

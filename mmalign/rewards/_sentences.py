@@ -53,6 +53,13 @@ class SentenceEncoder:
         return F.normalize(pooled.float(), dim=-1).cpu()
 
 
+def refuse_absent(path: str, where: str) -> None:
+    """Raise UserError for a path that can be no hub id and is no folder."""
+    is_path = path.startswith((".", "/", "~")) or path.endswith("/")
+    if is_path and not Path(path).expanduser().is_dir():
+        raise UserError(f"{where}: there is no folder {path}")
+
+
 def load_sentences(path: str, where: str, device: torch.device) -> SentenceEncoder:
     """The encoder in a folder or of a hub id, such as sentence-transformers/all-mpnet-base-v2; one without a
     pooling of its own is read by the mean.
@@ -62,10 +69,9 @@ def load_sentences(path: str, where: str, device: torch.device) -> SentenceEncod
     from huggingface_hub import snapshot_download
     from transformers import AutoModel, AutoTokenizer
 
+    refuse_absent(path, where)
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        if path.startswith((".", "/", "~")) or path.endswith("/"):
-            raise UserError(f"{where}: there is no folder {path}")
         with readable(f"{where}: {path}"):
             folder = Path(snapshot_download(path, allow_patterns=list(_FILES)))
     if not (folder / "config.json").is_file():

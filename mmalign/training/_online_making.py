@@ -14,7 +14,7 @@ from mmalign.config import RunConfig
 from mmalign.data._prompts import decode_prompts
 from mmalign.training._agree import on_main, together
 from mmalign.training._online_modes import mode_of
-from mmalign.training._online_sampling import Asked, Sampling
+from mmalign.training._online_sampling import Asked, Sampling, sampled_from
 from mmalign.training._online_store import RoundStore
 from mmalign.types import Adapter, Message, PreferenceSample, UserError
 
@@ -113,10 +113,16 @@ class Making:
         sampling = Sampling(self.config, self.adapter, self.index)
         whole = [Asked(place, sample.id, turns_of(sample)) for place, sample in group]
         online = [one for one in whole if not sampling.is_offline(one)]
-        given = [(one.id, one.turns) for one in online]
-        ready = decode_prompts(given, self.adapter.frames, self.config.train.timeout_s)
-        found = sampling.ask([Asked(a.place, *one) for a, one in zip(online, ready, strict=True)])
+        given = [(one.id, one.turns) for one in (online if self.data.blind is None else whole)]
+        ready = dict(decode_prompts(given, self.adapter.frames, self.config.train.timeout_s))
+        found = sampling.ask([Asked(one.place, one.id, ready[one.id]) for one in online])
         found.drafts += [sampling.offline(one) for one in whole if sampling.is_offline(one)]
+        if self.data.blind is not None:
+            known = {sample.id: sample for _, sample in group}
+            with sampled_from(self.adapter, self.config) as policy:
+                made = self.data.blind.added(found.drafts, known, ready, policy, self.index)
+            found.drafts, lacking = made
+            found.left_out.update(lacking)
         samples = [
             self.store.add(self.index, draft, f"{group[0][0]:05d}-{i:03d}")
             for i, draft in enumerate(found.drafts)

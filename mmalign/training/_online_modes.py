@@ -7,15 +7,17 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from mmalign._names import KINDS, name_of
 from mmalign._online import Online
+from mmalign.blind.answers import Blind
 from mmalign.config import RunConfig
 from mmalign.objectives._sum import WeightedSum
+from mmalign.rewards._sentences import refuse_absent
 from mmalign.types import Message, Objective, Part, UserError
 
 Mode = Literal["answers", "paths", "rewards", "branches"]
 """Answers in pairs; pairs of paths; single paths with an advantage; paths that branch at every step."""
 
 BLIND = "bdhs"
-"""The role of an answer written blind, which no round samples."""
+"""The role of an answer written blind, which rounds give with `online.blind` alone."""
 
 _LABELS: dict[Mode, set[str]] = {
     "answers": {"margin", "binary"},
@@ -55,8 +57,10 @@ def check_online(config: RunConfig) -> list[str]:
             )
         return []
     _check_rest(config, mode)
-    _check_objective(objective, mode, section.offline is not None)
+    _check_objective(objective, mode, section)
     _check_section(section, mode, config.train.batch)
+    if section.blind is not None:
+        _check_blind(config, section.blind)
     if mode != "answers":
         _check_paths(config)
     if mode == "rewards":
@@ -66,6 +70,8 @@ def check_online(config: RunConfig) -> list[str]:
                 "reference: densities are compared with those of the model that sampled the round; set "
                 f"reference: {{name: ema, decay: 0, every: {section.steps}}}"
             )
+    if section.blind is None and BLIND in _scored(objective):
+        return ["online.blind: is not given; sampled pairs have no answer written blind and train as by dpo"]
     if mode == "rewards" and section.n == 2:
         return [
             "online.n: of two samples per prompt one has advantage 1 and the other -1, however little their "
@@ -88,28 +94,59 @@ def _check_rest(config: RunConfig, mode: Mode) -> None:
         raise UserError("online: this objective inverts pictures of a file; remove the section")
     if config.objective.rollout is not None:
         raise UserError("online: this objective samples by itself; remove the section and name a reward")
-    if not isinstance(config.online and config.online.judge, _Scores):
-        judge: Any = config.online and config.online.judge
+    judge: Any = config.online and config.online.judge
+    judges = config.online is not None and not config.online.data_alone
+    if judges and not isinstance(judge, _Scores):
         raise UserError(f"online.judge: {name_of(KINDS['judge'], type(judge))} has no method score")
     if mode != "answers" and config.transforms:
         raise UserError("transforms: they change denoising errors, and this objective reads densities")
 
 
-def _check_objective(objective: Objective, mode: Mode, mixed: bool) -> None:
-    roles = {role for listed in objective.roles.values() for role in listed} - set(objective.views)
+def _scored(objective: Objective) -> set[str]:
+    """Roles that rows or rounds must give."""
+    return {role for listed in objective.roles.values() for role in listed} - set(objective.views)
+
+
+def _check_objective(objective: Objective, mode: Mode, section: Online) -> None:
+    roles, mixed = _scored(objective), section.offline is not None
     if mixed and (mode != "answers" or "completion" in roles):
         raise UserError("online.offline: mixes in pairs, and this objective learns from none; remove it")
-    if mixed and BLIND in roles:  # a row without one has the rejected answer there, and so has a sampled pair
+    if section.blind is not None and BLIND not in roles:
+        raise UserError(
+            "online.blind: objective bdhs learns from what is written blind, not this one; remove it"
+        )
+    if mixed or section.blind is not None:  # a pair without one has its rejected answer there
         roles -= {BLIND}
     if strange := sorted(roles - {"chosen", "rejected", "completion"}):
-        raise UserError(f"online: rounds give chosen and rejected answers, and no {strange[0]!r}")
+        more = "; add online.blind, which has them written" if strange[0] == BLIND else ""
+        raise UserError(f"online: rounds give chosen and rejected answers, and no {strange[0]!r}{more}")
     if missing := sorted(set(objective.fields) - _LABELS[mode]):
         raise UserError(f"online: the objective needs the label {missing[0]!r}, which no round gives")
 
 
+def _check_blind(config: RunConfig, blind: Blind) -> None:
+    """What can be seen, without the model and its data, to leave nothing to be written blind."""
+    if not config.model.media:
+        adapter = name_of(KINDS["model"], type(config.model))
+        raise UserError(
+            f"online.blind: adapter {adapter} reads no pictures or clips that could be hidden; use adapter "
+            "vlm or video_lm"
+        )
+    if "completion" in _scored(config.objective):
+        raise UserError(
+            "online.blind: writes for pairs, and one objective takes their sides apart; remove it"
+        )
+    if any(getattr(source, "flip", 0) for _, source in config.data):
+        raise UserError(
+            "data.flip: swaps two answers, and online.blind writes a third of the chosen one; remove it"
+        )
+    if blind.encoder is not None:
+        refuse_absent(blind.encoder, "online.blind.encoder")
+
+
 def _check_section(section: Online, mode: Mode, batch: int) -> None:
     """Fields that this mode does not read, and rounds that could never fill a step."""
-    paired = mode in ("answers", "paths")
+    paired = mode in ("answers", "paths") and not section.data_alone
     for name, read in (("strategy", paired), ("min_gap", paired), ("unbranched", mode == "branches")):
         if not read and getattr(section, name) is not None:
             raise UserError(f"online.{name}: not read by this objective; remove it")

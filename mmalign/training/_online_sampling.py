@@ -65,6 +65,18 @@ class _Group:
     paths: Sequence[SampledPath] = ()
 
 
+@contextmanager
+def sampled_from(adapter: Adapter, config: RunConfig) -> Iterator[nn.Module]:
+    """The policy as it scores in training, without dropout and without a graph."""
+    policy, half = adapter.policy, config.train.precision == "bf16"
+    with (
+        torch.no_grad(),
+        evaluating(policy),
+        torch.autocast(adapter.device.type, torch.bfloat16, enabled=half),
+    ):
+        yield policy
+
+
 class Sampling:
     """What makes the samples of one round; nothing here depends on which process asks which prompts."""
 
@@ -106,21 +118,13 @@ class Sampling:
             for i in range(count)
         ]
 
-    @contextmanager
-    def _policy(self) -> Iterator[nn.Module]:
-        """The policy as it scores in training, without dropout and without a graph."""
-        policy, device = self._adapter.policy, self._adapter.device.type
-        half = self._config.train.precision == "bf16"
-        with torch.no_grad(), evaluating(policy), torch.autocast(device, torch.bfloat16, enabled=half):
-            yield policy
-
     def _groups(self, asked: Sequence[Asked], found: Found) -> Iterator[_Group]:
         """Answers to every prompt with their scores; empty ones are left out, and those on which the judge's
         verdict cannot be read."""
         n = self._section.n
         turns = [one.turns for one in asked for _ in range(n)]
         seeds, paths = self._seeds(asked, n), list[SampledPath]()
-        with self._policy() as policy:
+        with sampled_from(self._adapter, self._config) as policy:
             if self._mode == "answers":
                 answers = self._adapter.generate(policy, turns, seeds)
             else:
@@ -204,7 +208,7 @@ class Sampling:
             found.scores.extend(scores)
             return scores
 
-        with self._policy() as policy:
+        with sampled_from(self._adapter, self._config) as policy:
             made = cast(PathSampler, self._adapter).branch_paths(
                 policy, [one.turns for one in asked], self._seeds(asked, 1), (section.n, first), judged
             )

@@ -36,6 +36,7 @@ class Draft:
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # of the answers, by role
     paths: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     offline: bool = False  # the prompt's own pair of the data, which is read there
+    told: Mapping[str, Any] = field(default_factory=dict)  # how answers came about, by role; for people
 
 
 class RoundStore:
@@ -64,6 +65,8 @@ class RoundStore:
         record |= {"labels": dict(draft.labels), "scores": {r: dict(s) for r, s in draft.scores.items()}}
         if draft.offline:
             record["offline"] = True
+        if draft.told:
+            record["told"] = dict(draft.told)
         if draft.paths:
             file = f"path-{name}.safetensors"
             tensors = {f"{role}/{key}": v for role, row in draft.paths.items() for key, v in row.items()}

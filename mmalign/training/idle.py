@@ -45,7 +45,7 @@ class Idle:
             threshold = getattr(objective, "threshold", None)  # few objectives have one
             told = "" if threshold is None else f" ({threshold:g})"
             return f"no step's judged preference is above objective.threshold{told}; lower it"
-        if online is not None:
+        if online is not None and not online.data_alone:
             return "look at online.judge: it may score all answers to a prompt alike"
         if name == "loss":
             return "look at the objective's margin and beta: every row may already meet what it asks for"

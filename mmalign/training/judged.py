@@ -22,6 +22,6 @@ def check_judges(config: RunConfig, made: frozenset[str]) -> None:
         where = f"evaluation.judge[{place}]" if len(judges) > 1 else "evaluation.judge"
         refuse_untold(judge, frozenset(), where)
         refuse_unread(judge, made, where)
-    if config.online is not None:
+    if config.online is not None and config.online.judge is not None:
         refuse_untold(config.online.judge, frozenset(), "online.judge")
         refuse_unread(config.online.judge, made, "online.judge")

@@ -27,6 +27,7 @@ from mmalign.data._order import Order
 from mmalign.data._row_cache import RowCache
 from mmalign.rewards._scoring import ready
 from mmalign.training._agree import on_main
+from mmalign.training._online_blind import BlindAnswers
 from mmalign.training._online_making import Making, turns_of
 from mmalign.training._online_modes import BLIND, mode_of
 from mmalign.training._online_store import RoundStore
@@ -42,6 +43,7 @@ class OnlineData(RunData):
 
     current: Mapping[str, Any] | None = None  # the round's record, with its number
     fresh: list[float] = field(default_factory=list)  # scores of a round that no step has told of yet
+    blind: BlindAnswers | None = None  # what writes them; `admit` makes it
     console: Console = field(kw_only=True)
 
     @classmethod
@@ -72,7 +74,10 @@ class OnlineData(RunData):
                 check_prompt(adapter, sample)
         if _section(config).offline is not None:
             RunData.admit(replace(self, heldout=[]), adapter, config, console)
-        ready(_section(config).judge)
+        samples = [sample for pool in self.pools for sample in pool.samples]
+        self.blind = BlindAnswers.of(config, adapter, samples)
+        if _section(config).judge is not None:
+            ready(_section(config).judge)
 
     def loader(
         self,
@@ -96,9 +101,7 @@ class OnlineData(RunData):
     def round_samples(self, config: RunConfig) -> list[PreferenceSample]:
         """The samples of the round that trains now, answers as files, in the roles that were sampled."""
         assert self.current is not None, "a step of the round was asked for"
-        store = RoundStore(Path(config.output))
-        made = _samples(self.samples_by_id(), store, self.current["round"], self.current["samples"])
-        return _third_sides(made, config)
+        return _samples(self, config, self.current)
 
     def samples_by_id(self) -> dict[str, PreferenceSample]:
         """The prompts."""
@@ -167,8 +170,7 @@ class _Rounds:
             for step in range(place, end):
                 yield [_path_item(store, index, held[one.index], one.epoch) for one in order.step(step)]
             return
-        samples = _samples(self.data.samples_by_id(), store, index, record["samples"])
-        samples = _third_sides(samples, self.config)
+        samples = _samples(self.data, self.config, record)
         if "completion" in scored_roles(self.config.objective):
             samples = unpair(samples).samples
         order = Order(seed, (len(samples),), train.batch, None, world.size, world.rank)
@@ -197,35 +199,45 @@ def check_prompt(adapter: Adapter, sample: PreferenceSample) -> Sequence[str]:
     return adapter.check(sample, ("prompt",)) if "sampler" in adapter.offers else ()
 
 
-def _samples(
-    known: Mapping[str, PreferenceSample], store: RoundStore, index: int, held: Sequence[Mapping[str, Any]]
-) -> list[PreferenceSample]:
-    """The pairs of a round as any source would give them; pictures are not decoded yet."""
+def _samples(data: OnlineData, config: RunConfig, record: Mapping[str, Any]) -> list[PreferenceSample]:
+    """The pairs of a round as any source would give them; pictures are not decoded yet. Where answers written
+    blind are scored, a pair without one has its rejected answer there, as a row of two answers has."""
+    store, known = RoundStore(Path(config.output)), data.samples_by_id()
     made = []
-    for one in held:
-        if one.get("offline"):
-            made.append(replace(known[one["prompt"]], id=one["id"]))
-            continue
-        turns = turns_of(known[one["prompt"]])
+    for one in record["samples"]:
+        row = known[one["prompt"]]
+        turns = turns_of(row)
         examples = {
-            role: (Example(turns, (store.answer(index, answer),), one["scores"].get(role, {})),)
+            role: (Example(turns, (store.answer(record["round"], answer),), one["scores"].get(role, {})),)
             for role, answer in one["answers"].items()
         }
-        made.append(PreferenceSample(one["id"], examples, one["labels"], origin=one["id"]))
-    return made
-
-
-def _third_sides(samples: Sequence[PreferenceSample], config: RunConfig) -> list[PreferenceSample]:
-    """The same with an answer that was written blind: a pair without one has its rejected answer there, as a
-    row of two answers has."""
+        if one.get("offline"):
+            whole = _with_own(row, examples) if _section(config).blind is not None else row.examples
+            made.append(replace(row, id=one["id"], examples=whole))
+        else:
+            made.append(PreferenceSample(one["id"], examples, one["labels"], origin=one["id"]))
     if BLIND not in scored_roles(config.objective):
-        return list(samples)
+        return made
     return [
         replace(one, examples={BLIND: one.examples["rejected"], **one.examples})
         if "rejected" in one.examples
         else one
-        for one in samples
+        for one in made
     ]
+
+
+def _with_own(
+    row: PreferenceSample, written: Mapping[str, tuple[Example, ...]]
+) -> dict[str, tuple[Example, ...]]:
+    """The answers of a row and what was written for it, in place of what the row has there: for a row without
+    another rejected answer that is the rejected one, too."""
+    own = {role: given for role, given in row.examples.items() if role != BLIND}
+    before, now = row.examples.get(BLIND), written.get(BLIND)
+    if now is None:
+        return own
+    if before is not None and [one.response for one in before] == [one.response for one in own["rejected"]]:
+        own["rejected"] = now
+    return {**own, BLIND: now}
 
 
 def _path_item(store: RoundStore, index: int, held: Mapping[str, Any], epoch: int) -> Item:

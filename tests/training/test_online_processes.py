@@ -1,11 +1,13 @@
 """Rounds of two processes are those of one."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from blind_rounds import Make
 from ranks import in_ranks
 from test_online import LORA, ONLINE
 from tiny_runs import Bench, largest_gap, losses, weights
@@ -56,3 +58,21 @@ def test_two_processes_sample_judge_and_train_like_one(tmp_path: Path) -> None:
         assert losses(two) == pytest.approx(losses(one), abs=1e-5), name
         assert largest_gap(weights(two, 3), weights(one, 3)) < 2e-6, name
     torch.set_num_threads(threads)
+
+
+@pytest.mark.multiprocess
+def test_two_processes_write_blind_what_one_does(tmp_path: Path) -> None:
+    make = Make.in_folder(tmp_path)
+    file = tmp_path / "two.yaml"
+    file.write_text(yaml.safe_dump(make.tree("two", steps=3)))
+    code, output = in_ranks(run_files, [str(file)], folder=tmp_path)
+    assert code == 0, output[-3000:]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    one, two = run(make("one", steps=3)), tmp_path / "two"
+    torch.set_num_threads(threads)
+    first, other = (
+        json.loads((run / "rounds" / "00000" / "round.json").read_text())["samples"] for run in (one, two)
+    )
+    assert first == other and sum("told" in sample for sample in first) > 2
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)

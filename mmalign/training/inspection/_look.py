@@ -18,7 +18,7 @@ from mmalign.training.checks import fields_of
 from mmalign.training.inspection._reading import Part, Reading
 from mmalign.training.masks import check_mask
 from mmalign.training.online import check_prompt
-from mmalign.training.rows import Pool, scored_roles
+from mmalign.training.rows import Pool, row_roles, scored_roles
 from mmalign.types import Adapter, Example, Objective, PreferenceSample, Prepared, Row, View
 from mmalign.types import Part as MediaPart
 
@@ -163,8 +163,7 @@ def look(reading: Reading, adapter: Adapter, config: RunConfig) -> list[Seen]:
     own: _Look | _LookAtPrompt = _Look(adapter, roles, fields_of(config), objective.views)
     if config.online is not None:
         mixed = config.online.offline is not None
-        pair = tuple(role for role in scored_roles(objective) if role not in objective.views)
-        own = _LookAtPrompt(adapter, pair if mixed else ())
+        own = _LookAtPrompt(adapter, row_roles(config) if mixed else ())
     found: list[Seen] = []
     for part, pool in reading.parts():
         train = config.train

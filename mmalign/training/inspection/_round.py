@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +16,9 @@ from mmalign.types import Adapter
 @dataclass(frozen=True)
 class Round:
     """What came of `prompts` prompts: `answers` that were judged, between `lowest` and `highest` and `mean`
-    on average, `samples` to train on, and what was `left_out`, by reason. `round_seconds` is an estimate of a
-    whole round of the config, which serves `steps` steps of `batch` samples."""
+    on average (no numbers without answers), `samples` to train on, and what was `left_out`, by reason.
+    `round_seconds` is an estimate of a whole round of the config, which serves `steps` steps of `batch`
+    samples."""
 
     prompts: int
     answers: int
@@ -42,7 +44,8 @@ def small(config: RunConfig, folder: str) -> RunConfig:
     prompts = min(online.prompts, max(needed, online.batch))
     return replace(
         config,
-        online=replace(online, prompts=prompts, steps=1, offline=None),  # what is sampled is tried
+        # what is sampled is tried
+        online=replace(online, prompts=prompts, steps=1, offline=1.0 if online.data_alone else None),
         train=replace(train, batch=batch),
         output=folder,
     )
@@ -58,14 +61,15 @@ def sample_round(config: RunConfig, whole: RunConfig, adapter: Adapter, data: On
     took = time.perf_counter() - began
     assert data.current is not None
     record = data.current
+    none = [math.nan]
     asked, scores = record["next_block"] * config.online.prompts, record["scores"]
     return Round(
         prompts=asked,
         answers=len(scores),
         samples=len(record["samples"]),
-        lowest=min(scores),
-        mean=sum(scores) / len(scores),
-        highest=max(scores),
+        lowest=min(scores or none),
+        mean=sum(scores or none) / len(scores or none),
+        highest=max(scores or none),
         left_out=dict(record["left_out"]),
         seconds=took,
         whole_prompts=whole.online.prompts,

@@ -165,8 +165,11 @@ def round_lines(one: Round | None) -> list[str]:
     if one is None:
         return []
     judged = f"{_number(one.answers, 'answer')} to {_number(one.prompts, 'prompt')} sampled and judged"
+    if not one.answers:
+        judged = f"{_number(one.prompts, 'pair')} of the data"
     lines = ["", f"A small round: {judged}, which make {_number(one.samples, 'sample')}"]
-    lines.append(f"  scores from {one.lowest:.4g} to {one.highest:.4g}, mean {one.mean:.4g}")
+    if one.answers:
+        lines.append(f"  scores from {one.lowest:.4g} to {one.highest:.4g}, mean {one.mean:.4g}")
     lines += [f"  left out ({reason}): {count}" for reason, count in sorted(one.left_out.items())]
     whole = f"a round of {_number(one.whole_prompts, 'prompt')}, for {_number(one.steps, 'step')}"
     return [*lines, f"  {one.seconds:.2f} s; {whole}, takes about {one.round_seconds:.1f} s"]
