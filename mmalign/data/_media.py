@@ -1,9 +1,9 @@
 """Decoding: whatever a row gave as a picture -> an upright 8-bit RGB PIL image; as a video -> a `Clip`.
 
-Rules for pictures, the same for every source: EXIF orientation is applied; transparency is laid on white;
-16-bit values are rescaled, not clipped; of an animation or a multi-page file the first frame counts; more
-than 64 million pixels, an edge of 0 or an aspect ratio above 200 is an error. Colour profiles are not
-applied. Those for videos are told in `_video.py`.
+Rules for pictures, the same for every source: EXIF orientation is applied, where it can be read;
+transparency is laid on white; 16-bit values are rescaled, not clipped; of an animation or a multi-page file
+the first frame counts; more than 64 million pixels, an edge of 0 or an aspect ratio above 200 is an error.
+Colour profiles are not applied. Those for videos are told in `_video.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import io
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mmalign.clips import Clip, Frames
 from mmalign.data._digest import digest
@@ -196,6 +197,10 @@ def _from_bytes(data: bytes) -> Image.Image:
         raise UserError(f"not a picture (it starts with {start!r}); known formats: {kinds}") from None
     except _BROKEN as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "MAX_TEXT" in reason:
+            raise UserError(
+                "what is written beside its pixels takes too much memory; save it without"
+            ) from None
         raise UserError(f"the picture is broken or cut off: {reason}") from None
 
 
@@ -231,9 +236,31 @@ def _check_size(size: tuple[int, int]) -> None:
         raise UserError(f"{width}x{height}: one edge is more than {MAX_ASPECT} times the other")
 
 
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF says that it is held. Pixels are sound though EXIF may not be: what is broken
+    there, and the numbers of no turn, turn nothing."""
+    image.load()
+    with suppress(*_BROKEN):
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return image if turn is None else image.transpose(turn)
+    return image
+
+
 def _upright_rgb(image: Image.Image) -> Image.Image:
     """Orientation, bit depth, transparency and mode, in this order: the first is lost with the metadata."""
-    image = ImageOps.exif_transpose(image)
+    image = _turned(image)
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64)
         if deep.min() < 0 or deep.max() > 65535:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bad_inputs import encoded, png
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from samples import pair
 
 from mmalign.data._first_pass import first_pass
@@ -74,11 +75,32 @@ def test_sixteen_bits_are_rescaled_not_clipped() -> None:
     assert [out.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 100, 255]
 
 
-def test_orientation_is_applied() -> None:
-    image = Image.new("RGB", (40, 20), RED)
+@pytest.mark.parametrize("number", range(10))
+def test_orientation_is_applied(number: int) -> None:
+    """Each of the eight ways to hold a camera, as Pillow turns it; other numbers are none."""
+    pixels = np.arange(40 * 20 * 3, dtype=np.uint8).reshape(20, 40, 3)
+    image = Image.fromarray(pixels)
     exif = image.getexif()
-    exif[0x0112] = 6  # the camera was turned
-    assert decode_image(encoded(image, "JPEG", exif=exif.tobytes())).size == (20, 40)
+    exif[0x0112] = number
+    data = encoded(image, "PNG", exif=exif.tobytes())
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert decode_image(data).tobytes() == turned.tobytes()
+    assert decode_image(data).size == ((20, 40) if number in (5, 6, 7, 8) else (40, 20))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_notes_that_cannot_be_read_turn_nothing(kind: str) -> None:
+    """A camera's notes may be broken where the pixels are sound."""
+    image = Image.new("RGB", (40, 20), WHITE)
+    assert decode_image(encoded(image, kind, exif=b"Exif\0\0no notes")).size == (40, 20)
+    assert decode_image(encoded(image, kind, exif=b"")).tobytes() == image.tobytes()
+
+
+def test_endless_notes_are_told_as_what_they_are() -> None:
+    notes = PngInfo()
+    notes.add_text("workflow", "x" * 2_000_000, zip=True)
+    with pytest.raises(UserError, match="^what is written beside its pixels takes too much memory"):
+        decode_image(encoded(flat(RED), "PNG", pnginfo=notes))
 
 
 def test_of_an_animation_the_first_frame_counts() -> None:
