@@ -26,6 +26,8 @@ def row_data(seen: Seen) -> dict[str, Tensor]:
         data[f"{base}.digest"] = torch.frombuffer(bytearray(unit.digest), dtype=torch.uint8)
         for name, value in unit.tensors.items():  # files of the cache allow no shared memory
             data[f"{base}.{name}"] = value if name.startswith("pixel_") else value.clone()
+    if any(unit.clip for unit in seen.units):
+        data["clips"] = torch.tensor([unit.clip for unit in seen.units])
     return data
 
 
@@ -42,7 +44,9 @@ def units_of(row: Row) -> list[Unit]:
             place = int(rest.partition(".")[0])
             found.append((place, Unit(kind, tensors, row.data[name].numpy().tobytes())))
     # a cache gives names in an order of its own
-    return [unit for _, unit in sorted(found, key=lambda entry: entry[0])]
+    units = [unit for _, unit in sorted(found, key=lambda entry: entry[0])]
+    clips = row.data["clips"].tolist() if "clips" in row.data else [False] * len(units)
+    return [replace(unit, clip=clip) for unit, clip in zip(units, clips, strict=True)]
 
 
 def with_media(row: Row, kept: Mapping[bytes, Mapping[str, Tensor]]) -> Row:

@@ -72,8 +72,9 @@ class VisionLM:
 
     Data of a row, before `encode`: `ids` [T], `start` [1], `token.<name>` [T] and `row.<name>` (other outputs
     of the processor), and for its i-th medium `<kind>.<i>.digest` [16] with `<kind>.<i>.<tensor>`, what the
-    tower reads. Where tower and projector are frozen, `encode` puts `<kind>.<i>.features` in their place;
-    where only the tower is, it adds `<kind>.<i>.tower`, what the projector reads.
+    tower reads; `clips` [media] tells clips that are handed over as pictures. Where tower and projector are
+    frozen, `encode` puts `<kind>.<i>.features` in their place; where only the tower is, it adds
+    `<kind>.<i>.tower`, what the projector reads.
     """
 
     def __init__(self, config: VisionOptions, device: torch.device, dtype: torch.dtype) -> None:
@@ -157,7 +158,7 @@ class VisionLM:
 
     def describe(self, row: Row) -> RowView:
         """Numbers of tokens by kind, their text with media in short, and the sizes that the tower reads."""
-        return seeing_view(self.processor, row, self.reader.ids, units_of(row), self.reader.rules.limit)
+        return seeing_view(self.reader, row, units_of(row))
 
     @torch.no_grad()
     def encode(self, prepared: Sequence[Prepared]) -> list[Prepared]:

@@ -33,11 +33,18 @@ TOWER = "tower"  # name of a unit's stored output of the tower
 
 @dataclass(frozen=True)
 class Unit:
-    """What the processor made of one picture or clip: the tensors the tower reads, and their hash."""
+    """What the processor made of one picture or clip: the tensors the tower reads, and their hash. `clip`: a
+    clip whose frames are handed over as pictures, which its `kind` is then."""
 
     kind: MediaKind
     tensors: Mapping[str, Tensor]
     digest: bytes
+    clip: bool = False
+
+    @property
+    def shown(self) -> MediaKind:
+        """What the row holds, however it is handed over."""
+        return "video" if self.clip else self.kind
 
     @classmethod
     def of(cls, kind: MediaKind, tensors: Mapping[str, Tensor]) -> Unit:

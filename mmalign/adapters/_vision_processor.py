@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,7 +54,12 @@ class Memo:
         if key not in self._units:
             read = {name: value for name, value in outputs.items() if name in self.tower_inputs(kind)}
             tiles = self.tiles(media) if kind == "image" else []
-            self._units[key] = tuple(cut(kind, read, len(media), tiles))
+            units = cut(kind, read, len(media), tiles)
+            if kind == "image" and any(isinstance(one, Clip) for one in media):
+                clips = [isinstance(one, Clip) for one in media]
+                own = clips if len(units) == len(media) else [all(clips)] * len(units)
+                units = [replace(unit, clip=clip) for unit, clip in zip(units, own, strict=True)]
+            self._units[key] = tuple(units)
         return self._units[key]
 
     def __call__(

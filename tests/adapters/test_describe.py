@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import more_vlm
 import pytest
 import tiny_lm
 import tiny_sd
@@ -11,6 +12,7 @@ import tiny_vlm
 import torch
 
 from mmalign.adapters._score_head import Head
+from mmalign.adapters._vision_batch import units_of
 from mmalign.adapters.diffusion import Diffusion
 from mmalign.adapters.reward_head import RewardHead
 from mmalign.adapters.text import Text
@@ -54,11 +56,11 @@ def test_pictures_in_the_prompt(tmp_path: Path, family: str) -> None:
     for sample in tiny_vlm.mixed_pairs():
         for role, (ids, view) in zip(ROLES, views(adapter, sample), strict=True):
             pictures = sum(part.kind == "image" for part in sample.examples[role][0].prompt[0].parts)
-            assert view.counts["media"] == ids.count(placeholder)
+            assert view.counts["image"] == ids.count(placeholder)
             assert sum(view.counts.values()) == len(ids)
             assert PLACEHOLDER[family] not in view.text and "what is it?" in view.text
             places = [int(piece.split(" places")[0]) for piece in view.text.split("<image: ")[1:]]
-            assert sum(places) == view.counts["media"] and bool(places) == bool(pictures)
+            assert sum(places) == view.counts["image"] and bool(places) == bool(pictures)
             answer = sample.examples[role][0].response[0].data
             assert view.scored.startswith(answer) and answer not in view.text
             if family == "qwen2_5_vl":  # every picture stands between tokens of its own
@@ -74,7 +76,7 @@ def test_sizes_are_those_the_tower_reads(tmp_path: Path) -> None:
     sample = tiny_vlm.vlm_pair("one", (tiny_vlm.picture(1, (64, 32)),))
     (_, view), _ = views(adapter, sample)
     assert view.media == ("image 1: 28x28",), "resized and cropped to the tower's own size"
-    assert "<image: 4 places, 28x28>" in view.text and view.counts["media"] == 4
+    assert "<image: 4 places, 28x28>" in view.text and view.counts["image"] == 4
     two = tiny_vlm.vlm_pair("two", (tiny_vlm.picture(1), tiny_vlm.picture(2)))
     (_, view), _ = views(adapter, two)
     assert "<image: 8 places>" in view.text, "where one ends and the next begins cannot be seen"
@@ -106,3 +108,39 @@ def test_captions_and_square_pictures(tmp_path: Path, tiny: Any) -> None:
     )
     assert torch.equal(view.pictures[0], row.data["pixels"])
     assert view.media == (f"picture: {adapter.resolution}x{adapter.resolution}",)
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "internvl"])
+def test_clips_handed_over_as_pictures_are_told_as_clips(tmp_path: Path, family: str) -> None:
+    """Four frames of four places; a picture is four places per tile."""
+    save = more_vlm.save_more if family in more_vlm.MORE else tiny_vlm.save_vlm
+    adapter = VideoLm(path=str(save(family, tmp_path))).build(CPU)
+    clip, picture = tiny_vlm.clip(1, frames=4), tiny_vlm.picture(1, (96, 48))
+
+    def told(*media: Any) -> tuple[int, int, tuple[str, ...]]:
+        (ids, view), _ = views(adapter, tiny_vlm.vlm_pair("x", media))
+        image, video = view.counts["image"], view.counts["video"]
+        assert image + video == ids.count(adapter.reader.ids["image"]) > 0
+        assert sum(view.counts.values()) == len(ids)
+        for kind, count in (("image", image), ("video", video)):
+            runs = view.text.split(f"<{kind}: ")[1:]
+            assert sum(int(run.split(" places")[0]) for run in runs) == count
+        return image, video, view.media
+
+    tiles, none, (line,) = told(picture)
+    assert none == 0 and line.startswith(f"image 1: {tiles // 4} tiles of ")
+    frames = f"4 frames of {line.split()[-1]}"
+    assert told(clip) == (0, 16, (f"video 1: {frames}",))
+    assert told(clip, clip)[:2] == (0, 32)
+    if family == "internvl":  # SmolVLM takes either
+        lines = (line, f"video 1: {frames}", f"video 2: {frames}")
+        assert told(clip, picture, tiny_vlm.clip(2, frames=4)) == (tiles, 32, lines)
+
+
+def test_the_mark_of_a_clip_stays_with_encoded_rows(tmp_path: Path) -> None:
+    adapter = VideoLm(path=str(more_vlm.save_more("internvl", tmp_path))).build(CPU)
+    media = (tiny_vlm.picture(1), tiny_vlm.clip(1, frames=4))
+    prepared = adapter.prepare(tiny_vlm.vlm_pair("x", media), ("chosen",))
+    for one in (prepared, adapter.encode([prepared])[0]):
+        assert [unit.shown for unit in units_of(one.rows[0])] == ["image", "video"]
+        assert [unit.kind for unit in units_of(one.rows[0])] == ["image", "image"]

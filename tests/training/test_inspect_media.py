@@ -96,7 +96,7 @@ def test_mixed_rows_of_a_vision_model(bench: Bench, tmp_path: Path) -> None:
     assert found.usable == {"training": len(rows) - 3}
     assert found.trial is not None and found.trial.loss == pytest.approx(math.log(2), abs=1e-5)
     spread = {(one.what, one.kind): one for one in found.tokens}
-    assert spread["chosen", "media"].minimum == 0, "a row without pictures"
+    assert spread["chosen", "image"].minimum == 0, "a row without pictures"
 
     processor = AutoProcessor.from_pretrained(bench.model["vlm"]["path"])
     merged = processor.image_processor.merge_size**2
@@ -110,7 +110,7 @@ def test_mixed_rows_of_a_vision_model(bench: Bench, tmp_path: Path) -> None:
         sum(places[int(part["image"][0])] for part in content if part["type"] == "image")
         for content in (row.get("prompt_chosen", row.get("prompt"))[0]["content"] for row in used)
     ]
-    assert spread["chosen", "media"].maximum == max(wanted)
+    assert spread["chosen", "image"].maximum == max(wanted)
     for one in found.samples:
         for response in one.responses:
             shown = response.text

@@ -116,13 +116,15 @@ def spread(what: str, kind: str, values: Iterable[int]) -> Spread:
 
 
 def token_spreads(seen: Sequence[Seen]) -> tuple[Spread, ...]:
-    """Per role and kind of token, and where there are several kinds, of their sum."""
+    """Per role and kind of token, and where there are several kinds, of their sum. Kinds of media that no row
+    of a role holds are left out."""
     values: dict[tuple[str, str], list[int]] = {}
     for row in (row for one in seen for row in one.facts.rows):
         for kind, count in row.counts.items():
             values.setdefault((row.role, kind), []).append(count)
         if len(row.counts) > 1:
             values.setdefault((row.role, "all"), []).append(sum(row.counts.values()))
+    values = {key: counts for key, counts in values.items() if any(counts) or key[1] == "response"}
     ordered = sorted(values, key=lambda key: [role for role, _ in values].index(key[0]))
     return tuple(spread(role, kind, values[role, kind]) for role, kind in ordered)
 
