@@ -11,12 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.blind.cuts import Cut, cuts, joined
-from mmalign.types import HidingCompleter, Message, Part, UserError, derive_seed
+from mmalign.types import (
+    Adapter,
+    Example,
+    HidingCompleter,
+    Message,
+    Part,
+    PreferenceSample,
+    UserError,
+    derive_seed,
+)
 
 MEDIA = "rows without a picture or clip"
 WORDLESS = "rows whose answer is no text"
 EMPTY = "answers without any text"
 EQUAL = "answers equal to the row's own"
+CUT = "rows whose answer is cut to fit the model"
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,14 @@ def refuse_seeing(adapter: object) -> None:
         )
 
 
+def is_cut(adapter: Adapter, subject: Subject) -> bool:
+    """Whether the answer does not fit behind its prompt, so that the model could not go on from parts of it.
+    Raises UserError as the adapter does for a row that it cannot use."""
+    example = Example(subject.turns, subject.answer)
+    sample = PreferenceSample(subject.id, {"chosen": (example,)}, origin=subject.id)
+    return bool(adapter.check(sample, ("chosen",)))
+
+
 @dataclass(frozen=True)
 class _Task:
     """A chosen answer, and how many places the media of its prompt take."""
@@ -118,7 +136,8 @@ class BlindWriter:
 
     def write(self, subjects: Sequence[Subject], seed: int) -> list[Written | str]:
         """For every subject its answer, or why there is none; all tries of a round are made in one call.
-        What a subject gets depends on `seed` and itself, not on the others."""
+        What a subject gets depends on `seed` and itself, not on the others. Raises UserError for an answer
+        that `is_cut`."""
         settings = self.settings
         tasks = [self._task(subject) for subject in subjects]
         done: dict[int, Written | str] = {i: one for i, one in enumerate(tasks) if isinstance(one, str)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-from mmalign.blind.answers import Blind, BlindWriter, Subject, Written, refuse_seeing
+from mmalign.blind.answers import CUT, Blind, BlindWriter, Subject, Written, is_cut, refuse_seeing
 from mmalign.builders._candidates import Asked
 from mmalign.builders._whole_rows import NewRow, Remade, RowBuilder, Tools
 from mmalign.rewards._alike import Likeness
@@ -43,9 +43,11 @@ class Bdhs(Blind, RowBuilder):
 
     def make(self, rows: Sequence[Asked], tools: Tools, seed: int) -> list[Remade]:
         """One row each, or none."""
+        subjects = [Subject(row.id, row.turns, row.original) for row in rows]
+        whole = [subject for subject in subjects if not is_cut(tools.adapter, subject)]
         writer = BlindWriter(self, self._likeness, tools.adapter, tools.model)
-        found = writer.write([Subject(row.id, row.turns, row.original) for row in rows], seed)
-        return [_remade(*both) for both in zip(rows, found, strict=True)]
+        found = {one.id: made for one, made in zip(whole, writer.write(whole, seed), strict=True)}
+        return [_remade(row, found.get(row.id, CUT)) for row in rows]
 
 
 def _remade(row: Asked, found: Written | str) -> Remade:

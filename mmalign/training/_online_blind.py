@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from mmalign.blind.answers import Blind, BlindWriter, Subject, Written, refuse_seeing
+from mmalign.blind.answers import CUT, Blind, BlindWriter, Subject, Written, is_cut, refuse_seeing
 from mmalign.config import RunConfig
 from mmalign.rewards._alike import Likeness
 from mmalign.training._online_modes import BLIND
@@ -24,8 +24,6 @@ from mmalign.types import (
     UserError,
     derive_seed,
 )
-
-_CUT = "rows whose answer is cut to fit the model"
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,13 @@ class BlindAnswers:
         rows by the prompt's id; `ready`: their prompts, media decoded."""
         assert isinstance(self.adapter, HidingCompleter)
         subjects = [Subject(one.id, ready[one.prompt], _chosen(one, known[one.prompt])) for one in drafts]
-        whole = [i for i, one in enumerate(subjects) if not self._is_cut(one)]
+        whole = [i for i, one in enumerate(subjects) if not is_cut(self.adapter, one)]
         writer = BlindWriter(self.settings, self.likeness, self.adapter, model)
         seed = derive_seed(self.seed, round_number, "", "blind")
         found = dict(zip(whole, writer.write([subjects[i] for i in whole], seed), strict=True))
         made, lacking = [], Counter[str]()
         for place, draft in enumerate(drafts):
-            written = self._fitting(subjects[place], found.get(place, _CUT))
+            written = self._fitting(subjects[place], found.get(place, CUT))
             if isinstance(written, str):
                 lacking[f"answers written blind, without which their pairs train ({written})"] += 1
                 made.append(draft)
@@ -79,25 +77,17 @@ class BlindAnswers:
             made.append(replace(draft, answers=answers, told={BLIND: dict(written.told)}))
         return made, lacking
 
-    def _is_cut(self, subject: Subject) -> bool:
-        """True for an answer that does not fit behind its prompt: the model could not go on with it."""
-        return bool(self._check(subject, "chosen", subject.answer))
-
     def _fitting(self, subject: Subject, written: Written | str) -> Written | str:
         """The answer, or why it cannot train."""
         if isinstance(written, str):
             return written
+        example = Example(subject.turns, (Part("text", written.text),))
+        sample = PreferenceSample(subject.id, {BLIND: (example,)}, origin=subject.id)
         try:
-            self._check(subject, BLIND, (Part("text", written.text),))
+            self.adapter.check(sample, (BLIND,))
         except UserError as error:
             return str(error).partition(": ")[2] or str(error)
         return written
-
-    def _check(self, subject: Subject, role: str, answer: tuple[Part, ...]) -> Sequence[str]:
-        example = Example(subject.turns, answer)
-        return self.adapter.check(
-            PreferenceSample(subject.id, {role: (example,)}, origin=subject.id), (role,)
-        )
 
 
 def _chosen(draft: Draft, row: PreferenceSample) -> tuple[Part, ...]:

@@ -18,14 +18,14 @@ from training.tiny_runs import losses
 import mmalign
 from mmalign import config as configs
 from mmalign.adapters.text import Text
-from mmalign.blind.answers import EMPTY, EQUAL, MEDIA
+from mmalign.blind.answers import CUT, EMPTY, EQUAL, MEDIA
 from mmalign.builders import _config, _run
 from mmalign.builders._candidates import Asked
 from mmalign.builders._run import build
 from mmalign.builders._whole_rows import Pool, Remade, Tools
 from mmalign.builders.bdhs import Bdhs
 from mmalign.training.run import run
-from mmalign.types import Message, Part, UserError
+from mmalign.types import Message, Part, PreferenceSample, UserError
 
 ROOT = Path(mmalign.__file__).parent.parent
 
@@ -40,6 +40,10 @@ class Watched:
     def __init__(self, *tails: str, places: int = 576) -> None:
         self.tails, self.places = list(tails), places
         self.calls: list[tuple[list[str], list[Tensor]]] = []
+
+    def check(self, sample: PreferenceSample, roles: Sequence[str]) -> Sequence[str]:
+        (answer,) = sample.examples[roles[0]][0].response
+        return ["answers cut"] if len(answer.data) > 40 else []
 
     def media_tokens(self, prompts: Sequence[Any]) -> list[tuple[int, ...]]:
         return [(self.places, self.places)] * len(prompts)
@@ -123,6 +127,13 @@ def test_rows_do_not_depend_on_each_other_and_keep_what_they_have() -> None:
     assert whole[0].rows[0].answers["rejected"].data == "A cow."  # type: ignore[union-attr]
     (empty,) = made(Watched(), row("A cat."), tries=0)
     assert empty.counts == {EMPTY: 1}
+
+
+def test_an_answer_that_is_cut_is_not_written_on() -> None:
+    model = Watched(" y.")
+    long, short = made(model, row("A cat. " * 9, name="long"), row("A cat."))
+    assert long.counts == {CUT: 1} and long.rows == () and short.rows
+    assert all(len(begun) == 1 for begun, _ in model.calls)
 
 
 def test_one_word_is_turned_without_asking_the_model() -> None:
