@@ -23,7 +23,7 @@ from mmalign.training.checks import check_config  # noqa: E402
 from mmalign.types import UserError  # noqa: E402
 
 PLACE = {"diffusion": "runs/objectives", "vlm": "runs/objectives/vlm", "video_lm": "runs/objectives/video_lm"}
-RECIPES = {"tpo": "dpo", "mixed_dpo": "dpo"}
+RECIPES = {"tpo": "dpo", "mixed_dpo": "dpo", "online_bdhs": "bdhs"}
 """Published methods that are a sum of objectives, and the objective they begin with."""
 SEEING = ("vlm", "video_lm")
 
