@@ -13,7 +13,6 @@ import contextlib
 import errno
 import json
 import sys
-import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -34,7 +33,6 @@ app = typer.Typer(
 )
 # faults of a place on the disk, whichever file met them: the user can choose another
 _PLACES = (errno.EACCES, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
-_FAILURE = "MMALIGN_FAILURE_FILE"  # set by launch for its processes: where the first to fail says why
 Overrides = Annotated[list[str] | None, typer.Argument(help="section.field=value, applied in order")]
 RunFolder = Annotated[Path, typer.Argument(help="folder of a run, the config's output")]
 AllowCode = Annotated[
@@ -113,48 +111,9 @@ def launch(
     processes: Annotated[int, typer.Option(help="processes on this machine")],
 ) -> None:
     """Train or build in several processes: mmalign launch --processes 2 train CONFIG ..."""
-    if args[:1] not in (["train"], ["build"]) or len(args) < 2:
-        raise UserError("launch: write `mmalign launch --processes N train CONFIG [section.field=value ...]`")
-    if processes < 1:
-        raise UserError(f"launch --processes: must be 1 or more, got {processes}")
-    _refuse_once(args, processes)
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.run import get_args_parser, run
+    from mmalign.launching import launch as start
 
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    command = ["--standalone", "--nproc-per-node", str(processes), "-m", "mmalign", *args]
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ[_FAILURE] = str(Path(folder) / "failure")
-        try:
-            run(get_args_parser().parse_args(command))
-        except ChildFailedError as error:
-            said = _read_failure(os.environ[_FAILURE])
-            if said is not None:
-                print(f"mmalign: {said[1]}", file=sys.stderr)
-                raise SystemExit(said[0]) from error
-            code = error.get_first_failure()[1].exitcode  # negative: the number of the signal that ended it
-            raise SystemExit(code if code > 0 else 128 - code) from error
-        except SignalException as stop:
-            raise SystemExit(128 + int(stop.sigval)) from stop
-        finally:
-            del os.environ[_FAILURE]
-
-
-def _refuse_once(args: Sequence[str], processes: int) -> None:
-    """Refuse a config that cannot run before every process does."""
-    if args[0] == "build":
-        from mmalign.builders import _config
-        from mmalign.builders._output import check_output as check_folder
-
-        check_folder(_config.load(args[1], args[2:], allow_code=True))
-        return
-    from mmalign import config as configs
-    from mmalign.training.checks import check_config, check_output
-
-    config = configs.load(args[1], args[2:], allow_code=True)
-    check_config(config, processes)
-    check_output(config)
+    start(args, processes)
 
 
 @app.command()
@@ -370,20 +329,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _fail(code: int, line: str, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    if _FAILURE in os.environ:
-        # the first to fail is heard; the others fail alike, or because of it
-        with contextlib.suppress(FileExistsError), open(os.environ[_FAILURE], "x", encoding="utf-8") as file:
-            file.write(f"{code} {line}")
-    else:
+    from mmalign.launching import leave_to_launch
+
+    if not leave_to_launch(code, line):
         print(f"mmalign: {line}", file=sys.stderr)
     return code
-
-
-def _read_failure(path: str) -> tuple[int, str] | None:
-    """Exit code and line of the process that failed first; None if it was ended before it could say why."""
-    text = Path(path).read_text(encoding="utf-8") if Path(path).exists() else ""
-    code, _, line = text.partition(" ")
-    return (int(code), line) if line else None
 
 
 def entry() -> None:

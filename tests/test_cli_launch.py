@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from mmalign import launching
 from mmalign.cli import main
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def launch(bench: Bench, folder: Path, **source: object) -> tuple[int, list[str]
     )
     assert not (folder / "out").exists()
     assert source["error"] != "user" or "Traceback" not in done.stderr
+    assert "exitcode" not in done.stderr and "closing signal" not in done.stderr
     return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("mmalign: ")]
 
 
@@ -85,3 +87,15 @@ def test_a_process_of_a_launch_leaves_its_line_to_the_first(
     assert main(["report", str(tmp_path / "two")]) == 2
     assert capsys.readouterr().err == ""
     assert file.read_text().startswith(f"2 {tmp_path}/one: holds no run")
+
+
+def test_a_process_that_could_not_say_why_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "failure"
+    assert launching._told(str(file), 1, -9) == 137
+    assert capsys.readouterr().err == "mmalign: process 1 was ended by SIGKILL\n"
+    assert launching._told(str(file), 0, 1) == 1 and capsys.readouterr().err == ""  # it has said so itself
+    file.write_text("2 config: is wrong")
+    assert launching._told(str(file), 0, -6) == 2
+    assert capsys.readouterr().err == "mmalign: config: is wrong\n"

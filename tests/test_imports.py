@@ -26,7 +26,7 @@ RANKS = {
     "training": 7,
     "builders": 8, "report": 8,
     "measuring": 9,
-    "api": 10,
+    "api": 10, "launching": 10,
     "cli": 11,
     "__main__": 12, "__init__": 12,
 }  # fmt: skip

@@ -1,6 +1,8 @@
 """Builds that end without a row say why, and end so for scripts too."""
 
+import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,13 @@ import torch
 import yaml
 from builders.builds import open_painter, painted
 from cli_runs import call
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from training.faults import ALONE
+from training.ranks import in_ranks
 
 from mmalign.builders import _config, _run
 from mmalign.builders._run import build
+from mmalign.cli import main
 from mmalign.types import UserError
 
 
@@ -71,3 +76,34 @@ def test_a_build_of_nothing_ends_so_for_scripts(tmp_path: Path, capsys: Capture)
             called = call(capsys, "build", path)
             assert called.code == code and called.out == f"{tmp_path / name}/pairs.jsonl\n", called.err
             assert ("warning: not one row was written" in called.err) == bool(code)
+
+
+def painting(argv: list[str]) -> int:
+    """The command line, in a process of its own that has nothing patched."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_run, "open_model", open_painter)
+        patch.setattr(_run, "glance_at", lambda _: None)
+        return main(argv)
+
+
+def forked(arguments: argparse.Namespace) -> None:
+    """What the launch asks of torchrun, by processes that start faster."""
+    argv = arguments.training_script_args
+    code, output = in_ranks(painting, argv, folder=Path(argv[1]).parent, size=int(arguments.nproc_per_node))
+    print(output, file=sys.stderr)
+    if code:
+        raise ChildFailedError("mmalign", {0: ProcessFailure(0, 1, code, "none")})
+
+
+@pytest.mark.multiprocess
+def test_a_build_of_nothing_in_two_processes_ends_so_too(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = {"name": "best_of_n", "n": 3, "min_gap": 1e9}
+    path = tmp_path / "none.yaml"
+    path.write_text(yaml.safe_dump(_config.to_tree(painted(tmp_path / "none", builder=builder))))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # else the launch would set it for the tests that follow
+    monkeypatch.setattr("torch.distributed.run.run", forked)
+    called = call(capsys, "launch", "--processes", "2", "build", path)
+    assert called.code == 1, called.err
+    assert called.err.count("warning: not one row was written") == 1 and "mmalign: " not in called.err
