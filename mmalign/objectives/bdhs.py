@@ -17,14 +17,18 @@ BLIND = "bdhs"
 
 @dataclass(frozen=True)
 class BDHS(Objective):
-    """The offline loss of bias-driven hallucination sampling (arXiv 2407.02477), from the paper's text alone.
+    """The loss of bias-driven hallucination sampling (arXiv 2407.02477), from the paper's text alone.
 
     With h the log-ratio policy / reference and b the answer of role `bdhs`, loss = - gamma log sigmoid(beta *
     (h_chosen - h_rejected)) - (1 - gamma) log sigmoid(beta * (h_chosen - h_b)). All three answers are scored
     under the clean picture: hiding it is for writing b. A row gives it as its field `bdhs`; a row without
-    `rejected` has b for both and so gamma 0. With `gamma` 0 rejected answers are not scored at all. The
-    paper's Mixed-DPO, which draws for every sample whether an offline pair trains or one of the policy's own,
-    is `offline` of section `online`: sampled pairs have no b and so train as by DPO.
+    `rejected` has b for both and so gamma 0. With `gamma` 0 rejected answers are not scored at all.
+
+    Online, section `online.blind` has the policy as it stands write b anew in every round, of the chosen
+    answer of every pair, whichever the data has. Where none can be written, as to a prompt without a picture,
+    the pair trains as by DPO, and is counted. With `online.offline` pairs of the data train beside sampled
+    ones (the paper's Mixed-DPO), or with 1 alone, where nothing is judged. In rounds without `online.blind`
+    pairs of the data keep their b, and sampled ones, which have none, train as by DPO.
     """
 
     beta: float = 0.1  # strength of the pull to the reference, as in dpo
