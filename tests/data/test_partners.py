@@ -83,6 +83,10 @@ def test_no_picture_of_a_mean_is_one_of_the_row() -> None:
     rows = [row("ab", 1, 2), row("bc", 2, 3), row("d", 30), row("ef", 60, 90), row("g", 120)]
     own, mean = shown(rows, MEAN)["ab"]
     assert own == [1, 2] and mean == [(30 + 60 + 120) // 3, (30 + 90 + 120) // 3]
+    four = {"view": View("chosen", "mean_image", 4)}
+    assert partnerless(rows, four)[0].startswith("row ab: role 'view' is made of 4 rows")
+    with pytest.raises(UserError, match="^row (ab|bc): .* and there are 3; add rows"):
+        shown(rows, four)
 
 
 def test_too_few_other_pictures_are_told_of_beforehand() -> None:

@@ -178,6 +178,7 @@ def test_clips_are_told_frame_by_frame(bench: Bench, tmp_path: Path) -> None:
     (reason,) = found.reasons
     assert reason.rows == ("pairs.jsonl row 3",) and "video '…'" in reason.rule
     assert {one.kind: one.maximum for one in found.media} == {"width": 64, "height": 48, "frames": 4}
+    assert {one.kind for one in found.tokens} == {"prompt", "video", "response", "all"}
     by_id = {one.id: one for one in found.samples}
     some = next(iter(by_id.values()))
     total = 20 + int(rows[int(some.id[1])]["videos"][0][0])
