@@ -19,6 +19,7 @@ import sys
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.sharedctypes import RawArray
 from typing import Any, NamedTuple, TypeVar
 
@@ -99,7 +100,7 @@ def run_jobs(
         prefetch_factor=1,  # a job is a whole step, and its pixels may be gigabytes
         timeout=timeout_s,
         generator=torch.Generator().manual_seed(0),  # else starting workers would draw from the global one
-        worker_init_fn=_start_worker,
+        worker_init_fn=partial(_start_worker, gc.isenabled()),
         multiprocessing_context="fork" if sys.platform == "linux" else "spawn",
     )
     before = {child.pid for child in multiprocessing.active_children()}
@@ -127,14 +128,15 @@ def run_jobs(
 
 def _forked(loader: DataLoader[Any]) -> _MultiProcessingDataLoaderIter:
     """Start the workers. What this process has left to the garbage collector is kept from theirs: a library's
-    object that waits for its threads to end would wait for ever where they never ran."""
-    frozen = gc.get_freeze_count() > 0
-    gc.freeze()
+    object that waits for its threads to end would wait for ever where they never ran. Nothing is collected
+    until a worker has put it aside; here it stays garbage."""
+    collects = gc.isenabled()
+    gc.disable()
     try:
         results = iter(loader)
     finally:
-        if not frozen:
-            gc.unfreeze()
+        if collects:
+            gc.enable()
     assert isinstance(results, _MultiProcessingDataLoaderIter)
     return results
 
@@ -229,8 +231,12 @@ class _Numbers(Sampler[int]):
         return self.numbers
 
 
-def _start_worker(worker: int) -> None:
-    """A stop signal to the whole process group is for the main process: it finishes its step and saves."""
+def _start_worker(collects: bool, worker: int) -> None:
+    """What was there before is never collected here, and what comes is if the main process `collects`. A stop
+    signal to the whole process group is for the main process: it finishes its step and saves."""
+    gc.freeze()
+    if collects:
+        gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform != "win32":

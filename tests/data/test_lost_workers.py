@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -260,6 +261,27 @@ def test_workers_do_not_collect_what_the_main_process_left() -> None:
     finally:
         gc.enable()
         gc.collect()
+
+
+def test_what_the_main_process_left_is_collected_there_afterwards() -> None:
+    """Also where it has set aside what the collector need not look at, as these tests do with modules."""
+    assert gc.get_freeze_count() > 0
+    left = _Waits()
+    freed = weakref.ref(left)
+    assert list(run_jobs(_collects, range(2), 1, 5, str)) == [True, True]
+    del left
+    assert gc.isenabled() and freed() is not None
+    gc.collect()
+    assert freed() is None
+    gc.disable()
+    try:
+        assert list(run_jobs(_collects, range(2), 1, 5, str)) == [False, False]
+    finally:
+        gc.enable()
+
+
+def _collects(number: int) -> bool:
+    return gc.isenabled()
 
 
 def test_guarded_work_changes_no_result() -> None:
