@@ -24,7 +24,7 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"chosen": "a blue box. it is old", "bdhs": "before"},
     {"chosen": "happy girl", "rejected": "an answer", "bdhs": "before"},
     {"chosen": "yes", "rejected": "perhaps"},
-    {"chosen": "no picture", "rejected": "none at all"},
+    {"chosen": "no picture", "rejected": "none at all", "bdhs": "before"},
     {"chosen": "nor here", "bdhs": "before"},
 )
 """Rows about a picture with a rejected answer, with one that was written blind before, with both, and with a

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from blind_rounds import BLIND, Make
+from test_schema import WHOLE, valid
 from tiny_runs import losses, same_files, weights
 
 from mmalign.blind.answers import Blind, BlindWriter, Subject
-from mmalign.config import RunConfig
+from mmalign.config import RunConfig, from_tree, to_tree
 from mmalign.data._prompts import decode_prompts
 from mmalign.rewards._alike import Likeness
 from mmalign.training._state import trainable_tensors
@@ -227,3 +228,12 @@ def test_without_the_section_it_is_said_what_sampled_pairs_train_as(make: Make) 
     notes = check_config(make("never", online={"blind": None}))
     assert any(note.startswith("online.blind: is not given") for note in notes)
     assert not any("online.blind" in note for note in check_config(make("never")))
+
+
+def test_the_schema_knows_the_section(make: Make) -> None:
+    for online in ({}, {"offline": 1.0, "judge": None}):
+        config = make("never", online=online)
+        tree = to_tree(config)
+        assert valid(WHOLE, tree) and from_tree(tree, "again", allow_code=True) == config
+        tree["online"]["blind"]["roh"] = 0.9
+        assert not valid(WHOLE, tree)
