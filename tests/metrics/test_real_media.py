@@ -26,10 +26,12 @@ from mmalign._names import KINDS, names
 from mmalign.adapters._text_sampling import Sampling
 from mmalign.adapters._vision_lm import VisionLM
 from mmalign.catalogue import shapes
-from mmalign.clips import Frames
+from mmalign.clips import Clip, Frames
+from mmalign.data._digest import digest
 from mmalign.data._media import decode
 from mmalign.evaluation.asking import Asker, Side
 from mmalign.measuring import measure_answers, named
+from mmalign.metrics._control import Control
 from mmalign.metrics._measured import FOLDER, measured, read, write
 from mmalign.metrics._reading import asked, medium
 from mmalign.metrics._seam import Metric, Question
@@ -88,10 +90,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @dataclass
 class Heard:
-    """An adapter that notes how many prompts of each batch it was asked."""
+    """An adapter that notes how many prompts of each batch it was asked, and what every prompt showed: a
+    digest for each picture, and for each frame of a clip."""
 
     inner: VisionLM
     batches: list[int] = field(default_factory=list)
+    shown: list[list[str]] = field(default_factory=list)
 
     def generate(
         self, model: nn.Module, prompts: Sequence[tuple[Message, ...]], seeds: Sequence[int]
@@ -99,11 +103,16 @@ class Heard:
         """The adapter's own answers."""
         given = self.inner.generate(model, prompts, seeds)
         self.batches.append(len(given))
+        for turns in prompts:
+            media = [part.data for part in turns[0].parts if part.kind != "text"]
+            seen = [one.frames if isinstance(one, Clip) else [one] for one in media]
+            self.shown.append([digest(picture) for pictures in seen for picture in pictures])
         return given
 
     def asker(self, folder: Path, batch: int) -> Asker:
         """Questions that are put to it from now on."""
         self.batches.clear()
+        self.shown.clear()
         return Asker(self, self.inner.frames, folder, batch, 0, lambda line: None)
 
     @property
@@ -159,6 +168,14 @@ def test_a_benchmark_of_real_media(
     kinds = {part.kind for one in questions for turn_ in one.turns for part in turn_.parts}
     (heard,) = (models[kind] for kind in models if kind in kinds)
     found = answered(bench, questions, heard, tmp_path)
+    if isinstance(metric, Control):
+        half = len(questions) // 2
+        plain, viewed = heard.shown[:half], heard.shown[half:]
+        assert all(one != other for one, other in zip(plain, viewed, strict=True))
+        if metric.word == "shuffled":
+            assert list(map(sorted, plain)) == list(map(sorted, viewed))
+        else:
+            assert all(one in plain for one in viewed)
     graded = {"base": metric.grade(found), "tuned": metric.grade(metric.predictions(Path(bench.answers)))}
     assert {one.id for one in graded["base"]} == {one.id for one in graded["tuned"]}
     result = measured(metric, called, graded)
