@@ -45,10 +45,12 @@ def scored_roles(objective: Objective) -> tuple[str, ...]:
 
 
 def row_roles(config: RunConfig) -> tuple[str, ...]:
-    """Those of them that rows must have: no views, and no answer that a round writes."""
-    writes = config.online is not None and config.online.blind is not None
-    made = {*config.objective.views, *([BLIND] if writes else [])}
-    return tuple(role for role in scored_roles(config.objective) if role not in made)
+    """Those of them that rows must have, views left out. Where rounds write an answer blind it is not one of
+    them, and the rejected answer is, which stands in for it."""
+    roles = tuple(role for role in scored_roles(config.objective) if role not in config.objective.views)
+    if config.online is None or config.online.blind is None:
+        return roles
+    return tuple(dict.fromkeys([*(role for role in roles if role != BLIND), "rejected"]))
 
 
 def wanted_roles(config: RunConfig) -> tuple[str, ...]:

@@ -185,6 +185,22 @@ def test_an_answer_that_is_cut_is_not_written_on(make: Make) -> None:
     assert sum("told" in held for held in record["samples"]) == 2
 
 
+def test_what_may_stand_in_is_checked_before_the_first_step(make: Make) -> None:
+    """Without a picture the rejected answer is the third one, even where gamma scores no rejected ones."""
+    rows = list(make.rows().values())
+    rows[4]["rejected"] = "red fox. " * 60
+    config = make(
+        "unfit",
+        online={"offline": 1.0, "judge": None},
+        objective={"name": "bdhs", "gamma": 0.0},
+        data=make.write("unfit.jsonl", rows),
+        model={"max_length": 64},
+    )
+    with pytest.raises(UserError, match=r"unfit.jsonl row 5.*rejected"):
+        run(config)
+    assert not Path(config.output, "rounds").exists()
+
+
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
