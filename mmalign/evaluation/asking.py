@@ -76,12 +76,12 @@ class Asker:
     def _answered(self, side: Side, questions: Sequence[Question]) -> list[str]:
         try:
             ready = decode_prompts([(one.id, one.turns) for one in questions], self.frames)
+            shown = [
+                (name, changed(one.change, turns, self.seed, name))
+                for one, (name, turns) in zip(questions, ready, strict=True)
+            ]
         except UserError as error:
             raise UserError(f"{questions[0].asks}: {error}; the answers before it are kept") from error
-        shown = [
-            (name, changed(one.change, turns, self.seed, name))
-            for one, (name, turns) in zip(questions, ready, strict=True)
-        ]
         given = answers(self.adapter, side.model, shown, len(shown), self.seed)
         for one, part in zip(questions, given, strict=True):
             if part.kind != "text":

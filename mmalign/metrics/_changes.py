@@ -9,17 +9,22 @@ from torch import Generator
 
 from mmalign.clips import Clip
 from mmalign.data._views_media import shuffled_order
-from mmalign.types import Message, Part, derive_seed
+from mmalign.types import Message, Part, UserError, derive_seed
 
 Change = Callable[[tuple[Message, ...], Generator], tuple[Message, ...]]
 
 
 def shuffled_frames(turns: tuple[Message, ...], generator: Generator) -> tuple[Message, ...]:
-    """Every clip with its frames in a random order other than their own; the time stamps stay in place."""
+    """Every clip with its frames in a random order other than their own; the time stamps stay in place.
+    Raises UserError for a clip of one frame."""
 
     def one(part: Part) -> Part:
         if not isinstance(part.data, Clip):
             return part
+        if len(part.data.frames) < 2:
+            raise UserError(
+                "a clip shows one frame, which has no other order; raise model.frames.count or leave it out"
+            )
         order = shuffled_order(len(part.data.frames), generator)
         return replace(part, data=replace(part.data, frames=part.data.frames[order]))
 
@@ -30,7 +35,11 @@ CHANGES: Mapping[str, Change] = {"shuffled_frames": shuffled_frames}
 
 
 def changed(change: str, turns: tuple[Message, ...], seed: int, name: str) -> tuple[Message, ...]:
-    """Decoded turns under a change; the random numbers follow from seed and name alone."""
+    """Decoded turns under a change; the random numbers follow from seed and name alone. Raises UserError
+    naming the question where there is nothing to change."""
     if not change:
         return turns
-    return CHANGES[change](turns, Generator().manual_seed(derive_seed(seed, 0, name, change)))
+    try:
+        return CHANGES[change](turns, Generator().manual_seed(derive_seed(seed, 0, name, change)))
+    except UserError as error:
+        raise UserError(f"prompt {name!r}: {error}") from error

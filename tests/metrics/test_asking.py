@@ -123,3 +123,6 @@ def test_frames_are_shuffled_alike_every_time() -> None:
     orders = [t[0].parts[0].data.frames[:, 0, 0, 0].tolist() for t in (one, same, other)]
     assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == list(range(6)) != orders[0]
     assert one[0].parts[0].data.seconds == clip.seconds and changed("", turns, 0, "7") == turns
+    alone = asked(Part("video", clip.taken([0])), "What happens?")
+    with pytest.raises(UserError, match="^prompt '7': a clip shows one frame, which has no other order"):
+        changed("shuffled_frames", alone, 0, "7")
