@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +10,12 @@ from typing import Any, Literal
 @dataclass(frozen=True)
 class Part:
     """One piece of a prompt or response. `data` is a str for text; for an image or video it is whatever the
-    source gave (path, bytes or PIL image) until the loader decodes it to a PIL image or a `Clip`."""
+    source gave (path, bytes or PIL image) until the loader decodes it to a PIL image or a `Clip`. A sampled
+    text that ended only because it had no room for more tokens is not `whole`, and equal to one that is."""
 
     kind: Literal["text", "image", "video"]
     data: Any
+    whole: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmalign.adapters import _loading, _sequences, _tokens
 from mmalign.adapters._describe import text_view
 from mmalign.adapters._sequences import end_ids, layout
-from mmalign.adapters._text_sampling import evaluating, sample_ids
+from mmalign.adapters._text_sampling import answer, evaluating, sample_ids
 from mmalign.types import (
     Batch,
     Draw,
@@ -204,17 +204,17 @@ class CausalLM:
         settings = self.config.generation
         _sequences.refuse_full([len(prompt) for prompt in ids], self.rules.limit)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding within a batch
-        texts: dict[int, str] = {}
+        found: dict[int, Part] = {}
         with evaluating(model):
             for begin in range(0, len(order), settings.batch):
                 chosen = order[begin : begin + settings.batch]
-                texts |= self._answer(model, {i: ids[i] for i in chosen}, {i: seeds[i] for i in chosen})
-        return [Part("text", texts[i]) for i in range(len(ids))]
+                found |= self._answer(model, {i: ids[i] for i in chosen}, {i: seeds[i] for i in chosen})
+        return [found[i] for i in range(len(ids))]
 
     def _answer(
         self, model: nn.Module, prompts: dict[int, list[int]], seeds: dict[int, int]
-    ) -> dict[int, str]:
-        settings = self.config.generation
+    ) -> dict[int, Part]:
+        settings, limit = self.config.generation, self.rules.limit
 
         def stopped(new: list[int]) -> bool:
             text = self.tokenizer.decode(new, skip_special_tokens=True)
@@ -226,23 +226,22 @@ class CausalLM:
             list(seeds.values()),
             settings,
             self.end_ids,
-            self.rules.limit,
+            limit,
             stopped if settings.stop else None,
         )
-        answers = zip(prompts.items(), new, strict=True)
-        return {i: self._decode(prompt, response) for (i, prompt), response in answers}
+        found = {}
+        for (i, prompt), ids in zip(prompts.items(), new, strict=True):
+            room = settings.max_new_tokens if limit is None else limit - len(prompt)
+            found[i] = answer(self._decode(prompt, ids), settings, len(ids), room)
+        return found
 
     def _decode(self, prompt: list[int], response: list[int]) -> str:
         """Text of a response; decoding it alone would lose a leading space with some tokenizers."""
         before = self.tokenizer.decode(prompt, skip_special_tokens=True)
         whole = self.tokenizer.decode(prompt + response, skip_special_tokens=True)
         if whole.startswith(before):
-            text = whole[len(before) :]
-        else:
-            text = self.tokenizer.decode(response, skip_special_tokens=True)
-        for end in self.config.generation.stop:
-            text = text.split(end, 1)[0]
-        return text
+            return str(whole[len(before) :])
+        return str(self.tokenizer.decode(response, skip_special_tokens=True))
 
     # ------------------------------------------------------------ memory and files
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmalign.types import UserError
+from mmalign.types import Part, UserError
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) ->
     cumulative = probs.cumsum(-1)
     point = uniform.double().unsqueeze(-1) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, point, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def answer(text: str, settings: Sampling, tokens: int, room: int) -> Part:
+    """A response up to its first stop string, given all of its text, and as many new tokens; it is whole
+    unless they fill the room and no stop string ended it."""
+    shown = text
+    for end in settings.stop:
+        shown = shown.split(end, 1)[0]
+    return Part("text", shown, whole=shown != text or tokens < min(room, settings.max_new_tokens))
 
 
 @torch.no_grad()

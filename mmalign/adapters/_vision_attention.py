@@ -51,7 +51,7 @@ def attended(
         certainty, weights = _scored(adapter, model, _answered(one, whole, adapter.reader.apart), layer)
         seen_by = None if weights is None else tuple(weights[list(medium.places)] for medium in shown)
         grids = tuple(grid_of(medium, adapter.merge) for medium in shown)
-        answer = Part("text", text_of(adapter, list(one.ids[one.start :]), ids, settings))
+        answer = Part("text", text_of(adapter, list(one.ids[one.start :]), ids))
         found.append(Attended(answer, certainty, seen_by, grids))
     return found
 

@@ -322,7 +322,7 @@ class VisionLM:
         seen = [self.reader.begun(prompt, text, f"prompt {i}") for i, (prompt, text) in enumerate(asked)]
         _sequences.refuse_full([len(one.ids) for one in seen], self.reader.rules.limit)
         with evaluating(model), torch.no_grad():
-            return [Part("text", text) for text in sample_answers(self, model, seen, seeds, visible)]
+            return sample_answers(self, model, seen, seeds, visible)
 
     @torch.no_grad()
     def media_tokens(self, prompts: Sequence[tuple[Message, ...]]) -> list[tuple[int, ...]]:

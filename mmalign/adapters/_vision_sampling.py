@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmalign.adapters._text_sampling import Sampling, choose
+from mmalign.adapters._text_sampling import Sampling, answer, choose
 from mmalign.adapters._vision_batch import prompt_inputs
 from mmalign.adapters._vision_hiding import FinishedMask, hidden_places, hiding
 from mmalign.adapters._vision_media import KINDS, answering, encode_units, fitted
 from mmalign.adapters._vision_parts import core_of
 from mmalign.adapters._vision_rows import Seen
-from mmalign.types import UserError
+from mmalign.types import Part, UserError
 
 if TYPE_CHECKING:
     from mmalign.adapters._vision_lm import VisionLM
@@ -30,12 +30,15 @@ def sample_answers(
     seen: Sequence[Seen],
     seeds: Sequence[int],
     visible: Sequence[Tensor | None] | None = None,
-) -> list[str]:
+) -> list[Part]:
     """One answer per prompt, or what follows one that is begun. `visible`: see `HidingCompleter`."""
     settings = adapter.config.generation
     new = sample_new(adapter, model, seen, seeds, settings, visible)
-    begun = [list(one.ids[one.start :]) for one in seen]
-    return [text_of(adapter, first, ids, settings) for first, ids in zip(begun, new, strict=True)]
+    texts = [text_of(adapter, list(one.ids[one.start :]), ids) for one, ids in zip(seen, new, strict=True)]
+    return [
+        answer(text, settings, len(ids), _room(adapter, one, settings))
+        for text, one, ids in zip(texts, seen, new, strict=True)
+    ]
 
 
 def sample_new(
@@ -86,8 +89,7 @@ def _new_ids(
 ) -> list[list[int]]:
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-    limit = adapter.reader.rules.limit
-    room = [settings.max_new_tokens if limit is None else limit - len(one.ids) for one in seen]
+    room = [_room(adapter, one, settings) for one in seen]
     most = min(settings.max_new_tokens, max(room))
     core = core_of(model)
     units = {unit.digest: unit for one in seen for unit in one.units}
@@ -115,6 +117,12 @@ def _new_ids(
         )
     answers = out[:, inputs["input_ids"].shape[1] :].tolist()
     return [_until_end(ids, adapter.end_ids)[:space] for ids, space in zip(answers, room, strict=True)]
+
+
+def _room(adapter: VisionLM, seen: Seen, settings: Sampling) -> int:
+    """Tokens that the answer may have."""
+    limit = adapter.reader.rules.limit
+    return settings.max_new_tokens if limit is None else limit - len(seen.ids)
 
 
 class _Draws:
@@ -155,15 +163,11 @@ def _until_end(ids: list[int], end_ids: Sequence[int]) -> list[int]:
     return ids
 
 
-def text_of(adapter: VisionLM, begun: list[int], new: list[int], settings: Sampling) -> str:
-    """Text of the new ids; behind a beginning, what they add to its text: decoding them alone would lose a
-    leading space with some tokenizers."""
+def text_of(adapter: VisionLM, begun: list[int], new: list[int]) -> str:
+    """Text of the new ids, stop strings and all; behind a beginning, what they add to its text: decoding them
+    alone would lose a leading space with some tokenizers."""
     before = str(adapter.tokenizer.decode(begun, skip_special_tokens=True)) if begun else ""
     text = str(adapter.tokenizer.decode([*begun, *new], skip_special_tokens=True))
     if text.startswith(before):
-        text = text[len(before) :]
-    else:
-        text = str(adapter.tokenizer.decode(new, skip_special_tokens=True))
-    for end in settings.stop:
-        text = text.split(end, 1)[0]
-    return text
+        return text[len(before) :]
+    return str(adapter.tokenizer.decode(new, skip_special_tokens=True))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SILENT = "rows for which the helper wrote nothing"
+SILENT = "rows for which the helper wrote nothing, or was cut off"
 UNREAD = "answers with mistakes that could not be read"
 FALSE = "answers whose mistakes are not those that were listed"
 

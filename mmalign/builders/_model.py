@@ -18,6 +18,7 @@ from mmalign.builders._no_model import NoAdapter, NoModel
 from mmalign.builders._rows import portable
 from mmalign.types import Adapter, Message, UserError
 from mmalign.writers._chances import first_chances
+from mmalign.writers._turns import given_whole
 from mmalign.writing import Writer
 
 _AT_ONCE = 32  # questions of one forward
@@ -34,9 +35,9 @@ class OwnWords(Writer):
         """The model is loaded already."""
 
     def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:
-        """Its answers; None for one without any text. Raises UserError as the adapter does."""
+        """Its answers; None for one that is empty or cut off. Raises UserError as the adapter does."""
         found = self.adapter.generate(self.model, questions, seeds) if questions else []
-        return [str(one.data).strip() or None for one in found]
+        return [given_whole(one) for one in found]
 
     def chances(
         self, questions: Sequence[tuple[Message, ...]], words: Sequence[str]

@@ -16,6 +16,11 @@ def instructed(turns: tuple[Message, ...], system: str | None) -> tuple[Message,
     return (Message("system", (Part("text", system),)), *chat)
 
 
+def given_whole(part: Part) -> str | None:
+    """An answer of a model at hand, likewise; None for one that was cut off where its tokens ran out."""
+    return given(str(part.data)) if part.whole else None
+
+
 def given(text: str | None) -> str | None:
     """An answer without the white space around it; None where nothing is left."""
     return (text or "").strip() or None

@@ -16,7 +16,7 @@ from mmalign._build import model_section, named_tree
 from mmalign._names import KINDS
 from mmalign.types import Adapter, Message, UserError
 from mmalign.writers._chances import first_chances
-from mmalign.writers._turns import given, instructed, refuse_uneven
+from mmalign.writers._turns import given_whole, instructed, refuse_uneven
 from mmalign.writing import Writer
 
 
@@ -26,8 +26,8 @@ class Local(Writer):
 
     It answers by `model.generation`, every question from its own seed, so that no answer depends on the other
     questions or their order. `batch` questions are handed over at a time, which bounds the media held in
-    memory. An answer that ends because `max_new_tokens` were drawn is an answer like any: adapters hand back
-    words alone, so leave room for what is asked. `system`: a system turn for questions without one.
+    memory. An answer that ends only because `max_new_tokens` were drawn is cut off and so is none: leave room
+    for what is asked. `system`: a system turn for questions without one.
     """
 
     indifferent: ClassVar[frozenset[str]] = frozenset({"batch"})
@@ -73,15 +73,15 @@ class Local(Writer):
         return digest.hexdigest()
 
     def write(self, questions: Sequence[tuple[Message, ...]], seeds: Sequence[int]) -> list[str | None]:
-        """The model's answers, None for empty ones. Raises UserError for questions that the model cannot
-        read, as those with other media or with too many tokens."""
+        """The model's answers, None for empty and cut-off ones. Raises UserError for questions that the model
+        cannot read, as those with other media or with too many tokens."""
         refuse_uneven(questions, seeds)
         found: list[str | None] = []
         for where, part, begin in self._parts(questions):
             adapter, own = self._adapter, seeds[begin : begin + len(part)]
             with torch.no_grad(), _naming(where):
                 answers = adapter.generate(adapter.policy, part, own)
-            found += [given(answer.data) for answer in answers]
+            found += [given_whole(answer) for answer in answers]
         return found
 
     def chances(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_lm import POSITIONS, chat, load_tiny, plain
 
-from mmalign.adapters._text_sampling import Sampling, choose, sample_ids
+from mmalign.adapters._text_sampling import Sampling, answer, choose, sample_ids
 from mmalign.types import Part, UserError
 
 CPU = torch.device("cpu")
@@ -119,3 +119,20 @@ def test_a_model_without_key_value_cache_is_refused() -> None:
 
     with pytest.raises(UserError, match="NoCache keeps no key-value cache"):
         sample_ids(NoCache(1, 1), [[1]], [0], GREEDY, (), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "room", "shown", "whole"),
+    [
+        ("yes", 3, 9, "yes", False),  # as many as it may have
+        ("yes", 2, 9, "yes", True),  # its end came before
+        ("yes", 2, 2, "yes", False),  # no place is left
+        ("yes. no", 3, 9, "yes", True),  # the stop string was the last that it may have
+        (". no", 3, 9, "", True),
+    ],
+)
+def test_an_answer_is_whole_unless_its_tokens_ran_out(
+    text: str, tokens: int, room: int, shown: str, whole: bool
+) -> None:
+    found = answer(text, Sampling(max_new_tokens=3, stop=(".",)), tokens, room)
+    assert (found.data, found.whole) == (shown, whole) and found == Part("text", shown)

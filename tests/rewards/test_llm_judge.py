@@ -175,7 +175,7 @@ def test_answers_are_kept_by_writer_and_question(tmp_path: Path) -> None:
 
 def test_a_model_that_changed_is_another_writer(tmp_path: Path) -> None:
     model = {"adapter": "text", "path": tiny_lm.save_tiny(tmp_path / "lm")}
-    generation = {"max_new_tokens": 3}
+    generation = {"max_new_tokens": 60, "stop": ["e"]}
     local = {"name": "local", "model": model | {"generation": generation}}
     cached = str(tmp_path / "cache")
     first = judge(local, cache=cached, pattern="(.)", whole=False)

@@ -13,7 +13,7 @@ from mmalign.types import Message, Part, UserError
 from mmalign.writers.local import Local
 from mmalign.writing import Weighing
 
-SAMPLED = {"max_new_tokens": 6}
+SAMPLED = {"max_new_tokens": 60, "stop": ["e"]}  # ends at a letter: an answer of many tokens is cut off
 ASKED = [
     tiny_lm.chat(("user", "is the box red?")),
     tiny_lm.chat(("user", "why is the sky blue and the small red fox?")),
@@ -50,13 +50,29 @@ def test_answers_depend_on_neither_batch_nor_order(folder: str) -> None:
 
 
 def test_an_empty_answer_is_none(folder: str) -> None:
-    section = {"adapter": "text", "path": folder, "generation": {"max_new_tokens": 1, "stop": ["a", "e"]}}
+    section = {"adapter": "text", "path": folder, "generation": {"max_new_tokens": 60, "stop": ["a", "e"]}}
     answers = Local(section).write([ASKED[0]] * 40, list(range(40)))
-    assert None in answers and "" not in answers
+    assert None in answers and "" not in answers and len(set(answers)) > 20
+
+
+def test_an_answer_that_was_cut_off_is_none(folder: str, looking: str) -> None:
+    models = {"text": (folder, ASKED), "vlm": (looking, [tiny_vlm.looking(tiny_vlm.picture(1))])}
+    for adapter, (path, asked) in models.items():
+        section = {"adapter": adapter, "path": path, "generation": {"max_new_tokens": 6, "temperature": 0}}
+        writer = Local(section)
+        model: Any = writer._adapter
+        seeds = [0] * len(asked)
+        cut = model.generate(model.policy, asked, seeds)
+        assert not any(part.whole for part in cut)
+        assert writer.write(asked, seeds) == [None] * len(asked)
+        ended = section | {"generation": section["generation"] | {"stop": [cut[0].data.strip()[-1]]}}
+        whole, *_ = Local(ended)._adapter.generate(model.policy, asked, seeds)
+        assert whole.whole and len(whole.data) < len(cut[0].data)
+        assert Local(ended).write(asked, seeds)[0] == (whole.data.strip() or None)
 
 
 def test_a_system_turn_is_put_before_questions_without_one(folder: str) -> None:
-    greedy = {"max_new_tokens": 6, "temperature": 0}
+    greedy = {**SAMPLED, "temperature": 0}
     plain = Local({"adapter": "text", "path": folder, "generation": greedy})
     told = Local(plain.model, system="answer")
     question = tiny_lm.chat(("user", "is the box red?"))
