@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args, get_origin, get_type_hints
@@ -32,7 +33,7 @@ def build_plain(cls: Any, value: Any, where: str) -> Any:
     """A dataclass or scalar from plain values. Raises UserError naming the field, the value and the rule."""
     _check(cls, value, where)
     try:
-        return TypeAdapter(cls).validate_python(value, extra="forbid" if _is_record(cls) else None)
+        return _adapter(cls).validate_python(value, extra="forbid" if _is_record(cls) else None)
     except ValidationError as error:
         first = error.errors()[0]
         fields = [str(p) for p in first["loc"] if isinstance(p, int) or _is_field(p)]
@@ -45,6 +46,18 @@ def build_plain(cls: Any, value: Any, where: str) -> Any:
         raise UserError(f"{place}: {message[0].lower()}{message[1:]}, got {_show(first['input'])}") from error
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
         raise UserError(f"{where}: {cls.__name__} has a field that no config can fill: {error}") from error
+
+
+@functools.cache
+def _adapter(cls: Any) -> TypeAdapter[Any]:
+    """What fills a class; making one costs more than all that it does."""
+    return TypeAdapter(cls)
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields."""
+    return get_type_hints(cls)
 
 
 def _is_field(part: str) -> bool:
@@ -109,7 +122,7 @@ def _check(hint: Any, value: Any, where: str) -> None:
     """Refuse what pydantic would quietly convert: true as a number, words as numbers, NaN, unknown keys."""
     if _is_record(hint):
         refuse_unknown(value, [f.name for f in dataclasses.fields(hint) if f.init], where)
-        hints = get_type_hints(hint)
+        hints = _hints(hint)
         for key, inner in value.items():
             _check(hints[key], inner, f"{where}.{key}")
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -63,7 +64,13 @@ def class_of(kind: NamedKind, name: str, where: str = "config", allow_code: bool
             f"{where}.{kind.key}: no {kind.word} is called {name!r}; {hint}known: "
             f"{', '.join(known) or 'none'}; your own go by package.module:Class"
         )
-    module = importlib.import_module(f"mmalign.{kind.folder.replace('/', '.')}.{name}")
+    return _only_class(f"mmalign.{kind.folder.replace('/', '.')}.{name}")
+
+
+@functools.cache
+def _only_class(name: str) -> type:
+    """The one public dataclass of a module."""
+    module = importlib.import_module(name)
     found = [
         value
         for key, value in vars(module).items()
