@@ -9,6 +9,8 @@ import pytest
 from tiny_runs import Bench
 from training.test_online import config_of
 
+from mmalign._online import Online
+from mmalign.blind.answers import Blind
 from mmalign.training.idle import LINES, Idle
 from mmalign.training.run import run
 
@@ -25,7 +27,7 @@ def said(watch: Idle, values: dict[str, float], count: int = 30) -> list[tuple[i
 
 def test_spo_that_keeps_no_step_names_its_threshold() -> None:
     values = {"loss": 0.0, "grad_norm": 0.0, "steps_kept": 0.0}
-    ((line, words),) = said(idle(SimpleNamespace(threshold=0.3), online=object()), values)
+    ((line, words),) = said(idle(SimpleNamespace(threshold=0.3), online=Online()), values)
     assert line == LINES == 10
     assert words.startswith("steps_kept is exactly 0 in all 10 lines")
     assert words.endswith("is above objective.threshold (0.3); lower it")
@@ -34,7 +36,12 @@ def test_spo_that_keeps_no_step_names_its_threshold() -> None:
 @pytest.mark.parametrize(
     ("values", "online", "words"),
     [
-        ({"loss": 0.0, "grad_norm": 0.0}, object(), "look at online.judge"),
+        ({"loss": 0.0, "grad_norm": 0.0}, Online(), "look at online.judge"),
+        (
+            {"loss": 0.0, "grad_norm": 0.0},
+            Online(offline=1.0, blind=Blind()),
+            "look at the objective's margin",
+        ),
         ({"loss": 0.0, "grad_norm": 0.0}, None, "look at the objective's margin and beta"),
         ({"loss": 0.7, "grad_norm": 0.0}, None, "look at lora.targets"),
     ],
