@@ -193,12 +193,13 @@ def test_shipped_configs_ask_what_their_builder_tells(name: str) -> None:
 def test_the_config_for_reports_runs(folder: str, tmp_path: Path) -> None:
     """With tiny models in the places of the large ones: nothing that the judge says can be read."""
     rows = [row | {"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
-    small = {"adapter": "text", "path": folder, "generation": {"max_new_tokens": 40, "stop": ["e"]}}
+    small = {"adapter": "text", "path": folder, "generation": {"max_new_tokens": 8}}
+    ending = small | {"generation": {"max_new_tokens": 100, "stop": ["e"]}}  # at a letter: not cut off
     shipped = _config.to_tree(_config.load(ROOT / "configs/build/cxr_judge.yaml"))
     wanted = tree(folder, tmp_path, rows, builder=shipped["builder"], model=small)
     long = Part("text", "Reference: {reference} Candidate: {response}").data
     wanted["judge"] = shipped["judge"] | {
-        "writer": {"name": "local", "model": small}, "cache": str(tmp_path / "kept"), "template": long,
+        "writer": {"name": "local", "model": ending}, "cache": str(tmp_path / "kept"), "template": long,
     }  # fmt: skip
     record, made = built(wanted)
     assert made == [] and record["left_out"][NO_VERDICT] >= 4
