@@ -67,9 +67,10 @@ class StepJudge(Judge, Protocol):
 
     def score_steps(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part], timesteps: Sequence[int]
-    ) -> list[Mapping[str, float]]:
+    ) -> Sequence[Mapping[str, float] | None]:
         """Named scores, in order, of responses that a denoiser predicts in one step from these noise levels,
-        as it counts them: 0 is clean. Other judges are given such responses by `score`."""
+        as it counts them: 0 is clean; None for a verdict that cannot be read. Other judges are given such
+        responses by `score`."""
 
 
 @runtime_checkable

@@ -72,7 +72,7 @@ class BranchedPath:
 
 Judged = Callable[[Sequence[Part], Sequence[int], int], list[float]]
 """Scores of responses, given with the places of their prompts in the list that is being sampled, and the
-noise level, 0 for clean, of the latents that the responses were predicted from."""
+noise level, 0 for clean, of the latents that the responses were predicted from; NaN: no verdict."""
 
 
 class PathSampler(Protocol):
@@ -92,7 +92,8 @@ class PathSampler(Protocol):
         judged: Judged,
     ) -> list[BranchedPath]:
         """One branching path per prompt: `branches` are their number at each step and how many steps come
-        before the first of them. `judged` sees the clean picture that each branch already predicts."""
+        before the first of them. `judged` sees the clean picture that each branch already predicts. A branch
+        without a verdict is neither the best nor the worst, and of fewer than two others the margin is 0."""
 
 
 @runtime_checkable

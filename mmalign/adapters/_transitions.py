@@ -115,7 +115,8 @@ class Walk:
         """Clean latents [B, C, ...], and for every path the rows of its best and worst branches, from step
         `first` on, with the margins between the two.
 
-        `judged` scores clean latents [B * count, C, ...] that are predicted from a level -> [B, count];
+        `judged` scores clean latents [B * count, C, ...] that are predicted from a level -> [B, count], NaN
+        without a verdict: such a branch is on neither side, and of fewer than two others the margin is 0;
         branch `choices` [B, K] is the one that the path goes on from.
         """
         x = noise()
@@ -129,17 +130,21 @@ class Walk:
             made = torch.stack([mean + _wide(spread, mean) * noise() for _ in range(count)], 1)
             scores = judged(self._foreseen(made, step), int(self.below[step])).to(x.device)
             before.append(x)
-            best.append(made[size, scores.argmax(1)])
-            worst.append(made[size, scores.argmin(1)])
-            margins.append(scores.amax(1) - scores.amin(1))
+            unread = scores.isnan()
+            highest = scores.masked_fill(unread, -math.inf).max(1)
+            lowest = scores.masked_fill(unread, math.inf).min(1)
+            best.append(made[size, highest.indices])
+            worst.append(made[size, lowest.indices])
+            apart = highest.values - lowest.values
+            margins.append(apart.masked_fill((~unread).sum(1) < 2, 0.0))
             x = made[size, choices[:, step].to(x.device)]
         sides = [torch.stack(side, 1).cpu() for side in (before, best, worst)]
-        apart = torch.stack(margins, 1).tolist()
+        gaps = torch.stack(margins, 1).tolist()
         part = slice(first, kept)
         found = []
         for place, (start, good, bad) in enumerate(zip(*sides, strict=True)):
             plain = self._row(start, part, place)
-            found.append(({**plain, "path_next": good}, {**plain, "path_next": bad}, apart[place]))
+            found.append(({**plain, "path_next": good}, {**plain, "path_next": bad}, gaps[place]))
         return x, found
 
     def _foreseen(self, made: Tensor, step: int) -> Tensor:

@@ -16,6 +16,7 @@ from mmalign.builders._judging import refuse_scoreless
 from mmalign.rewards import _scoring
 from mmalign.types import Adapter, Clip, Judge, MediaCopier, Part, UserError
 
+UNREAD = "answers on which the judge's verdict could not be read"
 EVEN = "segments whose two sides score alike"
 FEW = "pairs with too few segments that one side wins"
 
@@ -104,8 +105,8 @@ class PartialNoise(Builder):
             for group, answers in zip(groups, shown, strict=True)
             for one in itertools.chain.from_iterable(itertools.chain.from_iterable(answers))
         ]
-        given = _scoring.score_all(judge, *map(list, zip(*flat, strict=True))) if flat else []
-        scores = (own[_scoring.TOTAL] for own in given)
+        given = _scoring.score_readable(judge, *map(list, zip(*flat, strict=True))) if flat else []
+        scores = (None if own is None else own[_scoring.TOTAL] for own in given)
         return [
             self._paired(
                 group, [[_mean([next(scores) for _ in segment]) for segment in one] for one in answers]
@@ -122,10 +123,14 @@ class PartialNoise(Builder):
             return [[Part("video", piece)] for piece in pieces]
         return [[Part("image", _picture(frame)) for frame in piece.frames] for piece in pieces]
 
-    def _paired(self, group: Group, scores: Sequence[Sequence[float]]) -> Paired:
-        """`scores`: of every copy's segments."""
-        means = [_mean(own) for own in scores]
-        counts: Counter[str] = Counter()
+    def _paired(self, group: Group, given: Sequence[Sequence[float | None]]) -> Paired:
+        """`given`: the scores of every copy's segments; a copy of which one could not be read counts for
+        nothing."""
+        scores = {
+            i: [one for one in own if one is not None] for i, own in enumerate(given) if None not in own
+        }
+        means = {place: sum(own) / len(own) for place, own in scores.items()}
+        counts: Counter[str] = Counter({UNREAD: len(given) - len(scores)})
         made = []
         for chosen, rejected in self._twos(means):
             signs = tuple(self._sign(a - b) for a, b in zip(scores[chosen], scores[rejected], strict=True))
@@ -135,25 +140,27 @@ class PartialNoise(Builder):
             counts[EVEN] += signs.count(0)
             pair = Made(chosen, rejected, means[chosen] - means[rejected])
             made.append(replace(pair, segments=signs) if group.cuts else pair)
-        told: list[Mapping[str, float]] = [
-            {_scoring.TOTAL: mean} | ({f"segment {i}": s for i, s in enumerate(own, 1)} if group.cuts else {})
-            for mean, own in zip(means, scores, strict=True)
-        ]
+        told: list[Mapping[str, float] | None] = [None] * len(given)
+        for place, own in scores.items():
+            parts = {f"segment {i}": one for i, one in enumerate(own, 1)} if group.cuts else {}
+            told[place] = {_scoring.TOTAL: means[place], **parts}
         return Paired(tuple(told), tuple(made), +counts)
 
-    def _twos(self, means: Sequence[float]) -> list[tuple[int, int]]:
+    def _twos(self, means: Mapping[int, float]) -> list[tuple[int, int]]:
         """Places of the sides of every pair, the one with the higher mean first; of equals the first."""
-        order = sorted(range(len(means)), key=lambda place: -means[place])
+        order = sorted(means, key=lambda place: -means[place])
         if self.strategy == "best_worst":
-            return [(order[0], order[-1])]
+            return [(order[0], order[-1])] if len(order) > 1 else []
         return list(itertools.combinations(order, 2))
 
     def _sign(self, gap: float) -> int:
         return 0 if abs(gap) <= self.min_gap else 1 if gap > 0 else -1
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where a verdict is missing."""
+    read = [one for one in values if one is not None]
+    return sum(read) / len(read) if len(read) == len(values) else None
 
 
 def _piece(clip: Clip, first: int, end: int) -> Clip:

@@ -52,14 +52,18 @@ def score_readable(
     responses: Sequence[Part],
     names: Sequence[str] | None = None,
     told: Sequence[Mapping[str, str]] | None = None,
+    timesteps: Sequence[int] | None = None,
 ) -> list[dict[str, float] | None]:
     """What `score_all` gives, but None where a judge that writes its verdicts wrote one that cannot be read.
     `told`: what is known of every prompt, for judges that want it."""
     if not prompts and not responses:
         return []  # a judge that wants to be told something would refuse even these
-    if not isinstance(judge, VerdictJudge):
+    given: Sequence[Mapping[str, float] | None]
+    if timesteps is not None and isinstance(judge, StepJudge):
+        given = judge.score_steps(prompts, responses, timesteps)
+    elif not isinstance(judge, VerdictJudge):
         return [*score_all(judge, prompts, responses, names)]
-    if told is not None and isinstance(judge, InformedJudge):
+    elif told is not None and isinstance(judge, InformedJudge):
         given = judge.verdicts_given(prompts, responses, told)
     else:
         given = judge.verdicts(prompts, responses)
@@ -92,6 +96,7 @@ def score_all(
         raise ValueError(f"one name per prompt: got {len(called)} for {len(prompts)}")
     if timesteps is not None and len(timesteps) != len(responses):
         raise ValueError(f"one timestep per response: got {len(timesteps)} for {len(responses)}")
+    given: Sequence[Mapping[str, float] | None]
     if timesteps is not None and isinstance(judge, StepJudge):
         given = judge.score_steps(prompts, responses, timesteps)
     elif isinstance(judge, ManyJudge):
@@ -100,7 +105,12 @@ def score_all(
         given = [_one(judge, *row) for row in zip(prompts, responses, called, strict=True)]
     if len(given) != len(responses):
         raise UserError(f"the judge gives {len(given)} scores for {len(responses)} responses")
-    return [_checked(scores, name) for scores, name in zip(given, called, strict=True)]
+    found = []
+    for scores, name in zip(given, called, strict=True):
+        if scores is None:
+            raise UserError(f"prompt {name}: the judge's verdict cannot be read")
+        found.append(_checked(scores, name))
+    return found
 
 
 def _one(judge: Judge, prompt: tuple[Message, ...], response: Part, name: str) -> Mapping[str, float]:

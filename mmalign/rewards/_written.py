@@ -76,7 +76,11 @@ class WrittenJudge(BatchJudge):
         """Remember the first answer that cannot be read."""
         if not self.unread:
             line = " ".join(text.split()) if text is not None else ""
-            said = f"the judge said, for one: {line[:120]!r}" if line else "the writer said nothing, for one, or was cut off"
+            said = (
+                f"the judge said, for one: {line[:120]!r}"
+                if line
+                else "the writer said nothing, for one, or was cut off"
+            )
             self.unread.append(f"{said}; look at {keys}")
 
     def ready(self) -> None:

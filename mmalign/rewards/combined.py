@@ -16,7 +16,7 @@ from mmalign._build import build_named, build_plain, refuse_unknown
 from mmalign._names import KINDS, class_of
 from mmalign.rewards._batch import BatchJudge
 from mmalign.rewards._reads import WORDS, reads_of
-from mmalign.rewards._scoring import TOTAL, ready, score_all
+from mmalign.rewards._scoring import TOTAL, ready, score_readable
 from mmalign.types import Judge, Message, Part, PixelReward, UserError
 
 Verdict = Literal["first", "second", "tie"]
@@ -69,7 +69,8 @@ class Combined(BatchJudge):
     weight times transformed score; and, the smallest of these; votes, the median of the transformed scores,
     each with its weight. Two responses are compared (`compare`) by that sum; by whether all parts prefer the
     same one; or by the weighted majority of the parts. Under every rule a response that all parts prefer has
-    the larger total. Every part's own score is shown under its name.
+    the larger total. Every part's own score is shown under its name. Where the verdict of a part cannot be
+    read there is none.
     """
 
     # judges' sections, each with `weight` and `transform` (none, log_sigmoid, standardise by `mean`, `std`)
@@ -126,12 +127,24 @@ class Combined(BatchJudge):
     def score_many(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
     ) -> list[Mapping[str, float]]:
-        """The total of every response, and every part's own score by the part's name."""
+        """The total of every response, and every part's own score by the part's name. Raises UserError where
+        the verdict of a part cannot be read."""
+        found = []
+        for number, one in enumerate(self.verdicts(prompts, responses), 1):
+            if one is None:
+                raise UserError(f"combined: the verdict of a part on response {number} cannot be read")
+            found.append(one)
+        return found
+
+    def verdicts(
+        self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part]
+    ) -> list[Mapping[str, float] | None]:
+        """The same, but None where a part that writes its verdicts wrote one that cannot be read."""
         return self._scored(prompts, responses, None)
 
     def score_steps(
         self, prompts: Sequence[tuple[Message, ...]], responses: Sequence[Part], timesteps: Sequence[int]
-    ) -> list[Mapping[str, float]]:
+    ) -> list[Mapping[str, float] | None]:
         """The same of responses predicted from these noise levels, of which the parts that take them are
         told."""
         return self._scored(prompts, responses, timesteps)
@@ -141,16 +154,22 @@ class Combined(BatchJudge):
         prompts: Sequence[tuple[Message, ...]],
         responses: Sequence[Part],
         timesteps: Sequence[int] | None,
-    ) -> list[Mapping[str, float]]:
+    ) -> list[Mapping[str, float] | None]:
         own = [
-            [one[TOTAL] for one in score_all(member.judge, prompts, responses, timesteps=timesteps)]
+            [
+                None if one is None else one[TOTAL]
+                for one in score_readable(member.judge, prompts, responses, timesteps=timesteps)
+            ]
             for member in self.members
         ]
-        totals = self._total(torch.tensor(own, dtype=torch.float64).reshape(len(own), -1))
-        return [
-            {TOTAL: total, **{m.name: values[i] for m, values in zip(self.members, own, strict=True)}}
-            for i, total in enumerate(totals.tolist())
-        ]
+        places = [i for i in range(len(responses)) if all(values[i] is not None for values in own)]
+        read = [[value for i in places if (value := values[i]) is not None] for values in own]
+        totals = self._total(torch.tensor(read, dtype=torch.float64).reshape(len(read), -1)).tolist()
+        found: list[Mapping[str, float] | None] = [None] * len(responses)
+        for n, (place, total) in enumerate(zip(places, totals, strict=True)):
+            parts = {m.name: values[n] for m, values in zip(self.members, read, strict=True)}
+            found[place] = {TOTAL: total, **parts}
+        return found
 
     def reward(self, pixels: Tensor, captions: Sequence[str]) -> Tensor:
         """Totals [B] with a graph of pictures [B, 3, H, W] in [0, 1].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from torch import nn
 from mmalign._online import Online
 from mmalign.config import RunConfig
 from mmalign.data._pairing import PairRule, choose
-from mmalign.rewards._scoring import TOTAL, score_all, score_readable
+from mmalign.rewards._scoring import TOTAL, score_readable
 from mmalign.training._online_modes import Mode, mode_of
 from mmalign.training._online_store import Draft
 from mmalign.training.optim import evaluating
@@ -32,6 +33,7 @@ from mmalign.types import (
 
 _EMPTY = "answers without any text"
 _UNREAD = "answers on which the judge's verdict could not be read"
+_UNJUDGED = "prompts on none of whose branches a verdict could be read"
 _FEW = "prompts with fewer than two answers"
 _TIES = "pairs whose two sides score alike"
 UNBRANCHED = 4  # steps before a path's first branch, as published for 20 steps
@@ -199,20 +201,24 @@ class Sampling:
         """Paths whose every step has a better and a worse branch."""
         section = self._section
         first = UNBRANCHED if section.unbranched is None else section.unbranched
+        read: set[int] = set()  # places of prompts on whose branches the judge said anything
 
         def judged(media: Sequence[Part], places: Sequence[int], level: int) -> list[float]:
             turns, names = [asked[i].turns for i in places], [asked[i].id for i in places]
             levels = [level] * len(media)
             with torch.autocast(self._adapter.device.type, enabled=False):  # the policy's, not the judge's
-                scores = [one[TOTAL] for one in score_all(section.judge, turns, media, names, levels)]
-            found.scores.extend(scores)
-            return scores
+                given = score_readable(section.judge, turns, media, names, timesteps=levels)
+            read.update(place for place, one in zip(places, given, strict=True) if one is not None)
+            found.left_out[_UNREAD] += given.count(None)
+            found.scores += [one[TOTAL] for one in given if one is not None]
+            return [math.nan if one is None else one[TOTAL] for one in given]
 
         with sampled_from(self._adapter, self._config) as policy:
             made = cast(PathSampler, self._adapter).branch_paths(
                 policy, [one.turns for one in asked], self._seeds(asked, 1), (section.n, first), judged
             )
-        for one, path in zip(asked, made, strict=True):
+        found.left_out[_UNJUDGED] += len(asked) - len(read)
+        for one, path in ((asked[place], made[place]) for place in sorted(read)):
             labels = {"step_margins": list(path.margins)}
             sides = {"chosen": path.chosen, "rejected": path.rejected}
             name = self._name(one, "branched")

@@ -1,5 +1,6 @@
 """Steps of sampling paths: worked densities, upstream's own step, sampling and scoring that agree."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -176,6 +177,28 @@ def test_branches_start_from_one_picture_and_are_judged_by_what_they_predict(fol
     scored = adapter.logprobs(adapter.policy, batch, adapter.draw(batch, [0]), NEEDS)
     assert scored.values.shape == (2, 4) and bool(torch.isfinite(scored.values).all())
     assert adapter.self_check(adapter.policy, batch, adapter.draw(batch, [0])) < 1e-4
+
+
+def test_a_branch_without_a_verdict_is_on_neither_side(folder: Path) -> None:
+    """Of three branches the first of prompt 0 has none, and only the last of prompt 1 has one."""
+    adapter, given = adapter_of(folder, steps=4), list[list[float]]()
+
+    def judged(media: Sequence[Part], places: Sequence[int], level: int) -> list[float]:
+        scores = [float(sum(part.data.tobytes())) for part in media]
+        given.append(scores)
+        return scores if whole else [math.nan if i in (0, 3, 4) else one for i, one in enumerate(scores)]
+
+    whole = True
+    every = adapter.branch_paths(adapter.policy, PROMPTS, [1, 2, 3], (3, 2), judged)
+    whole = False
+    found = adapter.branch_paths(adapter.policy, PROMPTS, [1, 2, 3], (3, 2), judged)
+    assert given[:2] == given[2:], "the same paths"
+    assert found[0].margins == tuple(abs(own[1] - own[2]) for own in given[2:])
+    assert found[1].margins == (0.0, 0.0) and min(every[1].margins) > 0
+    assert found[2].margins == every[2].margins
+    for side in ("chosen", "rejected"):
+        again, before = (getattr(one[2], side)["path_next"] for one in (found, every))
+        assert torch.equal(again, before)
 
 
 def test_what_has_no_density_is_refused(folder: Path) -> None:

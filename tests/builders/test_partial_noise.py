@@ -1,5 +1,6 @@
 """Partial noise: labels of segments in numbers, and settings that are refused."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 
 from mmalign.builders import _config
 from mmalign.builders._candidates import Group, Made, Paired
-from mmalign.builders.partial_noise import EVEN, FEW, PartialNoise
+from mmalign.builders.partial_noise import EVEN, FEW, UNREAD, PartialNoise
 from mmalign.clips import Clip
 from mmalign.types import Message, Part
 
@@ -31,11 +32,20 @@ class Grey:
         return {"score": float(response.data.frames.float().mean())}
 
 
-def made(*answers: Part, cuts: Any = ((0, 1), (1, 3), (3, 4)), **fields: Any) -> Paired:
+@dataclass(frozen=True)
+class Doubtful(Grey):
+    """The same, but in words that nobody can read on what is too bright."""
+
+    def verdicts(self, prompts: Any, responses: Sequence[Part]) -> list[dict[str, float] | None]:
+        scores = [self.score(None, one) for one in responses]
+        return [one if one["score"] < 100 else None for one in scores]
+
+
+def made(*answers: Part, cuts: Any = ((0, 1), (1, 3), (3, 4)), judge: Any = None, **fields: Any) -> Paired:
     """What becomes of one group."""
     turns = (Message("text", (Part("text", "a cat"),)),)
     group = Group("p", turns, answers, tuple(range(len(answers))), cuts)
-    (paired,) = PartialNoise(**{"segments": len(cuts) or None, **fields}).pair([group], Grey(), 0)
+    (paired,) = PartialNoise(**{"segments": len(cuts) or None, **fields}).pair([group], judge or Grey(), 0)
     return paired
 
 
@@ -98,3 +108,16 @@ def test_the_shipped_config_is_one() -> None:
     shipped = _config.load(Path(__file__).parents[2] / "configs" / "build" / "partial_noise_video.yaml")
     assert shipped.builder == PartialNoise(segments=3, reads="frames", min_gap=0.1)
     assert _config.from_tree(_config.to_tree(shipped), "test") == shipped
+
+
+@pytest.mark.parametrize("reads", ["clips", "frames"])
+def test_a_copy_of_which_a_segment_has_no_verdict_counts_for_nothing(reads: str) -> None:
+    copies = clip(9, 1, 200, 4), clip(5, 4, 6, 4), clip(9, 1, 3, 4)
+    paired = made(*copies, n=3, strategy="all", reads=reads, judge=Doubtful())
+    (pair,) = paired.pairs
+    assert (pair.chosen, pair.rejected, pair.segments) == (2, 1, (1, -1, 0))
+    assert paired.scores[0] is None and paired.counts == {UNREAD: 1, EVEN: 1}
+    best = made(*copies, n=3, reads=reads, judge=Doubtful())
+    assert best.pairs == paired.pairs
+    alone = made(*copies[:2], reads=reads, judge=Doubtful())
+    assert alone.pairs == () and alone.counts == {UNREAD: 1}

@@ -11,6 +11,7 @@ from rewards.tiny_clip import picture, pixels_of, said, save_transformers, shown
 from mmalign._build import build_named
 from mmalign._names import KINDS
 from mmalign.config import from_tree, to_tree
+from mmalign.rewards._scoring import score_all, score_readable
 from mmalign.rewards.brightness import Brightness
 from mmalign.rewards.clip_score import ClipScore
 from mmalign.rewards.combined import Combined
@@ -173,3 +174,23 @@ def test_a_config_with_parts_comes_back_the_same() -> None:
     }
     config = from_tree(tree, "config.yaml")
     assert from_tree(to_tree(config), "config.yaml") == config
+
+
+def test_a_part_without_a_verdict_leaves_the_whole_without_one() -> None:
+    written = {
+        "name": "llm_judge",
+        "writer": {"name": "python_function", "function": "writers.own_writers:graded"},
+        "template": "{response}",
+    }
+    parts = [letter("a"), {"name": "combined", "parts": [written | {"weight": 2.0}]}]
+    judge = build_named(KINDS["judge"], {"name": "combined", "parts": parts}, "judge", True)
+    answers = [Part("text", text) for text in ("a b", "says nothing|", "a a a")]
+    first, none, last = score_readable(judge, [said("")] * 3, answers)
+    assert first == {"score": 5.0, "python_function": 1.0, "combined": 4.0}
+    assert none is None and last == {"score": 9.0, "python_function": 3.0, "combined": 6.0}
+    assert judge.score_steps([said("")] * 3, answers, [5, 5, 5]) == [first, none, last]
+    assert score_readable(judge, [said("")], answers[1:2]) == [None]
+    with pytest.raises(UserError, match="combined: the verdict of a part on response 2 cannot be read"):
+        judge.score_many([said("")] * 3, answers)
+    with pytest.raises(UserError, match="prompt 2: the judge's verdict cannot be read"):
+        score_all(judge, [said("")] * 3, answers, timesteps=[5, 5, 5])

@@ -1,5 +1,6 @@
 """A round whose judge writes what cannot be read: those answers count for nothing, and are counted."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmalign.config import from_tree
 from mmalign.training._online_sampling import Asked, Sampling
 from mmalign.training.judged import check_judges
 from mmalign.types import Message, Part, UserError
+from mmalign.walks import BranchedPath, Judged
 
 JUDGE = {
     "name": "llm_judge",
@@ -64,3 +66,34 @@ def test_a_judge_that_wants_more_is_refused_before_the_run() -> None:
     config = from_tree(tree(JUDGE | {"template": "{reference} {response}"}), "test", allow_code=True)
     with pytest.raises(UserError, match="online.judge: llm_judge wants the reference of every prompt"):
         check_judges(config, frozenset({"text"}))
+
+
+class Branching(Counting):
+    """Branches once per prompt: into answers that the judge is shown as they come."""
+
+    def branch_paths(
+        self,
+        model: nn.Module,
+        prompts: Sequence[tuple[Message, ...]],
+        seeds: Sequence[int],
+        branches: tuple[int, int],
+        judged: Judged,
+    ) -> list[BranchedPath]:
+        count = branches[0]
+        scores = judged([Part("text", one) for one in self.answers], [0] * count + [1] * count, 7)
+        assert [math.isnan(one) for one in scores] == ["says" in one for one in self.answers]
+        rest = [[one for one in own if one == one] for own in (scores[:count], scores[count:])]
+        return [BranchedPath({}, {}, (max(own, default=0.0),), Part("text", "done")) for own in rest]
+
+
+def test_branches_without_a_verdict_are_counted_and_prompts_without_any_are_left_out() -> None:
+    answers = ["one", "says nothing|", "one two three", "says no|", "says nothing|", "says no|"]
+    wanted = tree(JUDGE) | {"objective": {"name": "spo"}, "model": {"adapter": "diffusion", "path": "x"}}
+    sampling = Sampling(from_tree(wanted, "test", allow_code=True), Branching(answers), 0)  # type: ignore[arg-type]
+    found = sampling.ask([Asked(0, "a", tiny_lm.plain("x")), Asked(1, "b", tiny_lm.plain("y"))])
+    (draft,) = found.drafts
+    assert draft.prompt == "a" and draft.labels == {"step_margins": [3.0]} and found.scores == [1.0, 3.0]
+    assert +found.left_out == {
+        "answers on which the judge's verdict could not be read": 4,
+        "prompts on none of whose branches a verdict could be read": 1,
+    }
