@@ -108,6 +108,18 @@ class Frames:
             return (0,)
         return tuple(i * (total - 1) // (self.count - 1) for i in range(self.count))
 
+    def places(self, stamps: Sequence[float], rate: float) -> tuple[int, ...]:
+        """Places of the chosen frames of a video: `stamps` are the times of all its frames, in seconds from
+        the first on, `rate` their mean per second."""
+        return self.choose(len(stamps), rate)
+
+    def clip(
+        self, pixels: Tensor, places: Sequence[int], stamps: Sequence[float], rate: float, reader: str
+    ) -> Clip:
+        """The clip of frames [T, 3, H, W] at `places`, of a video with these stamps and this rate."""
+        chosen = tuple(stamps[place] for place in places)
+        return Clip(pixels, tuple(places), chosen, rate, len(stamps), reader)
+
     def fingerprint(self) -> str:
         """Everything the chosen frames depend on: the rule, and the readers with their versions.
 

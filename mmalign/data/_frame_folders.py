@@ -52,7 +52,8 @@ def read_folder(file: File, frames: Frames, decode: Callable[[File], Image.Image
     if (len(names) - 1) / rate > frames.max_seconds:
         seconds = (len(names) - 1) / rate
         raise UserError(f"{seconds:.0f} s long; model.frames.max_seconds is {frames.max_seconds:g}")
-    places = frames.choose(len(names), rate)
+    stamps = [place / rate for place in range(len(names))]
+    places = frames.places(stamps, rate)
     pictures = []
     for place in places:
         try:
@@ -63,7 +64,7 @@ def read_folder(file: File, frames: Frames, decode: Callable[[File], Image.Image
     if len(sizes) > 1:
         raise UserError(f"its frames have different sizes ({' and '.join(sizes[:2])}); make them one size")
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    return Clip(pixels, places, tuple(place / rate for place in places), rate, len(names), "folder")
+    return frames.clip(pixels, places, stamps, rate, "folder")
 
 
 def frames_content(file: File) -> list[object] | None:

@@ -25,7 +25,7 @@ from mmalign.data._frame_cache import cached
 from mmalign.data._frame_folders import frames_content, read_folder
 from mmalign.data._paths import File, folder_of, read_file
 from mmalign.data._video import decode_video, refuse_playlist
-from mmalign.data._video_parts import CutFile, alone, within
+from mmalign.data._video_parts import CutFile, within
 from mmalign.data._workers import guarded
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
@@ -140,8 +140,7 @@ def _clip(data: Any, frames: Frames) -> Clip:
     if not isinstance(data, File):
         return decode_video(data, frames)
     if isinstance(data, CutFile):
-        part = within(frames, data)
-        return alone(_clip(data.whole, part), part)
+        return _clip(data.whole, within(frames, data))
     refuse_playlist(data)
     if folder_of(data) is None:
         return _clip(read_file(data), frames)

@@ -41,7 +41,7 @@ def read(data: bytes, header: Header, frames: Frames) -> Clip | None:
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)
-    places = frames.choose(header.total, header.rate)
+    places = frames.places(header.stamps, header.rate)
     try:
         # a reader for this one call: one that is kept leaks, and hangs in forked processes
         reader = decord.VideoReader(io.BytesIO(data), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
@@ -53,6 +53,5 @@ def read(data: bytes, header: Header, frames: Frames) -> Clip | None:
     sides = sorted((header.width, header.height))
     if pictures.ndim != 4 or pictures.shape[3] != 3 or sorted(pictures.shape[1:3]) != sides:
         return None
-    seconds = tuple(header.stamps[place] for place in places)
-    clip = pictures.permute(0, 3, 1, 2).contiguous()
-    return Clip(clip, places, seconds, header.rate, header.total, "decord")
+    pixels = pictures.permute(0, 3, 1, 2).contiguous()
+    return frames.clip(pixels, places, header.stamps, header.rate, "decord")

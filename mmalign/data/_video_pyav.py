@@ -27,22 +27,19 @@ def read(data: bytes, header: Header, frames: Frames) -> Clip:
     differs. Raises UserError, with the number of readable frames, if decoding stops early or gives far fewer
     frames than packets, and for a chosen frame that the decoder marks as damaged.
     """
-    total, rate = header.total, header.rate
-    places = frames.choose(total, rate)
+    stamps, rate = header.stamps, header.rate
+    places = frames.places(stamps, rate)
     kept, raw = _walk(data, header, frames, places)
-    stamps = header.stamps
-    if len(raw) != total:
+    if len(raw) != len(stamps):
         stamps, rate = clock(raw, header.rate)
-        total = len(raw)
-        if (anew := frames.choose(total, rate)) != places:
+        if (anew := frames.places(stamps, rate)) != places:
             places = anew
             kept, _ = _walk(data, header, frames, places)
     if len({frame.shape for frame in kept.values()}) > 1:
         sizes = " and ".join(sorted({f"{frame.shape[1]}x{frame.shape[0]}" for frame in kept.values()}))
         raise UserError(f"its picture size changes on the way ({sizes}); convert it to one size")
     pictures = torch.from_numpy(np.stack([kept[place] for place in places]))
-    seconds = tuple(stamps[place] for place in places)
-    return Clip(pictures.permute(0, 3, 1, 2).contiguous(), places, seconds, rate, total, "pyav")
+    return frames.clip(pictures.permute(0, 3, 1, 2).contiguous(), places, stamps, rate, "pyav")
 
 
 def _walk(

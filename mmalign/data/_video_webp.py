@@ -40,10 +40,10 @@ def read(data: bytes, frames: Frames) -> Clip:
         raise UserError("holds no frame")
     check_seconds(sum(shown), frames)
     stamps, rate = clock([0.0, *itertools.accumulate(shown[:-1])], 0.0)
-    places = frames.choose(len(shown), rate)
+    places = frames.places(stamps, rate)
     pictures = _pictures(data, places, len(shown))
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    return Clip(pixels, places, tuple(stamps[place] for place in places), rate, len(shown), "pillow")
+    return frames.clip(pixels, places, stamps, rate, "pillow")
 
 
 def _durations(data: bytes) -> list[float]:
