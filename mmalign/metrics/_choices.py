@@ -6,21 +6,11 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from mmalign.metrics._letters import LETTERS, chosen, plain, unmarked
 from mmalign.metrics._seam import AT, Graded, Groups, Metric, Numbers, Question, Sums, ratio
 from mmalign.types import Message, Part, UserError
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LEADS = (
-    "the best answer is", "the correct answer is", "the answer is", "the answer", "the best option is",
-    "the correct option is", "best answer:", "best option:", "answer:", "option",
-)  # fmt: skip
-_MARKED = re.compile(r"\(([A-Z])\)|^([A-Z])(?:[.):,]|\s*$)")
-_NO_ARTICLE = re.compile(  # what can follow the letter A, and not the article before a noun
-    r"A(?:[^\S\n]*\n|\s+[-\u2013\u2014:=>]+\s|\s+(?:because|since|as|is|was|are|would|seems|looks|fits|matches)(?![-\w]))"
-)
-_SPACES = re.compile(r"[\s.,;:!?\"'()]+")
 
 
 @dataclass(frozen=True)
@@ -39,11 +29,12 @@ class ChoiceItem:
 
 class ChoiceMetric(Metric):
     """Accuracy over items. `asks` is the name that answers are kept under; of `scale` 100 the values are in
-    percent; `only_answered`: answers from which no choice can be read are left out of the accuracy."""
+    percent; `leaves_out`: answers that do not count in the accuracy, those from which no choice can be read,
+    or empty ones alone."""
 
     asks: ClassVar[str]
     scale: ClassVar[float] = 1.0
-    only_answered: ClassVar[bool] = False
+    leaves_out: ClassVar[Literal["none", "unread", "empty"]] = "none"
     costs: ClassVar[frozenset[str]] = frozenset({"unanswered"})
 
     @property
@@ -53,7 +44,10 @@ class ChoiceMetric(Metric):
 
     def said(self, item: ChoiceItem, answer: str) -> str | None:
         """What an answer chooses, to be compared with the item's; None if that cannot be told."""
-        return chosen(answer, item.options) if item.options else plain(answer) or None
+        if item.options:
+            return chosen(answer, item.options)
+        parts = {plain(one) for one in unmarked(answer)}
+        return (parts.pop() or None) if len(parts) == 1 else None
 
     def ask(self) -> Sequence[Question]:
         """Every question, in the order of the file."""
@@ -68,13 +62,19 @@ class ChoiceMetric(Metric):
                 right = float(
                     said is not None and said == (item.answer if item.options else plain(item.answer))
                 )
-                base = float(said is not None) if self.only_answered else 1.0
+                base = float(self._counts(answers[name], said))
                 counts = {"asked": 1.0, "answered": float(said is not None), "right": right, "base": base}
                 if item.average:
                     counts |= {f"right{AT}{item.average}": right, f"base{AT}{item.average}": base}
                 shown = {"said": said, "right": item.answer}
                 found.append(Graded(name, counts, item.groups, item.cluster, shown))
         return found
+
+    def _counts(self, answer: str, said: str | None) -> bool:
+        """Whether an answer counts in the accuracy."""
+        if self.leaves_out == "empty":
+            return bool(answer.strip())
+        return self.leaves_out == "none" or said is not None
 
     def remarks(self, items: Sequence[Graded]) -> tuple[str, ...]:
         """The groups that macro leaves out, having no question of which the answer counts."""
@@ -84,7 +84,7 @@ class ChoiceMetric(Metric):
                 if name.startswith("base" + AT):
                     base[name] = base.get(name, 0.0) + count
         empty = [name.partition(AT)[2] for name, count in base.items() if not count]
-        return (f"macro leaves out {', '.join(empty)}: no answer there can be read",) if empty else ()
+        return (f"macro leaves out {', '.join(empty)}: no answer there counts",) if empty else ()
 
     def values(self, sums: Sums) -> dict[str, Numbers]:
         """acc, the share without a readable choice, and, where items are averaged by group, macro."""
@@ -95,19 +95,9 @@ class ChoiceMetric(Metric):
         return {**found, "unanswered": self.scale * ratio(unread, sums["asked"])}
 
 
-def plain(text: str) -> str:
-    """A short answer without case, punctuation and spaces at its ends."""
-    return _SPACES.sub(" ", text).strip().lower()
-
-
 def lettered(options: Sequence[str]) -> str:
     """Options as lines, "A. a red one"."""
     return "\n".join(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False))
-
-
-def bare(option: str) -> str:
-    """An option without a letter in front of it."""
-    return re.sub(r"^\(?[A-Z][.):]\)?\s*", "", option.strip())
 
 
 def letter_in(text: str, count: int, where: str, name: str) -> str:
@@ -116,39 +106,6 @@ def letter_in(text: str, count: int, where: str, name: str) -> str:
     if not found or found[1] not in LETTERS[:count]:
         raise UserError(f"{where}: {name} must be a letter of one of the {count} options, got {text!r:.60}")
     return found[1]
-
-
-def without_lead(answer: str) -> str:
-    """An answer without a phrase such as "The best answer is" in front."""
-    text = answer.strip()
-    for lead in _LEADS:
-        if text.lower().startswith(lead):
-            text = text[len(lead) :].lstrip(" :")
-    return text
-
-
-def chosen(answer: str, options: Sequence[str]) -> str | None:
-    """The letter that an answer chooses: one in brackets, or one that stands first with a mark after it or
-    alone, or before other words (A where these begin no noun of which it is the article); else that of the
-    one option whose words are all of the answer, or all of its beginning."""
-    text = without_lead(answer)
-    for match in _MARKED.finditer(text):
-        letter = match[1] or match[2]
-        if letter in LETTERS[: len(options)]:
-            return letter
-    first = re.match(r"([A-Z])\s", text)
-    if first and (first[1] not in "AI" or _NO_ARTICLE.match(text)) and first[1] in LETTERS[: len(options)]:
-        return first[1]
-    said = plain(text)
-    same = [i for i, option in enumerate(options) if plain(bare(option)) == said]
-    starts = same or [
-        i
-        for i, option in enumerate(options)
-        if plain(bare(option)) and f"{said} ".startswith(plain(bare(option)) + " ")
-    ]
-    if not starts and options and said == f"a {plain(bare(options[0]))}":
-        return "A"
-    return LETTERS[starts[0]] if len(starts) == 1 else None
 
 
 def placed(text: str, media: Sequence[Part], where: str) -> list[Part | str]:

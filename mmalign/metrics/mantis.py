@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, bare, letter_in, lettered, placed
+from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, letter_in, lettered, placed
+from mmalign.metrics._letters import bare
 from mmalign.metrics._reading import asked, check_paths, medium, rows_of, unique, word, words
 
 

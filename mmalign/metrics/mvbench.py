@@ -10,25 +10,28 @@ from pathlib import Path
 from typing import Literal
 
 from mmalign.data._video_parts import CutFile
-from mmalign.metrics._choices import LETTERS, ChoiceItem, ChoiceMetric, lettered
+from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, lettered
+from mmalign.metrics._letters import LETTERS
 from mmalign.metrics._reading import asked, check_paths, rows_of, word, words
 from mmalign.types import Part, UserError
 
 
 @dataclass(frozen=True)
 class Mvbench(ChoiceMetric):
-    """One acc per task over the questions with a readable choice, and macro, the mean of the tasks; answers
-    without one are left out of both and told as `unanswered`.
+    """One acc per task, and macro, the mean of the tasks. As published, empty answers are left out of both;
+    others without a readable choice count as wrong, and `unanswered` is the share of both kinds.
 
     `questions`: the folder of the tasks' files, task.json each with rows of `video`, `question`, `candidates`
     and `answer`. `videos`: the folder of the videos, or one for each task, {action_sequence: ...}. Rows of
     some tasks name a part of the video, `start` and `end` in seconds, and are asked about that alone; with
     `bounds: ignore` about the whole video, which makes another benchmark of them. A video may be a folder of
-    frames, `frame_rate` a second of them (episodic_reasoning has 3).
+    frames, `frame_rate` a second of them (episodic_reasoning has 3). Published scorers take the first letter
+    that stands alone; here a choice is read as for the other benchmarks, and letters that contradict each
+    other are not.
     """
 
     asks = "mvbench"
-    only_answered = True
+    leaves_out = "empty"
     answer_fields = ((), ("pred",))
     copied = (("question", "candidates"), ("answer",))
 

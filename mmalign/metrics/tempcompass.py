@@ -9,8 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, letter_in, plain
+from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, letter_in
 from mmalign.metrics._judged import Scale, judge_of, verdicts
+from mmalign.metrics._letters import plain
 from mmalign.metrics._lexicon import words_of
 from mmalign.metrics._reading import asked, check_paths, json_of, medium, word
 from mmalign.metrics._seam import AT, Graded

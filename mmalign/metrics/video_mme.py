@@ -9,15 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmalign.metrics._choices import (
-    LETTERS,
-    ChoiceItem,
-    ChoiceMetric,
-    bare,
-    letter_in,
-    lettered,
-    without_lead,
-)
+from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, letter_in, lettered
+from mmalign.metrics._letters import LETTERS, bare, without_lead
 from mmalign.metrics._reading import asked, check_paths, listed, medium, rows_of, text_of, unique, word, words
 from mmalign.types import UserError
 
@@ -28,8 +21,9 @@ _LONG = 10  # words; a longer answer must hold one of the letters
 
 @dataclass(frozen=True)
 class VideoMme(ChoiceMetric):
-    """acc in percent of the answered questions: the first of the letters A to D in an answer, once phrases
-    such as "The best answer is" are cut off its front.
+    """acc in percent of the answered questions: the first of the letters A to D in an answer, wherever it
+    stands, once phrases such as "The best answer is" are cut off its front. That is the published rule, which
+    takes "A man" for A, too; it cuts such phrases out anywhere and knows fewer ("Answer: B" is A to it).
 
     `questions`: rows with `videoID`, `question_id`, `question`, `options`, `answer`, `duration`, `domain`,
     `sub_category` and `task_type`, or the benchmark's own list of videos with their `questions`. `videos`:
@@ -39,7 +33,7 @@ class VideoMme(ChoiceMetric):
 
     asks = "video_mme"
     scale = 100.0
-    only_answered = True
+    leaves_out = "unread"
     answer_fields = (("question_id",), ("response",))
     copied = (("question", "options"), ("answer",))
 

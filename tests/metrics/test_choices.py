@@ -2,7 +2,8 @@
 
 import pytest
 
-from mmalign.metrics._choices import bare, chosen, letter_in, lettered, placed, plain
+from mmalign.metrics._choices import letter_in, lettered, placed
+from mmalign.metrics._letters import bare, chosen, plain
 from mmalign.types import Part, UserError
 
 OPTIONS = ["a red cup", "red", "blue", "no cup"]
@@ -21,6 +22,33 @@ OPTIONS = ["a red cup", "red", "blue", "no cup"]
         ("B because he runs", "B"), ("A is-not-a-word", None), ("A red-hot pan", None), ("A blue cup", None),
         ("A or B", None), ("A -red one", None), ("A \"blue\" cup", None),
         ("Either B or C", None), ("blueish", None), ("no cup at all", "D"),
+        # a letter that stands first, whatever is said of others
+        ("B because (A) shows no cup", "B"), ("B\n(A) is too dark", "B"), ("B - unlike (A), it fits", "B"),
+        ("B: unlike option (C)", "B"), ("C. blue. Not B", "C"), ("B, not A", "B"), ("B and not (A)", "B"),
+        ("(B). There is no cup; (A) is wrong", "B"), ("B is right, A is wrong", "B"), ("B, a red one", "B"),
+        # what sets an answer apart
+        ("**B**", "B"), ("**B. red**", "B"), ("The answer is **B**.", "B"), ("`C`", "C"), ("*C*", "C"),
+        ("\\boxed{B}", "B"), ("$\\boxed{\\text{B}}$", "B"), ("(A) is dark.\n<answer>B</answer>", "B"),
+        ("<answer> (c) </answer>", "C"), ("\\boxed{A} or \\boxed{B}", None), ("<answer></answer> B", None),
+        ("(b)", "B"), ("b", "B"), ("b.", "B"), ("c) blue", "C"), ("[B]", "B"), ('"B"', "B"), ("(B", "B"),
+        # what the answer is said to be
+        ("Both (A) and (B) look right but the answer is (C)", "C"), ("I think it is B", "B"),
+        ("Choice B", "B"), ("It's B.", "B"), ("He runs. So the correct option is: C", "C"), ("I would choose (b).", "B"),
+        ("I think the answer is B", "B"), ("It is a cup. The answer is B, not (A).", "B"),
+        ("The answer is A red cup", "A"), ("I think it is A dog", None),
+        # brackets
+        ("Option A is wrong, so (C)", "C"), ("He is not running, so (C)", "C"), ("It must be (C), (C)!", "C"),
+        # what is not clear
+        ("Not (A) but (B)", None), ("Not (A)", None), ("It cannot be (A)", None), ("(A) is wrong", None),
+        ("B is not right", None), ("B isn't it", None), ("(A) and (B)", None), ("B or C", None),
+        ("B, C", None), ("B/C", None), ("A and B", None), ("B? No", None), ("The answer is B or C", None),
+        ("I don't think the answer is B", None), ("The wrong answer is B", None),
+        ("The answer is not (B)", None),
+        ("B. The answer is C", None), ("The answer is B. No, the answer is C", None), ("B-movie", None),
+        ("blue is not shown", None), ("blue, not red", None), ("It is either (A) or (B)", None),
+        # options that are only repeated
+        ("A. a red cup\nB. red\nC. blue", None), ("A. a red cup\nB. red\nAnswer: B", "B"),
+        ("(A) a red cup\n(B) red\nIt is (B)", "B"), ("B. red\nThe cup has gone", "B"),
     ],
 )  # fmt: skip
 def test_letters(answer: str, letter: str | None) -> None:

@@ -30,6 +30,7 @@ def test_both_forms(tmp_path: Path) -> None:
     assert [part.kind for part in second.turns[0].parts] == ["image", "text"]
     for answers, right in (
         ({"1": "second", "2": "two cups."}, 1.0),
+        ({"1": "<answer>(b)</answer>", "2": "**Two cups**"}, 1.0),
         ({"1": "A", "2": "two cups there"}, 0.0),
     ):
         items = metric.grade(answers)

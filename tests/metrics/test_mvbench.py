@@ -1,4 +1,4 @@
-"""MVBench: one accuracy per task, unread answers left out, parts of videos cut out."""
+"""MVBench: one accuracy per task, empty answers left out, parts of videos cut out."""
 
 import json
 from pathlib import Path
@@ -37,11 +37,11 @@ def row(video: str, answer: str = "left", **more: Any) -> dict[str, Any]:
     }
 
 
-def test_means_of_tasks_without_unread_answers(tmp_path: Path) -> None:
+def test_means_of_tasks_without_empty_answers(tmp_path: Path) -> None:
     metric = bench(
         tmp_path, {"moving": [row("a.mp4"), row("b.mp4"), row("c.mp4", "right")], "order": [row("a.mp4")]}
     )
-    answers = {"moving/1": "(A)", "moving/2": "B", "moving/3": "dunno", "order/1": "right"}
+    answers = {"moving/1": "(A)", "moving/2": "B", "moving/3": " ", "order/1": "right"}
     items = metric.grade(answers)
     found = figures(metric, items)
     assert found["acc"].value == pytest.approx(1 / 3) and found["unanswered"].value == 0.25
@@ -52,20 +52,29 @@ def test_means_of_tasks_without_unread_answers(tmp_path: Path) -> None:
     )
 
 
-def test_tasks_without_a_readable_answer_are_named(tmp_path: Path) -> None:
+def test_what_cannot_be_read_is_wrong(tmp_path: Path) -> None:
+    """One right answer among ten that choose nothing, or what is no choice, is no accuracy of 1."""
+    metric = bench(tmp_path, {"moving": [row("a.mp4")] * 10})
+    for unread in ("The clip shows a man.", "A or B", "C"):
+        answers = {f"moving/{i}": unread for i in range(2, 11)}
+        found = figures(metric, metric.grade({"moving/1": "A", **answers}))
+        assert (found["acc"].value, found["macro"].value, found["unanswered"].value) == (0.1, 0.1, 0.9)
+
+
+def test_tasks_without_an_answer_are_named(tmp_path: Path) -> None:
     metric = bench(tmp_path, {name: [row(f"{name}.mp4")] * 2 for name in ("moving", "order", "pose")})
-    said = {"moving": "A", "order": "I cannot tell", "pose": "no idea"}
+    said = {"moving": "A", "order": "", "pose": "\n"}
     answers = {one.id: said[one.id.partition("/")[0]] for one in metric.ask()}
     found = measured(metric, "mvbench", {"answers": metric.grade(answers)})
     assert found.whole.sides["answers"]["macro"].value == 1
-    assert found.notes == ("answers: macro leaves out order, pose: no answer there can be read",)
+    assert found.notes == ("answers: macro leaves out order, pose: no answer there counts",)
     read = metric.grade(dict.fromkeys(answers, "A"))
     assert measured(metric, "mvbench", {"base": read, "tuned": read}).notes == ()
     control = FrameShuffle({"name": "mvbench", "questions": str(tmp_path), "videos": "videos"})
     graded = control.grade(
         {**dict.fromkeys(answers, "A"), **{f"{k}#shuffled": v for k, v in answers.items()}}
     )
-    told = "tuned: shuffled: macro leaves out order, pose: no answer there can be read"
+    told = "tuned: shuffled: macro leaves out order, pose: no answer there counts"
     assert measured(control, "shuffled", {"tuned": graded}).notes == (told,)
 
 
