@@ -40,6 +40,9 @@ class LoadReport:
     identical: int = 0
     identical_dropped: int = 0
     flipped: int = 0
+    scored_pairs: int = 0  # whose sides were put in order by the source and have scores
+    reversed_scores: int = 0  # of these
+    own_turns: int = 0  # pairs whose sides do not answer the same words
     unknown_columns: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
@@ -67,6 +70,11 @@ class LoadReport:
         if self.identical:
             fate = "left out" if self.identical_dropped else "kept; they carry no gradient"
             lines.append(f"data: {self.identical} pairs whose two sides are equal ({fate})")
+        if self.reversed_scores:
+            lines.append(f"data: {self.reversed_line()}; data.pairs would order them anew")
+        if self.own_turns:
+            what = "pairs whose sides answer different words; the last turn of either alone is scored"
+            lines.append(f"data: {self.own_turns} {what}")
         if self.flipped:
             lines.append(f"data: {self.flipped} pairs have their sides swapped (flip)")
         if self.unknown_columns:
@@ -76,6 +84,11 @@ class LoadReport:
             first = self.skipped[0]
             lines.append(f"data: {len(self.skipped)} broken rows left out ({share:.1f} %); {first.reason}")
         return lines
+
+    def reversed_line(self) -> str:
+        """Pairs whose scores speak against their order."""
+        count = f"{self.reversed_scores} of {self.scored_pairs} rows"
+        return f"{count}: the chosen side's score is below the rejected one's"
 
     def _slips(self) -> str:
         """Unused columns that look like a misspelt field: a picture, say, would just be missing."""

@@ -55,6 +55,42 @@ def place_markers(
     return [_with_places(turn) for turn in turns]
 
 
+def one_prompt(
+    sides: Mapping[str, Sequence[Any]], media: Mapping[str, int], reader: Reader
+) -> Sequence[Any] | None:
+    """The turns of a prompt that both sides write, {field: turns}; None where their words differ.
+
+    White space means nothing here, nor does the place of a single marker, nor one that a side leaves out:
+    what the first side has counts, or the other where only that one has markers. Raises UserError for sides
+    whose several markers stand at different places.
+    """
+    (name, first), (other, second) = sides.items()
+    if [_wording(turn) for turn in first] != [_wording(turn) for turn in second]:
+        return None
+    marks = [sum(len(MARKER.findall(_text(turn))) for turn in turns) for turns in (first, second)]
+    if 0 in marks:
+        return second if marks[1] else first
+    same = [_wording(turn, True) for turn in first] == [_wording(turn, True) for turn in second]
+    if not same and (marks != [1, 1] or sum(media.values()) != 1):
+        raise reader.fail(other, f"its markers stand at other places than those of {name}; make them equal")
+    return first
+
+
+def same_prompt(
+    sides: Mapping[str, Sequence[Any]], media: Mapping[str, int], reader: Reader
+) -> Sequence[Any]:
+    """What `one_prompt` finds; UserError naming the first turn that differs where that is nothing."""
+    found = one_prompt(sides, media, reader)
+    if found is not None:
+        return found
+    (name, first), (other, second) = sides.items()
+    told = [[_wording(turn) for turn in turns] for turns in (first, second)]
+    equal = (one == two for one, two in zip(*told, strict=False))
+    place = next((place for place, same in enumerate(equal, 1) if not same), min(map(len, told)) + 1)
+    rule = f"turn {place} is not that of {name}; the last answers alone are compared, to one prompt: cut both"
+    raise reader.fail(other, f"{rule} conversations behind the first answers that differ")
+
+
 def user_turn(
     value: Any, field: str, media: Mapping[str, int], reader: Reader, strip: bool = False
 ) -> list[Any]:
@@ -96,6 +132,19 @@ def refuse_markers(answer: Any, field: str, reader: Reader) -> Any:
 
 def _text_key(turn: Mapping[str, Any]) -> str | None:
     return next((key for key in ("content", "value") if isinstance(turn.get(key), str)), None)
+
+
+def _text(turn: Any) -> str:
+    key = _text_key(turn) if isinstance(turn, dict) else None
+    return "" if key is None else turn[key]
+
+
+def _wording(turn: Any, marked: bool = False) -> Any:
+    """Who says what, without white space that means nothing, and unless `marked` without markers."""
+    if not _text(turn):
+        return turn
+    text = MARKER.sub(r" <\1> " if marked else " ", _text(turn))
+    return turn.get("role", turn.get("from")), " ".join(text.split())
 
 
 def _with_places(turn: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from mmalign.data._digest import digest
 from mmalign.data._records import BLIND, CRITIQUES
-from mmalign.types import PreferenceSample, UserError, derive_seed
+from mmalign.types import Example, PreferenceSample, UserError, derive_seed
 
 
 def is_identical(sample: PreferenceSample) -> bool:
@@ -18,6 +18,29 @@ def is_identical(sample: PreferenceSample) -> bool:
         return False
     sides = [[(one.prompt, one.response) for one in sample.examples[role]] for role in ("chosen", "rejected")]
     return digest(sides[0]) == digest(sides[1])
+
+
+def scores_of(sample: PreferenceSample) -> tuple[float, float] | None:
+    """The scores of a pair's chosen and rejected side; None where it has not both."""
+    if not {"chosen", "rejected"} <= set(sample.examples):
+        return None
+    chosen, rejected = (sample.examples[role][0].labels.get("score") for role in ("chosen", "rejected"))
+    return None if chosen is None or rejected is None else (chosen, rejected)
+
+
+def has_own_turns(sample: PreferenceSample) -> bool:
+    """Whether the sides of a pair answer different words, whatever their media are."""
+    if not {"chosen", "rejected"} <= set(sample.examples):
+        return False
+    chosen, rejected = (_words(sample.examples[role][0]) for role in ("chosen", "rejected"))
+    return chosen != rejected
+
+
+def _words(example: Example) -> list[tuple[str, list[str]]]:
+    return [
+        (turn.speaker, " ".join(part.data for part in turn.parts if part.kind == "text").split())
+        for turn in example.prompt
+    ]
 
 
 def flipped(samples: list[PreferenceSample], share: float) -> tuple[list[PreferenceSample], int]:

@@ -20,7 +20,7 @@ from mmalign.data._load_report import counts_of
 from mmalign.data._options import Row as Row
 from mmalign.data._options import SourceOptions as SourceOptions
 from mmalign.data._reading import read_rows, ready_samples
-from mmalign.data._sides import flipped, is_identical, part_of
+from mmalign.data._sides import flipped, has_own_turns, is_identical, part_of, scores_of
 from mmalign.types import PreferenceSample, UserError
 
 
@@ -141,6 +141,10 @@ def _made(
 ) -> list[PreferenceSample]:
     """The sample itself, or the pairs that its list gives."""
     if not lists.takes(sample):
+        if (scores := scores_of(sample)) is not None:
+            report.scored_pairs += 1
+            report.reversed_scores += scores[0] < scores[1]
+        report.own_turns += has_own_turns(sample)
         return [sample]
     try:
         pairs = lists.pairs(sample)

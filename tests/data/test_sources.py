@@ -10,6 +10,7 @@ from bad_inputs import GOOD, write_rows
 from samples import pair, text_of
 
 from mmalign.data._digest import digest
+from mmalign.data._pairing import PairRule
 from mmalign.data._paths import File
 from mmalign.data._sources import SourceOptions, load, options_of
 from mmalign.data.jsonl import Jsonl
@@ -124,6 +125,32 @@ def test_limit_and_equal_sides(tmp_path: Path) -> None:
     dropped = load(source(tmp_path, content, drop_identical=True))
     assert (len(dropped.samples), dropped.report.identical_dropped) == (5, 1)
     assert "data: 1 pairs whose two sides are equal (left out)" in dropped.report.lines()
+
+
+def test_scores_that_speak_against_the_order_are_told(tmp_path: Path) -> None:
+    """Also where sides are swapped on purpose; those that a rule put in order by less are none of them."""
+    scores = [(-3.0, 0.0), (2.0, 1.0), (1.0, 1.0)]
+    content = [
+        {**row, "chosen_score": one, "rejected_score": other}
+        for row, (one, other) in zip(rows(3), scores, strict=True)
+    ]
+    content += [{**GOOD, "chosen_score": {"detail": 1.0}, "rejected_score": {"detail": 2.0}}]
+    told = "data: 1 of 3 rows: the chosen side's score is below the rejected one's"
+    told += "; data.pairs would order them anew"
+    for share in (0.0, 1.0):
+        assert told in load(source(tmp_path, content, flip=share)).report.lines()
+    by = PairRule(by=("score",), fewer=("score",))
+    ordered = load(source(tmp_path, content[:3], pairs=by, ties="keep"))
+    assert ordered.report.scored_pairs == 0 and len(ordered.samples) == 3
+    assert not any("below" in line for line in load(source(tmp_path, content[1:])).report.lines())
+
+
+def test_sides_that_answer_other_words_are_told(tmp_path: Path) -> None:
+    own = {"prompt_chosen": "Why?", "prompt_rejected": "Why not?", "chosen": "a", "rejected": "b"}
+    pictures = {**GOOD, "chosen_images": ["a.png"], "rejected_images": []}
+    told = "data: 1 pairs whose sides answer different words; the last turn of either alone is scored"
+    assert told in load(source(tmp_path, [own, *rows(2), pictures])).report.lines()
+    assert load(source(tmp_path, [*rows(2), pictures])).report.own_turns == 0
 
 
 def test_columns_are_renamed_or_left_out(tmp_path: Path) -> None:

@@ -212,13 +212,28 @@ def test_repeats_and_swapped_pairs(bench: Bench, tmp_path: Path) -> None:
     assert any("contradict" in one for one in found.warnings)
 
 
-@pytest.mark.parametrize(("longer", "warned"), [(13, False), (14, True)])
-def test_longer_chosen_responses(bench: Bench, tmp_path: Path, longer: int, warned: bool) -> None:
+@pytest.mark.parametrize(("longer", "warned"), [(6, "shorter"), (7, ""), (13, ""), (14, "longer")])
+def test_longer_and_shorter_chosen_responses(bench: Bench, tmp_path: Path, longer: int, warned: str) -> None:
     """13 of 20 are 65 %, which is not yet too many."""
     rows = [pair(i, chosen=" yes yes yes" if i < longer else " y", rejected=" no no") for i in range(20)]
     found = inspect_rows(bench, tmp_path, rows)
-    assert found.sides is not None and found.sides.chosen_longer == longer
-    assert any("length" in one for one in found.warnings) == warned
+    assert found.sides is not None
+    assert (found.sides.chosen_longer, found.sides.chosen_shorter) == (longer, 20 - longer)
+    told = [f"in 70% of the pairs the chosen response is the {warned} one: length may be learnt"]
+    assert [one for one in found.warnings if "length" in one] == (told if warned else [])
+
+
+def test_scores_that_speak_against_the_order(bench: Bench, tmp_path: Path) -> None:
+    scores = [(-3.0, 0.0), (1.0, 1.0), (2.0, 1.0), (0.5, 0.75)]
+    rows = [
+        *(pair(i, chosen_score=one, rejected_score=other) for i, (one, other) in enumerate(scores)),
+        pair(4),
+        pair(5, chosen_score=-1.0),
+    ]
+    found = inspect_rows(bench, tmp_path, rows)
+    rule = "2 of 4 rows: the chosen side's score is below the rejected one's"
+    assert f"training: {rule}" in found.warnings and found.sound
+    assert any(rule in line for line in found.sources[0].lines)
 
 
 def test_leaks(bench: Bench, tmp_path: Path) -> None:

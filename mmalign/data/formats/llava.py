@@ -13,6 +13,7 @@ from mmalign.data._markers import (
     has_markers,
     place_markers,
     refuse_markers,
+    same_prompt,
     user_turn,
 )
 from mmalign.data._records import LABELS
@@ -29,7 +30,7 @@ class Llava(Format):
 
     `image` and `video` hold one value or a list. Every `<image>` (or `<image-placeholder>`) or `<video>`
     stands for the next of them and the counts must be equal; without any marker the media come first. A
-    prompt becomes a user's turn.
+    prompt becomes a user's turn. Conversations may differ in their last turns alone.
     """
 
     columns = LABELS | {"prompt", "chosen", "rejected", *_WHOLE.values(), *_MEDIA}
@@ -58,8 +59,10 @@ class Llava(Format):
             made["prompt"] = user_turn(row.get("prompt"), "prompt", media, reader)
             made |= {role: refuse_markers(row.get(role), role, reader) for role in _WHOLE}
             return Converted(made, names)
+        asked = {}
         for role, name in _WHOLE.items():
-            asked, made[role] = cut_answer(row.get(name), name, reader)
-            made[f"prompt_{role}"] = place_markers(asked, name, media, reader, front=True)
-            names |= {role: name, f"prompt_{role}": name}
-        return Converted(made, names)
+            asked[name], made[role] = cut_answer(row.get(name), name, reader)
+        made["prompt"] = place_markers(
+            same_prompt(asked, media, reader), _WHOLE["chosen"], media, reader, front=True
+        )
+        return Converted(made, names | _WHOLE | {"prompt": _WHOLE["chosen"]})

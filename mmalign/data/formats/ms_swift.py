@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
-from mmalign.data._markers import count_media, cut_answer, place_markers, refuse_markers
+from mmalign.data._markers import count_media, cut_answer, one_prompt, place_markers, refuse_markers
 from mmalign.data._records import LABELS
 from mmalign.data._turns import Reader
 
@@ -21,7 +21,9 @@ class MsSwift(Format):
 
     Markers `<image>` and `<video>` in the turns stand for the media in order and are equal to them in number;
     without any marker the media come first. `rejected_images` and `rejected_videos` stand in the place of
-    `images` and `videos` on the rejected side. Tools, audio and grounding objects are refused.
+    `images` and `videos` on the rejected side. Turns of `rejected_messages` before the answer may be others
+    than those of `messages`; the last turn alone is scored, as where these rows come from. Tools, audio and
+    grounding objects are refused.
     """
 
     columns = LABELS | {"messages", *_REJECTED, *_MEDIA, "label"}
@@ -57,9 +59,12 @@ class MsSwift(Format):
         columns = {kind: f"rejected_{kind}s" for kind in ("image", "video")}
         own = {kind: name if row.get(name) is not None else f"{kind}s" for kind, name in columns.items()}
         field = other if other == "rejected_messages" else "messages"
-        made["prompt_rejected"] = place_markers(
-            rejected_prompt, field, count_media(row, **own), reader, front=True
-        )
+        theirs = count_media(row, **own)
+        if field == other and media == theirs:
+            sides = {"messages": prompt, other: rejected_prompt}
+            if (shared := one_prompt(sides, media, reader)) is not None:
+                places, rejected_prompt = place_markers(shared, "messages", media, reader, front=True), shared
+        made["prompt_rejected"] = place_markers(rejected_prompt, field, theirs, reader, front=True)
         made["prompt_chosen"], made["chosen"] = places, answer
         made["rejected"] = refuse_markers(rejected, other, reader)
         names = {"prompt_chosen": "messages", "chosen": "messages", "prompt_rejected": field}

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
-from mmalign.data._markers import count_media, cut_answer, place_markers, refuse_markers, user_turn
+from mmalign.data._markers import (
+    count_media,
+    cut_answer,
+    place_markers,
+    refuse_markers,
+    same_prompt,
+    user_turn,
+)
 from mmalign.data._records import LABELS
 from mmalign.data._turns import Reader
 
@@ -19,7 +26,8 @@ class ReAlign(Format):
     """`image`, `retrieved_image`, and `chosen` and `rejected`: whole conversations, or texts with a `prompt`.
 
     The retrieved picture stands in the place of the other in a third role, `chosen_retrieved`, with the
-    chosen answer. A marker `<image>` is the picture's place; without one it comes first.
+    chosen answer. A marker `<image>` is the picture's place; without one it comes first. Conversations may
+    differ in their last turns alone.
     """
 
     columns = LABELS | {"image", "retrieved_image", "prompt", *_SIDES}
@@ -43,11 +51,11 @@ class ReAlign(Format):
             made["prompt"] = self._prompt(row["prompt"], media, reader)
             made |= {side: refuse_markers(row.get(side), side, reader) for side in _SIDES}
             return Converted(made, names)
+        asked = {}
         for side in _SIDES:
-            asked, made[side] = cut_answer(row.get(side), side, reader)
-            made[f"prompt_{side}"] = place_markers(asked, side, media, reader, front=True)
-            names[f"prompt_{side}"] = side
-        return Converted(made, names)
+            asked[side], made[side] = cut_answer(row.get(side), side, reader)
+        made["prompt"] = place_markers(same_prompt(asked, media, reader), "chosen", media, reader, front=True)
+        return Converted(made, names | {"prompt": "chosen"})
 
     def _prompt(self, prompt: Any, media: Mapping[str, int], reader: Reader) -> Any:
         if isinstance(prompt, (list, tuple)):

@@ -53,13 +53,14 @@ class Repeats:
 
 @dataclass(frozen=True)
 class Sides:
-    """Pairs: with equal sides, equal scores; and whose chosen response has more tokens than the rejected one
-    (None where responses are no tokens)."""
+    """Pairs: with equal sides, equal scores; and whose chosen response has more tokens than the rejected one,
+    and fewer (None where responses are no tokens)."""
 
     pairs: int
     identical: int
     equal_scores: int
     chosen_longer: int | None
+    chosen_shorter: int | None
 
 
 @dataclass(frozen=True)
@@ -201,11 +202,13 @@ def sides(seen: Sequence[Seen]) -> Sides | None:
     ]
     measured = [held for held in lengths if {"chosen", "rejected"} <= set(held)]
     longer = sum(held["chosen"] > held["rejected"] for held in measured)
+    shorter = sum(held["chosen"] < held["rejected"] for held in measured)
     return Sides(
         len(pairs),
         sum(one.facts.examples["chosen"] == one.facts.examples["rejected"] for one in pairs),
         sum(_equal_scores(one) for one in pairs),
         longer if measured else None,
+        shorter if measured else None,
     )
 
 

@@ -25,13 +25,15 @@ class Fault:
 
 @dataclass(frozen=True)
 class SourceRead:
-    """What was found in one source: its rows, those taken of them, and plain lines on the others."""
+    """What was found in one source: its rows, those taken of them, plain lines on the others, and what may
+    spoil a run."""
 
     title: str
     part: Part
     rows: int
     kept: int
     lines: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -102,7 +104,8 @@ def _described(source: Any, part: Part, found: LoadedData) -> SourceRead:
     report = replace(found.report, skipped=[])  # broken rows are told apart by reason, later
     lines = [line for line in report.lines() if not line.startswith(f"data: {report.kept} of {report.rows} ")]
     title = report.title if report.title != "the source" else type(source).__name__
-    return SourceRead(title, part, report.rows, report.kept, tuple(lines))
+    said = (f"{part}: {report.reversed_line()}",) if report.reversed_scores else ()
+    return SourceRead(title, part, report.rows, report.kept, tuple(lines), said)
 
 
 def _split_pairs(reading: Reading, part: Part, pool: Pool) -> None:

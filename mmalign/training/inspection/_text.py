@@ -43,11 +43,11 @@ def warnings(sides: Sides | None, repeats: Repeats, shortened: Mapping[str, int]
         said.append(f"{_number(sides.identical, 'pair')} with two equal sides, which carry no gradient")
     if sides is not None and sides.equal_scores:
         said.append(f"{_number(sides.equal_scores, 'pair')} whose two sides have equal scores")
-    if sides is not None and (sides.chosen_longer or 0) > _LONGER * sides.pairs:
-        share = (sides.chosen_longer or 0) / sides.pairs
-        said.append(
-            f"in {share:.0%} of the pairs the chosen response is the longer one: length may be learnt"
-        )
+    lengths = {"longer": sides.chosen_longer, "shorter": sides.chosen_shorter} if sides is not None else {}
+    for how, count in lengths.items():
+        if sides is not None and count is not None and count > _LONGER * sides.pairs:
+            share = f"in {count / sides.pairs:.0%} of the pairs"
+            said.append(f"{share} the chosen response is the {how} one: length may be learnt")
     if repeats.conflicts:
         rows = ", ".join(repeats.conflict_rows)
         said.append(
@@ -103,7 +103,10 @@ def _pair_lines(found: Inspection) -> list[str]:
         )
         if sides.chosen_longer is not None:
             share = sides.chosen_longer / sides.pairs
-            lines.append(f"  chosen has more tokens than rejected: {sides.chosen_longer} ({share:.0%})")
+            fewer = f"fewer: {sides.chosen_shorter} ({(sides.chosen_shorter or 0) / sides.pairs:.0%})"
+            lines.append(
+                f"  chosen has more tokens than rejected: {sides.chosen_longer} ({share:.0%}); {fewer}"
+            )
     lines.append(f"  rows with a prompt that other rows have too: {repeats.prompts}")
     lines.append(f"  rows with the same content as another: {repeats.samples}")
     return [*lines, f"  rows that contradict another: {repeats.conflicts}"]

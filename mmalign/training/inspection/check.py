@@ -124,7 +124,10 @@ def _counted(reading: Reading, seen: Sequence[Seen], notes: Sequence[str]) -> In
         samples=(),
         round=None,
         trial=None,
-        warnings=tuple(text.warnings(sides, repeats, shortened)),
+        warnings=(
+            *(line for source in reading.sources for line in source.warnings),
+            *text.warnings(sides, repeats, shortened),
+        ),
         findings=(*map(text.reason, reasons), *map(text.leak, leaks)),
     )
 

@@ -45,6 +45,21 @@ def test_rejected_messages_may_differ_from_the_first_turn_on(tmp_path: Path) -> 
         ("user", "So?"),
     ]
     assert answer_of(sample, "rejected") == "A dog."
+    told = "data: 1 pairs whose sides answer different words; the last turn of either alone is scored"
+    assert told in read_rows(tmp_path, row).report.lines()
+
+
+def test_messages_that_leave_out_the_marker_have_the_same_prompt(tmp_path: Path) -> None:
+    other = [*MS_SWIFT["messages"][:1], {"role": "user", "content": "What is it?"}]
+    other += [{"role": "assistant", "content": "A dog."}]
+    two = {"images": ["a.png", "b.png"]}
+    marked = [{"role": "user", "content": "1<image>2<image>"}, {"role": "assistant", "content": "x"}]
+    plain = [{"role": "user", "content": "1 2"}, {"role": "assistant", "content": "y"}]
+    first = changed(MS_SWIFT, rejected_response=..., rejected_messages=other)
+    second = changed(MS_SWIFT, rejected_response=..., messages=marked, rejected_messages=plain, **two)
+    for row, front in ((first, PROMPT), (second, [("user", "1", "image:a.png", "2", "image:b.png")])):
+        (sample,) = read_rows(tmp_path, row).samples
+        assert prompt_of(sample, "chosen") == prompt_of(sample, "rejected") == front
 
 
 def test_without_markers_the_media_come_first(tmp_path: Path) -> None:

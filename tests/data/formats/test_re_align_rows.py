@@ -46,6 +46,19 @@ def test_swapped_sides_carry_the_retrieved_picture_along(tmp_path: Path) -> None
     assert [answer_of(sample, role) for role in sample.examples] == ["A dog.", "A cat.", "A dog."]
 
 
+def test_conversations_differ_in_their_last_turns_alone(tmp_path: Path) -> None:
+    plain = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A dog."}]
+    (sample,) = read_rows(tmp_path, {**RE_ALIGN, "rejected": plain}).samples
+    assert (
+        prompt_of(sample, "rejected")
+        == prompt_of(sample, "chosen")
+        == [("user", "image:a.png", "\nWhat is it?")]
+    )
+    asked = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A dog."}]
+    with pytest.raises(UserError, match="'rejected': turn 1 is not that of chosen"):
+        read_rows(tmp_path, {**RE_ALIGN, "rejected": asked})
+
+
 def test_broken_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'retrieved_image': holds no image"):
         read_rows(tmp_path, {**RE_ALIGN, "retrieved_image": None})
