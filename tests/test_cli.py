@@ -15,6 +15,7 @@ import pytest
 import yaml
 from cli_runs import assert_refused, call, listing
 from PIL import Image, ImageChops
+from training.tiny_runs import SIDE
 
 from mmalign.api import open_run, sample
 from mmalign.config import RunConfig
@@ -155,7 +156,7 @@ def test_sample_pictures(capsys: Capture, runs: Path, tmp_path: Path, name: str)
     pictures = {}
     for file in [*files, *(runs / name / "samples").iterdir()]:
         with Image.open(file) as picture:
-            assert picture.size == (32, 32)
+            assert picture.size == (SIDE, SIDE)
             pictures[file.stem] = picture.convert("RGB")
     assert sorted(pictures) == ["base-000", "base-001", "tuned-000", "tuned-001"]
     assert ImageChops.difference(pictures["base-000"], pictures["tuned-000"]).getbbox() is not None

@@ -83,7 +83,7 @@ def test_a_pipeline_that_is_not_there_is_refused_in_one_line(name: str, tmp_path
 # ---------------------------------------------------------------- two steps of each on a tiny model
 
 
-def write_rows(rows: list[dict[str, Any]], folder: Path, count: int = 12) -> Path:
+def write_rows(rows: list[dict[str, Any]], folder: Path, count: int = 8) -> Path:
     """The shown rows, over and over with other prompts, beside the media they name."""
     lines = []
     for i in range(count):
@@ -239,13 +239,13 @@ def shrunk(name: str, folder: Path, models: Callable[[str], Path]) -> RunConfig:
     changes += [f"output={folder / 'run'}", f"cache={folder / 'cache'}"]
     if config.model.kind == "surrogate":
         # frames that are encoded one by one make many latents
-        side, count = (16, 4) if any(word in name for word in ("animatediff", "modelscope")) else (32, 9)
-        changes += [f"model.resolution={side}", "model.generation.steps=2"]
+        count = 4 if any(word in name for word in ("animatediff", "modelscope")) else 9
+        changes += ["model.resolution=16", "model.generation.steps=2"]
         if config.model.frames is not None:
             changes.append(f"model.frames.count={count}")
     elif judge:
         denoiser = models(config.model.part.path)
-        changes += [f"model.denoiser.path={denoiser}", "model.denoiser.resolution=32"]
+        changes += [f"model.denoiser.path={denoiser}", "model.denoiser.resolution=16"]
         changes.append("model.processor=null")
     else:
         changes.append(f"{model}.max_length=null")

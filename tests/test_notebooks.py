@@ -206,7 +206,7 @@ def test_make_a_model_look(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_align_a_diffusion_model(folder: Path) -> None:
-    small = {"STEPS": 12, "HELDOUT": 10, "PROMPTS": 6, "SAMPLING_STEPS": 4, "OUTPUT": str(folder)}
+    small = {"STEPS": 8, "HELDOUT": 5, "PROMPTS": 4, "SAMPLING_STEPS": 3, "OUTPUT": str(folder)}
     found = run_cells(ALIGN, small)
     held = found["log"].heldout
     assert held["loss"].first == pytest.approx(math.log(2), abs=1e-5)
@@ -216,12 +216,12 @@ def test_align_a_diffusion_model(folder: Path) -> None:
     assert found["same"] is True
     changed = [a.data != b.data for a, b in zip(found["before"], found["after"], strict=True)]
     assert any(changed)
-    assert found["rate"].num == 6 and (folder / "align" / "report.html").is_file()
+    assert found["rate"].num == 4 and (folder / "align" / "report.html").is_file()
     assert found["Drawing"]("<svg/>")._repr_svg_() == "<svg/>"
 
 
 def test_your_own_objective(folder: Path) -> None:
-    small = {"TEXT_STEPS": 6, "IMAGE_STEPS": 8, "HELDOUT": 6, "OUTPUT": str(folder)}
+    small = {"TEXT_STEPS": 4, "IMAGE_STEPS": 5, "HELDOUT": 4, "OUTPUT": str(folder)}
     found = run_cells(OWN, small)
     kinds = {name: {scores.kind for scores in roles.values()} for name, roles in found["seen"].items()}
     assert kinds == {"text": {"exact"}, "image": {"surrogate"}}
@@ -242,11 +242,11 @@ def test_your_own_objective(folder: Path) -> None:
 
 
 def test_compare_objectives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"STEPS": 4, "PARTS": 2, "PAIRS": 4, "LEVELS": 3, "PROMPTS": 6, "SAMPLING_STEPS": 3}
+    small = {"STEPS": 4, "PARTS": 2, "PAIRS": 4, "LEVELS": 3, "PROMPTS": 4, "SAMPLING_STEPS": 2}
     found = run_cells(COMPARE, small | {"OUTPUT": str(folder)})
     rows = compared(capsys.readouterr().out)
     assert list(rows) == list(found["ARMS"]) == ARMS
-    assert all(row["seen"][1] == 6 for row in rows.values())
+    assert all(row["seen"][1] == 4 for row in rows.values())
     measured, finished = found["measured"], found["finished"]
     assert set(measured) == {"base", *((arm, step) for arm in ARMS for step in (2, 4))}
     assert all(one.shape == (3, 2, 4) and bool((one > 0).all()) for one in measured.values())

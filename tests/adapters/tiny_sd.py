@@ -25,8 +25,8 @@ def build_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
-def build_pipeline(prediction: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
-    """The parts with seeded random weights, in float32 on the CPU."""
+def build_pipeline(prediction: str = "epsilon", seed: int = 0, side: int = SIDE) -> StableDiffusionPipeline:
+    """The parts with seeded random weights, in float32 on the CPU; `side`: pixels of a picture's edge."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     text = CLIPTextConfig(
@@ -45,10 +45,10 @@ def build_pipeline(prediction: str = "epsilon", seed: int = 0) -> StableDiffusio
         block_out_channels=(8, 16),
         latent_channels=4,
         norm_num_groups=4,
-        sample_size=SIDE,
+        sample_size=side,
     )
     unet = UNet2DConditionModel(
-        sample_size=SIDE // 2,
+        sample_size=side // 2,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         block_out_channels=(8, 16),
@@ -78,9 +78,9 @@ def build_pipeline(prediction: str = "epsilon", seed: int = 0) -> StableDiffusio
     )
 
 
-def save_pipeline(folder: Path, prediction: str = "epsilon", seed: int = 0) -> Path:
+def save_pipeline(folder: Path, prediction: str = "epsilon", seed: int = 0, side: int = SIDE) -> Path:
     """Write the pipeline into `folder` and return it."""
-    build_pipeline(prediction, seed).save_pretrained(folder, safe_serialization=True)
+    build_pipeline(prediction, seed, side).save_pretrained(folder, safe_serialization=True)
     return folder
 
 

@@ -25,7 +25,9 @@ LORA = {"rank": 2}
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(tmp_path_factory.mktemp("bench"))
+    made = Bench(tmp_path_factory.mktemp("bench"))
+    made.model["image"]["resolution"] = SIDE  # of smaller ones what the captions need would be much of a step
+    return made
 
 
 def executed(config: RunConfig) -> int:

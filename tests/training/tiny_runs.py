@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from mmalign.config import RunConfig, from_tree
 
+SIDE = 16  # pixels of a picture as the image model sees it
 WORDS = ["red fox", "blue box", "happy girl", "the sky", "a question", "an answer", "no", "yes perhaps"]
 
 
@@ -93,7 +94,7 @@ class Bench:
             "text": {"adapter": "text", "path": tiny_lm.save_tiny(folder / "lm")},
             "image": {
                 "adapter": "diffusion",
-                "path": str(tiny_sd.save_pipeline(folder / "sd")),
+                "path": str(tiny_sd.save_pipeline(folder / "sd", side=SIDE)),
                 "generation": {"steps": 4},
             },
         }
