@@ -34,12 +34,12 @@ _DENIED = re.compile(  # behind a choice: it is not the one
     r"|\w+n['\u2019]t\b|cannot\b|(?:does|did|do|can|could|would|should)\s+not\b)",
     re.IGNORECASE,
 )
-_NEGATED = re.compile(
+NEGATED = re.compile(
     r"\b(?:not|no|never|nor|neither|cannot|except|unlike|without|wrong|incorrect|false|rather than|instead of"
     r"|excluded?|eliminated?|ruled? out)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
-_CLAUSE = re.compile(r"[.,;:\n]|\b(?:but|so|then|therefore|thus|hence|because|since)\b", re.IGNORECASE)
+CLAUSE = re.compile(r"[.,;:\n]|\b(?:but|so|then|therefore|thus|hence|because|since)\b", re.IGNORECASE)
 _SPACES = re.compile(r"[\s.,;:!?\"'()]+")
 
 
@@ -128,7 +128,7 @@ def _stated(text: str, letters: str) -> set[str]:
         letter, rest = (found["bracketed"] or found["bare"]).upper(), text[found.end() :]
         if letter not in letters or (found["bare"] == "A" and not _NO_ARTICLE.match(rest)):
             continue
-        doubted = _NEGATED.search(_CLAUSE.split(text[: found.start()])[-1]) or _DENIED.match(rest)
+        doubted = NEGATED.search(CLAUSE.split(text[: found.start()])[-1]) or _DENIED.match(rest)
         wrong = text[: found.start()].rstrip().lower().endswith(("wrong", "incorrect"))
         said.add("" if doubted or wrong or _listed(rest, letters) else letter)
     return said
@@ -139,8 +139,8 @@ def _bracketed(text: str, letters: str) -> set[str]:
     said = set()
     for found in _BRACKETED.finditer(text):
         if (letter := found[1].upper()) in letters:
-            beside = _CLAUSE.split(text[: found.start()])[-1] + " " + _CLAUSE.split(text[found.end() :])[0]
-            said.add("" if _NEGATED.search(beside) else letter)
+            beside = CLAUSE.split(text[: found.start()])[-1] + " " + CLAUSE.split(text[found.end() :])[0]
+            said.add("" if NEGATED.search(beside) else letter)
     return said
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mmalign.metrics._choices import ChoiceItem, ChoiceMetric
-from mmalign.metrics._lexicon import words_of
 from mmalign.metrics._reading import asked, check_paths, medium, one_of, rows_of, unique, word
 from mmalign.metrics._seam import Graded, Numbers, Sums, ratio
+from mmalign.metrics._truth import truth
 from mmalign.types import UserError
 
 
@@ -19,8 +19,9 @@ class Nlvr2(ChoiceMetric):
     their pairs of pictures; a statement counts where all of its pairs in the file were answered.
 
     `questions`: lines with `identifier`, `sentence` and `label` (True or False); `images`: the folder of the
-    pictures, named by the identifier without its last part, then -img0.png and -img1.png. The first word of
-    an answer that is true, yes, false or no counts. No published scorer for written answers was read.
+    pictures, named by the identifier without its last part, then -img0.png and -img1.png. An answer says
+    true or false, or yes or no, as its first word or of the statement ("it is not true"). No published scorer
+    for written answers was read.
     """
 
     asks = "nlvr2"
@@ -53,9 +54,9 @@ class Nlvr2(ChoiceMetric):
         return found
 
     def said(self, item: ChoiceItem, answer: str) -> str | None:
-        """True or False by the first word that is either."""
-        meant = {"true": "True", "yes": "True", "false": "False", "no": "False"}
-        return next((meant[one] for one in words_of(answer) if one in meant), None)
+        """True or False, where an answer is clear."""
+        found = truth(answer)
+        return None if found is None else str(found)
 
     def grade(self, answers: Mapping[str, str]) -> list[Graded]:
         """One item per question, and one per statement of which every pair was answered."""

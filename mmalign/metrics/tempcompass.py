@@ -11,10 +11,10 @@ from typing import Any
 
 from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, letter_in
 from mmalign.metrics._judged import Scale, judge_of, verdicts
-from mmalign.metrics._letters import plain
-from mmalign.metrics._lexicon import words_of
+from mmalign.metrics._letters import LETTERS, chosen, plain, unmarked
 from mmalign.metrics._reading import asked, check_paths, json_of, medium, word
 from mmalign.metrics._seam import AT, Graded
+from mmalign.metrics._truth import truth
 from mmalign.rewards._scoring import TOTAL, ready
 from mmalign.types import Judge, UserError
 
@@ -44,8 +44,11 @@ class Tempcompass(ChoiceMetric):
     ...}, an object of videos, of aspects, of lists with `question` and `answer`. `videos`: the folder of the
     clips, named by the video's id and `suffix`. A caption that the model writes, form captioning, is graded
     by `judge`, a judge from rewards/ whose "score" is 0 or 1 (0.5 and above counts as right): it is asked in
-    this project's words, with `mc_question` and `mc_answer` of the row, and sees no video. No published
-    scorer was read for how answers are parsed.
+    this project's words, with `mc_question` and `mc_answer` of the row, and sees no video.
+
+    The published scorers read an answer that begins with yes or no, that is a letter, begins with "B." or
+    "B)", or is the name or the text of a caption, and ask a language model about others. Of these, what is
+    clear is read here by rule ("The answer is Caption A"), and the rest is not read.
     """
 
     asks = "tempcompass"
@@ -135,11 +138,13 @@ class Tempcompass(ChoiceMetric):
         """A letter, a yes or no, or the name of a caption, whichever the form asks for."""
         form = item.id.partition("/")[0]
         if form == "yes_no":
-            return next((one for one in words_of(answer) if one in ("yes", "no")), None)
+            if begun := re.match(r"\W*(yes|no)\b", answer, re.IGNORECASE):
+                return begun[1].lower()
+            found = truth(answer)
+            return None if found is None else "yes" if found else "no"
         if form == "multi-choice":
             return super().said(item, answer)
-        named = [name for name, text in _named(item.options) if _is_named(answer, name, text)]
-        return named[0] if len(named) == 1 else None
+        return _caption_in(answer, _named(item.options))
 
 
 def _options(form: str, question: str, where: str) -> tuple[str, ...]:
@@ -175,7 +180,18 @@ def _named(options: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(name, text) for name, _, text in (one.partition(": ") for one in options)]
 
 
-def _is_named(answer: str, name: str, text: str) -> bool:
-    """Whether an answer begins with an option's name, or is its text."""
-    said = f"{plain(answer)} "
-    return said.startswith(plain(name) + " ") or said == f"{plain(text)} "
+def _caption_in(answer: str, named: list[tuple[str, str]]) -> str | None:
+    """The name of the one option that an answer chooses by its name, "Caption A", by the end of that, "A" or
+    "(A)", or by its text."""
+    by_label = {plain(name.split()[-1]): name for name, _ in named}
+    said = {plain(one) for one in unmarked(answer)}
+    if len(said) == 1 and (alone := by_label.get(min(said))):
+        return alone
+    letters = [label.upper() for label in by_label]
+    if sorted(letters) != list(LETTERS[: len(named)]):  # they are numbers
+        letters = list(LETTERS[: len(named)])
+    for (name, _), letter in zip(named, letters, strict=True):
+        answer = re.sub(rf"\b{re.escape(name)}\b", letter, answer, flags=re.IGNORECASE)
+    texts = dict(zip(letters, (text for _, text in named), strict=True))
+    found = chosen(answer, [texts[letter] for letter in sorted(texts)])
+    return None if found is None else named[letters.index(found)][0]

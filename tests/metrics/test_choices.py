@@ -33,7 +33,8 @@ OPTIONS = ["a red cup", "red", "blue", "no cup"]
         ("(b)", "B"), ("b", "B"), ("b.", "B"), ("c) blue", "C"), ("[B]", "B"), ('"B"', "B"), ("(B", "B"),
         # what the answer is said to be
         ("Both (A) and (B) look right but the answer is (C)", "C"), ("I think it is B", "B"),
-        ("Choice B", "B"), ("It's B.", "B"), ("He runs. So the correct option is: C", "C"), ("I would choose (b).", "B"),
+        ("Choice B", "B"), ("It's B.", "B"),
+        ("He runs. So the correct option is: C", "C"), ("I would choose (b).", "B"),
         ("I think the answer is B", "B"), ("It is a cup. The answer is B, not (A).", "B"),
         ("The answer is A red cup", "A"), ("I think it is A dog", None),
         # brackets

@@ -36,6 +36,28 @@ def test_accuracy_and_consistency(tmp_path: Path) -> None:
     assert {item.cluster for item in items} == {"850", "7"}
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("True", "True"), ("false.", "False"), ("Yes, both are.", "True"), ("No.", "False"), ("no", "False"),
+        ("No, the left one is red", "False"), ("**False**", "False"), ("<answer>True</answer>", "True"),
+        ("The statement is not true.", "False"), ("It is not true", "False"), ("Not true", "False"),
+        ("untrue", "False"), ("It isn't true.", "False"), ("The statement is incorrect", "False"),
+        ("The statement is indeed true.", "True"), ("The answer is: False", "False"),
+        ("It is not false", "True"), ("This is false: no dogs", "False"), ("It's true", "True"),
+        ("There is no dog in the left picture, so the statement is true.", "True"),
+        ("There is no dog in the left picture", None), ("No dog is in the left picture", None),
+        ("No, it is true that a dog is there", None), ("True or false", None), ("Yes or no", None),
+        ("I am not sure whether it is true", None), ("It may be true or false", None), ("", None),
+        ("It is true of one. It is not true of both.", None), ("I see a true story", None),
+    ],
+)  # fmt: skip
+def test_what_an_answer_says_of_a_statement(answer: str, said: str | None, tmp_path: Path) -> None:
+    row = {"identifier": "dev-1-0-0", "sentence": "s", "label": "True"}
+    metric = Nlvr2(write(tmp_path / "q.jsonl", [row]), "photos")
+    assert metric.said(metric.items["dev-1-0-0"], answer) == said
+
+
 def test_a_statement_counts_where_all_its_pairs_were_answered(tmp_path: Path) -> None:
     """Statement 1-0 is right of three of its four pairs; without the fourth nothing can be said of it."""
     names = [f"dev-1-{pair}-0" for pair in range(4)] + ["dev-2-0-0"]

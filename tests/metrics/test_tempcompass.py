@@ -75,6 +75,49 @@ def test_every_form(tmp_path: Path) -> None:
     assert figures(metric, unread)["unanswered"].value == 1
 
 
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ("B", "Caption B"), ("(A)", "Caption A"), ("b.", "Caption B"), ("**Caption A**", "Caption A"),
+        ("The answer is Caption A", "Caption A"), ("caption b: it jumps", "Caption B"),
+        ("it runs", "Caption A"), ("Caption B is right. Caption A is not.", "Caption B"),
+        ("I think it is caption B.", "Caption B"), ("Caption A and not Caption B", "Caption A"),
+        ("Caption A and Caption B", None), ("Caption A: it runs\nCaption B: it jumps", None),
+        ("Caption A is wrong", None), ("Caption C", None), ("C", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_caption_by_its_name(answer: str, named: str | None, tmp_path: Path) -> None:
+    metric = bench(tmp_path, caption_matching=MATCH)
+    assert metric.said(metric.items["caption_matching/17/action/1"], answer) == named
+
+
+def test_captions_in_another_order_and_by_number(tmp_path: Path) -> None:
+    row = {"question": "?\nCaption B: it runs\nCaption A: it jumps", "answer": "Caption A: it jumps"}
+    metric = bench(tmp_path, caption_matching=row)
+    item = metric.items["caption_matching/17/action/1"]
+    for answer in ("it runs", "b.", "The answer is (B)", "Caption B: it runs", "B. it runs"):
+        assert metric.said(item, answer) == "Caption B"
+    row = {"question": "?\nOption 1: it runs\nOption 2: it jumps", "answer": "Option 2: it jumps"}
+    metric = bench(tmp_path, caption_matching=row)
+    item = metric.items["caption_matching/17/action/1"]
+    for answer in ("2", "(2)", "Option 2", "The answer is Option 2.", "it jumps", "**2**"):
+        assert metric.said(item, answer) == "Option 2"
+    assert metric.said(item, "Option 1 or Option 2") is None and metric.said(item, "12") is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("Yes.", "yes"), ("no", "no"), ("No man is seen", "no"), ("**Yes**", "yes"),
+        ("The answer is yes", "yes"), ("There is no doubt: yes", None), ("The man is not walking", None),
+        ("Not sure", None), ("nobody", None),
+    ],
+)  # fmt: skip
+def test_yes_or_no(answer: str, said: str | None, tmp_path: Path) -> None:
+    metric = bench(tmp_path, yes_no=YES)
+    assert metric.said(metric.items["yes_no/17/action/1"], answer) == said
+
+
 def test_captions_are_graded_by_a_judge(tmp_path: Path) -> None:
     metric = bench(tmp_path, captioning=WRITTEN, yes_no=YES)
     ids = [one.id for one in metric.ask()]
