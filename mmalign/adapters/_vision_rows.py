@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmalign.adapters import _tokens
 from mmalign.adapters._vision_media import KINDS, MediaKind, Unit
+from mmalign.adapters._vision_order import Turn, in_order, refuse_count
 from mmalign.adapters._vision_processor import Memo
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
 
@@ -82,10 +83,10 @@ class Reader:
             for slot, example in enumerate(examples):
                 where = _tokens.place(sample, role, slot)
                 try:
-                    key, text = self._prompt(example.prompt, where)
+                    key, text, turns = self._prompt(example.prompt, where)
                     if key not in heads:
                         heads[key] = self._process(memo, text, example.prompt, where)
-                    full = self._answered(memo, example, text, where)
+                    full = self._answered(memo, example, text, turns, where)
                 except UserError:
                     if role in roles:
                         raise
@@ -99,16 +100,15 @@ class Reader:
 
     def prompt(self, prompt: tuple[Message, ...], where: str) -> Seen:
         """A prompt that is to be answered."""
-        _, text = self._prompt(prompt, where)
+        _, text, _ = self._prompt(prompt, where)
         found = self._process(Memo(self.processor), text, prompt, where)
         return Seen(tuple(found.ids), len(found.ids), False, found.per_token, found.others, found.units)
 
     def begun(self, prompt: tuple[Message, ...], begun: str, where: str) -> Seen:
         """A prompt whose answer is begun and is to be gone on with; the answer begins at `start`."""
         _tokens.refuse_text(begun, where, self.rules.banned)
-        _, text = self._prompt(prompt, where)
+        _, text, turns = self._prompt(prompt, where)
         memo, full = Memo(self.processor), text + begun
-        turns = self._turns(prompt, where)
         if turns is not None and begun.strip():
             turns = [*turns, {"role": "assistant", "content": [{"type": "text", "text": begun}]}]
             rendered = _tokens.render(self.processor, turns, where, answer=True)
@@ -123,7 +123,7 @@ class Reader:
 
     # ------------------------------------------------------------ text
 
-    def _turns(self, prompt: Sequence[Message], where: str) -> list[dict[str, Any]] | None:
+    def _turns(self, prompt: Sequence[Message], where: str) -> list[Turn] | None:
         """Chat turns with lists of contents, or None where the prompt is to stand as it is."""
         if self.apart and [message.speaker for message in prompt] == ["user"]:
             return None  # one question, for a model that knows no turns
@@ -153,23 +153,18 @@ class Reader:
         if part.kind not in self.markers:
             raise UserError(f"{where}: holds a part of kind {part.kind}, which this model does not read")
 
-    def _prompt(self, prompt: Sequence[Message], where: str) -> tuple[Any, str]:
-        """The prompt as text with one placeholder per medium, and what tells it from other prompts."""
+    def _prompt(self, prompt: Sequence[Message], where: str) -> tuple[Any, str, list[Turn] | None]:
+        """What tells the prompt from others, its text with one placeholder per medium, and its turns."""
         where = f"{where}: prompt"
         turns = self._turns(prompt, where)
         if turns is not None:
+            turns = in_order(self.processor, turns, self.markers, where)
             text = _tokens.render(self.processor, turns, where, answer=False)
         else:
             text = "".join(self._raw(part, where) for m in prompt for part in m.parts)
         media = _media(prompt)
-        for kind, marker in self.markers.items():
-            count = sum(part.kind == kind for part in media)
-            if text.count(marker) != count:
-                raise UserError(
-                    f"{where}: has {count} {kind}s, but the chat template wrote {text.count(marker)} "
-                    f"placeholders {marker!r} for them"
-                )
-        return (text, tuple(id(part.data) for part in media)), text
+        refuse_count(text, [part.kind for part in media], self.markers, where)
+        return (text, tuple(id(part.data) for part in media)), text, turns
 
     def _raw(self, part: Part, where: str) -> str:
         if part.kind == "text":
@@ -178,14 +173,15 @@ class Reader:
         self._refuse_kind(part, where)
         return self.markers[part.kind]
 
-    def _answered(self, memo: Memo, example: Example, prompt: str, where: str) -> _Processed:
+    def _answered(
+        self, memo: Memo, example: Example, prompt: str, turns: list[Turn] | None, where: str
+    ) -> _Processed:
         """Prompt and response, with an end token where no chat template ends the turn."""
         if any(part.kind != "text" for part in example.response):
             raise UserError(f"{where}: a response must be text; pictures and clips belong to the prompt")
         answer = _tokens.text_of(example.response, where, self.rules.banned)
         if not answer.strip():
             raise UserError(f"{where}: the response is empty; remove the row or fill it")
-        turns = self._turns(example.prompt, where)
         if turns is None:
             full, open_ended = prompt + answer, True
         else:
