@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
+
+_LIBRARIES = ("jinja2", "tokenizers", "torch", "transformers")  # all of them are always installed
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def split_ending(full: str, prompt: str, answer: str, where: str) -> tuple[str, 
 
     Raises UserError if the answered chat does not begin with the prompt.
     """
-    _refuse_other_start(full, prompt, where)
+    full = _from_prompt(full, prompt, answer.strip(), where)
     ending = _ending(full[len(prompt) :], answer.strip(), where)
     if ending.strip():
         return full.rstrip(), False
@@ -156,17 +159,24 @@ def begun_text(full: str, prompt: str, begun: str, where: str) -> str:
     What a template puts before an answer is kept, what it puts behind is not. Raises UserError if the
     answered chat does not begin with the prompt.
     """
-    _refuse_other_start(full, prompt, where)
+    full = _from_prompt(full, prompt, begun.strip(), where)
     ending = _ending(full[len(prompt) :], begun.strip(), where)
     return full[: len(full) - len(ending)] + begun[len(begun.rstrip()) :]
 
 
-def _refuse_other_start(full: str, prompt: str, where: str) -> None:
-    if not full.startswith(prompt):
-        raise UserError(
-            f"{where}: the chat template renders the prompt differently once it is answered, so the response "
-            "cannot be told from the prompt; use another template or a plain prompt"
-        )
+def _from_prompt(full: str, prompt: str, answer: str, where: str) -> str:
+    """The answered chat from its prompt on. Where only white space in front of the answer differs (LLaVA-
+    OneVision's template), it is the prompt's, which is what an answer is sampled behind."""
+    if full.startswith(prompt):
+        return full
+    begin = prompt.rstrip()
+    behind = full[len(begin) :].lstrip()
+    if full.startswith(begin) and behind.startswith(answer):
+        return prompt + behind
+    raise UserError(
+        f"{where}: the chat template renders the prompt differently once it is answered, so the response "
+        "cannot be told from the prompt; use another template or a plain prompt"
+    )
 
 
 def _ending(completion: str, answer: str, where: str) -> str:
@@ -307,13 +317,16 @@ def refuse_wide_tokenizer(vocabulary: Mapping[str, int], rows: int, where: str) 
         )
 
 
-def fingerprint(tokenizer: Any, rules: Rules) -> str:
-    """Hash of a tokenizer's files and of the rules: equal hashes turn every row into equal ids."""
+def fingerprint(tokenizer: Any, rules: Rules, *more: str) -> str:
+    """Hash of a tokenizer's files, of the rules and of the libraries that read a row: equal hashes turn every
+    row into equal ids. `more`: further libraries that have a part in it."""
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for file in sorted(Path(folder).rglob("*")):
             if file.is_file():
                 digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    digest.update(json.dumps([rules.eos_id, rules.limit, rules.over_long]).encode())
+    settings = [rules.eos_id, rules.limit, rules.over_long]
+    versions = [f"{name}-{importlib.metadata.version(name)}" for name in (*_LIBRARIES, *more)]
+    digest.update(json.dumps([*settings, *versions]).encode())
     return digest.hexdigest()

@@ -193,11 +193,11 @@ class VisionLM:
         return ()
 
     def fingerprint(self) -> str:
-        """Hash of processor files, of settings that shape rows, and of a frozen tower's weights."""
+        """Hash of processor files, libraries, settings that shape rows, and a frozen tower's weights."""
         if self._fingerprint is None:
             digest = hashlib.sha256()
             rules = replace(self.reader.rules, limit=self.config.max_length)
-            digest.update(_tokens.fingerprint(self.processor, rules).encode())
+            digest.update(_tokens.fingerprint(self.processor, rules, "pillow", "torchvision").encode())
             frames = "" if self.frames is None else _fingerprint_of(self.frames)
             budget = [self.config.min_pixels, self.config.max_pixels, self.config.max_tiles]
             settings = [self.config.plain_prompts, *budget, frames]

@@ -1,5 +1,6 @@
 """Where the prompt ends, what ends a response, and which texts are refused."""
 
+import importlib.metadata
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmalign.adapters._tokens import (
     fingerprint,
     refuse_wide_tokenizer,
     special_tokens,
+    tokenize_begun,
     tokenize_prompt,
     tokenize_sample,
 )
@@ -210,6 +212,30 @@ def test_fingerprint_follows_what_shapes_rows(tokenizer: Any, rules: Rules) -> N
     assert fingerprint(tokenizer, rules) == fingerprint(build_tokenizer(), rules)
     assert fingerprint(tokenizer, rules) != fingerprint(tokenizer, replace(rules, limit=9))
     assert fingerprint(tokenizer, rules) != fingerprint(build_tokenizer(None), rules)
+
+
+@pytest.mark.parametrize("library", ["jinja2", "tokenizers", "torch", "transformers", "pillow"])
+def test_fingerprint_follows_the_libraries(
+    tokenizer: Any, rules: Rules, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept on disk does not outlive an upgrade of what made it."""
+    before, installed = fingerprint(tokenizer, rules, "pillow"), importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda n: "0.0" if n == library else installed(n))
+    assert fingerprint(tokenizer, rules, "pillow") != before
+
+
+def test_white_space_in_front_of_an_answer_is_the_prompts(rules: Rules) -> None:
+    """A template may begin an answered turn otherwise than the turn that an answer is sampled in."""
+    spaced = build_tokenizer(
+        "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ '\\n' + m['content'] }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+    row = sample("7", chat(("user", "red?")), chosen="no")
+    found = tokenize_sample(spaced, row, ("chosen",), rules)["chosen", 0]
+    assert spaced.decode(found.ids[: found.start]).endswith("red?<|im_end|><|im_start|>assistant\n")
+    assert scored(spaced, found) == "no<|im_end|>"
+    begun = tokenize_begun(spaced, chat(("user", "red?")), "no w", "x", rules)
+    assert spaced.decode(begun).endswith("<|im_start|>assistant\nno w")
 
 
 def test_a_tokenizer_wider_than_the_embedding() -> None:

@@ -1,5 +1,6 @@
 """Rows of models that look: nothing of them is dropped, and what cannot be used is refused or cut."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,18 @@ def test_pixel_bounds(vlm_folders: dict[str, Path]) -> None:
     assert tight.fingerprint() != build_vlm(vlm_folders["qwen2_5_vl"]).fingerprint()
     with pytest.raises(UserError, match="resizes to a fixed size"):
         build_vlm(vlm_folders["llava"], max_pixels=100)
+
+
+def test_what_is_kept_does_not_outlive_the_libraries_that_made_it(
+    vlm_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed, found = importlib.metadata.version, set()
+    for changed in ("", "pillow", "tokenizers", "torch", "torchvision", "transformers"):
+        monkeypatch.setattr(
+            importlib.metadata, "version", lambda n, changed=changed: "0.0" if n == changed else installed(n)
+        )
+        found.add(build_vlm(vlm_folders["llava"]).fingerprint())
+    assert len(found) == 6
 
 
 @pytest.mark.parametrize("trains", [("language",), ("language", "projector")])
