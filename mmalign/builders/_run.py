@@ -150,7 +150,8 @@ def _of_model(begun: dict[str, Any], model: Answering, resumed: bool) -> dict[st
     told = {**model.told, "weights": weights, "encoding": model.adapter.fingerprint()}
     if resumed and begun["model"] != told:
         raise UserError(
-            "model: its weights are not those that this build was begun with; choose another output"
+            "model: its weights are not those that this build was begun with, or the files or libraries "
+            "that read rows for it are others; choose another output"
         )
     return {**begun, "model": told}
 
