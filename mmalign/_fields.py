@@ -42,7 +42,7 @@ def described(cls: type, given: Any = None) -> list[str]:
         if not one.init:
             continue
         value = _default(one) if given is None else getattr(given, one.name)
-        line = f"{one.name}: {'section' if 'section' in one.metadata else shown(hints[one.name])}"
+        line = f"{one.name}: {shown(hints[one.name])}"
         if value is not dataclasses.MISSING and not dataclasses.is_dataclass(value):
             line += f" = {plain(value)}"
         lines.append(line)
@@ -80,6 +80,8 @@ def shown(hint: Any) -> str:
         return " | ".join(shown(part) for part in parts)
     if origin is None:
         return "section" if hint is Any else hint.__name__
+    if parts == (str, Any):  # whose fields depend on its name
+        return "section"
     inner = ", ".join(shown(part) for part in parts if part is not Ellipsis)
     return f"{'mapping' if issubclass(origin, Mapping) else 'list'}[{inner}]"
 

@@ -80,7 +80,9 @@ def test_fields_are_described_with_nested_ones_further_in() -> None:
         (Literal["a", 1, True] | None, "a | 1 | true | null"),
         (tuple[float, ...], "list[float]"),
         (tuple[int, str], "list[int, str]"),
-        (dict[str, Any], "mapping[str, section]"),
+        (dict[str, Any], "section"),
+        (tuple[dict[str, Any], ...], "list[section]"),
+        (dict[str, float | None], "mapping[str, float | null]"),
     ],
 )
 def test_types_read_as_in_a_config(hint: Any, text: str) -> None:
