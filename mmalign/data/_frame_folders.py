@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmalign.clips import ASSUMED_RATE, Clip, Frames
 from mmalign.data._paths import File, RatedFile, folder_of, is_media, kind_of, read_file
-from mmalign.types import UserError
+from mmalign.types import PreferenceSample, UserError
 
 MAX_FRAMES = 100_000
 
@@ -65,6 +65,21 @@ def read_folder(file: File, frames: Frames, decode: Callable[[File], Image.Image
         raise UserError(f"its frames have different sizes ({' and '.join(sizes[:2])}); make them one size")
     pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
     return frames.clip(pixels, places, stamps, rate, "folder")
+
+
+def unrated_folders(samples: Iterable[PreferenceSample]) -> int:
+    """How many different clips of some samples are folders of frames whose rate no row tells."""
+    parts = (
+        part
+        for sample in samples
+        for group in sample.examples.values()
+        for example in group
+        for parts in (*(turn.parts for turn in example.prompt), example.response)
+        for part in parts
+        if part.kind == "video"
+    )
+    names = {part.data for part in parts if type(part.data) is File and not is_media(part.data.name)}
+    return sum(folder_of(file) is not None for file in names)
 
 
 def frames_content(file: File) -> list[object] | None:

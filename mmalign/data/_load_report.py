@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mmalign.clips import ASSUMED_RATE
 from mmalign.data._records import CANONICAL
 
 
@@ -42,6 +43,7 @@ class LoadReport:
     flipped: int = 0
     scored_pairs: int = 0  # whose sides were put in order by the source and have scores
     reversed_scores: int = 0  # of these
+    unrated: int = 0  # clips that are folders of frames without a rate
     own_turns: int = 0  # pairs whose sides do not answer the same words
     unknown_columns: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
@@ -72,6 +74,9 @@ class LoadReport:
             lines.append(f"data: {self.identical} pairs whose two sides are equal ({fate})")
         if self.reversed_scores:
             lines.append(f"data: {self.reversed_line()}; data.pairs would order them anew")
+        if self.unrated:
+            what = f"folders of frames without a rate (fps); {ASSUMED_RATE:g} a second is assumed"
+            lines.append(f"data: {self.unrated} clips are {what}")
         if self.own_turns:
             what = "pairs whose sides answer different words; the last turn of either alone is scored"
             lines.append(f"data: {self.own_turns} {what}")

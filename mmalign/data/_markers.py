@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmalign.data._paths import is_media
 from mmalign.data._turns import MARKER, Reader
 
 
@@ -19,6 +20,20 @@ def count_media(row: Mapping[str, Any], **columns: str) -> dict[str, int]:
         given = row.get(column)
         counts[kind] = len(given) if isinstance(given, (list, tuple)) else int(given is not None)
     return counts
+
+
+def rated(value: Any, fps: Any) -> Any:
+    """One or several clips with `fps`, the rate that a row gives for folders of frames (None: it gives none).
+    One that tells its own keeps it, and a file has its own clock."""
+    if fps is None:
+        return value
+    if isinstance(value, (list, tuple)):
+        return [rated(one, fps) for one in value]
+    if isinstance(value, str):
+        return value if is_media(value) else {"path": value, "fps": fps}
+    if isinstance(value, Mapping) and value.get("fps") is None and value.get("bytes") is None:
+        return {**value, "fps": fps}
+    return value
 
 
 def has_markers(text: str) -> bool:

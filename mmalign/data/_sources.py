@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from mmalign.data._digest import digest, sample_digest
+from mmalign.data._frame_folders import unrated_folders
 from mmalign.data._lists import Lists
 from mmalign.data._load_report import LoadReport as LoadReport
 from mmalign.data._load_report import Skipped as Skipped
@@ -110,6 +111,7 @@ def _finished(
         report.roles.update(list(sample.examples))
         digests.append(digest(sample.id, sample_digest(sample)))
     report.kept = len(samples)
+    report.unrated = unrated_folders(samples)
     report.data_hash = digest(digests)
     return LoadedData(samples, report)
 

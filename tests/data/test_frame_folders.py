@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from bad_inputs import write_rows
-from data.clips import numbered, numbers
+from data.clips import KINDS, numbered, numbers, video
 from PIL import Image
 
 from mmalign.clips import ASSUMED_RATE, Clip, Frames
@@ -53,6 +53,53 @@ def test_frames_come_in_natural_order_and_at_the_declared_rate(tmp_path: Path) -
     assert numbers(clip.frames) == list(clip.indices) == [0, 2, 5, 8, 11]
     assert clip.seconds == tuple(place / 3 for place in clip.indices)
     assert (clip.rate, clip.total, clip.reader) == (3.0, 12, "folder")
+
+
+ASKED = {"video": "v", "prompt": "<video>\nQ", "chosen": "a", "rejected": "b"}
+BY_FORMAT = {
+    "llava": ASKED,
+    "mm_rlhf": {**ASKED, "is_tie": False},
+    "trl": {**ASKED, "prompt": "Q"},
+    "align_anything": {
+        "prompt": "Q",
+        "video_path": "v",
+        "response_1": "a",
+        "response_2": "b",
+        "overall_response": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("name", BY_FORMAT)
+def test_the_row_tells_the_rate(name: str, tmp_path: Path) -> None:
+    """Twelve frames, two a second: one a second is every other."""
+    frames_in(tmp_path / "v")
+    (tmp_path / "v.mp4").write_bytes(video(KINDS["h264"], 4))
+    rows = [{**BY_FORMAT[name], "id": "1", "fps": 2.0}, {**BY_FORMAT[name], "id": "2"}]
+    medium = "video_path" if name == "align_anything" else "video"
+    rows += [{**rows[0], "id": "3", medium: "v.mp4"}, {**rows[0], "id": "4", medium: {"path": "v", "fps": 4}}]
+    data = load(Jsonl(path=str(write_rows(tmp_path / "x.jsonl", rows))))
+    assert data.report.formats == {name: 4} and not data.report.unknown_columns
+    rule = Frames(sampling="fps", fps=1.0, count=12)
+    clips = [clip_of(sample, rule) for sample in data.samples]
+    assert clips[0].rate == 2.0 and clips[0].indices == (0, 2, 4, 6, 8, 10)
+    assert [clip.rate for clip in clips[1:]] == [ASSUMED_RATE, 25.0, 4.0]
+    told = "data: 1 clips are folders of frames without a rate (fps); 24 a second is assumed"
+    assert told in data.report.lines()
+    with pytest.raises(UserError, match=r"fps': must be above 0, got 0"):
+        load(Jsonl(path=str(write_rows(tmp_path / "x.jsonl", [{**rows[0], "fps": 0}]))))
+
+
+def test_a_rate_is_assumed_of_folders_alone(tmp_path: Path) -> None:
+    for name in ("v", "w"):
+        frames_in(tmp_path / name, 2)
+    rows = [{**ASKED, "prompt": f"<video> {n}", "video": name} for n, name in enumerate("vvwx")]
+    report = load(Jsonl(path=str(write_rows(tmp_path / "x.jsonl", rows)))).report
+    assert report.unrated == 2  # v once, and x is not there
+    rated = load(
+        Jsonl(path=str(write_rows(tmp_path / "x.jsonl", [{**row, "fps": 1} for row in rows])))
+    ).report
+    assert rated.unrated == 0 and not any("a second is assumed" in line for line in rated.lines())
 
 
 def test_the_rate_decides_what_a_rule_by_rate_takes(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
-from mmalign.data._markers import refuse_markers, user_turn
+from mmalign.data._markers import rated, refuse_markers, user_turn
 from mmalign.data._records import LABELS
 from mmalign.data._turns import Reader
 
@@ -24,10 +24,10 @@ class AlignAnything(Format):
 
     Rows of language feedback hold `response`, `critique` and `refinement` instead: the refinement is chosen,
     the response rejected, and the critique is of that one, `rejected_critique`. A marker in the prompt is the
-    medium's place; without one it comes first.
+    medium's place; without one it comes first. `fps` is the rate of a clip that is a folder of frames.
     """
 
-    columns = LABELS | {*_PROMPTS, *_MEDIA, *_PAIR, "overall_response", *_FEEDBACK}
+    columns = LABELS | {*_PROMPTS, *_MEDIA, *_PAIR, "overall_response", *_FEEDBACK, "fps"}
 
     def signs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The prompt and the responses with their verdict, or the three texts of feedback."""
@@ -49,8 +49,9 @@ class AlignAnything(Format):
         names, media = {"prompt": prompt}, {"image": 0, "video": 0}
         for name in given:
             kind = _MEDIA[name]
-            reader.media(row[name], "video" if kind == "video" else "image", name)
-            made[f"{kind}s"], names[f"{kind}s"], media[kind] = [row[name]], name, 1
+            value = rated(row[name], row.get("fps")) if kind == "video" else row[name]
+            reader.media(value, "video" if kind == "video" else "image", name)
+            made[f"{kind}s"], names[f"{kind}s"], media[kind] = [value], name, 1
         made["prompt"] = user_turn(row.get(prompt), prompt, media, reader)
         chosen, rejected = self._sides(row, reader)
         for side, name in {"chosen": chosen, "rejected": rejected}.items():

@@ -12,6 +12,7 @@ from mmalign.data._markers import (
     cut_answer,
     has_markers,
     place_markers,
+    rated,
     refuse_markers,
     same_prompt,
     user_turn,
@@ -30,10 +31,11 @@ class Llava(Format):
 
     `image` and `video` hold one value or a list. Every `<image>` (or `<image-placeholder>`) or `<video>`
     stands for the next of them and the counts must be equal; without any marker the media come first. A
-    prompt becomes a user's turn. Conversations may differ in their last turns alone.
+    prompt becomes a user's turn. Conversations may differ in their last turns alone. `fps` is the rate of a
+    clip that is a folder of frames.
     """
 
-    columns = LABELS | {"prompt", "chosen", "rejected", *_WHOLE.values(), *_MEDIA}
+    columns = LABELS | {"prompt", "chosen", "rejected", *_WHOLE.values(), *_MEDIA, "fps"}
 
     def signs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The media, and a prompt with a marker or two conversations."""
@@ -51,6 +53,8 @@ class Llava(Format):
         made = {key: row[key] for key in LABELS if row.get(key) is not None}
         names = {"images": "image", "videos": "video"}
         made |= {many: row[one] for many, one in names.items() if row.get(one) is not None}
+        if "videos" in made:
+            made["videos"] = rated(made["videos"], row.get("fps"))
         media = count_media(row, image="image", video="video")
         whole = [name for name in _WHOLE.values() if row.get(name) is not None]
         if whole and row.get("prompt") is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
-from mmalign.data._markers import count_media, refuse_markers, user_turn
+from mmalign.data._markers import count_media, rated, refuse_markers, user_turn
 from mmalign.data._records import LABELS
 from mmalign.data._turns import Reader
 
@@ -22,8 +22,8 @@ _SCORE = ("score", "rating")
 
 @dataclass(frozen=True)
 class MmRlhf(Format):
-    """`image` or `video` (one value or a list; a clip may be a folder of its frames) with `prompt`, and
-    `chosen` and `rejected` or `responses`.
+    """`image` or `video` (one value or a list; a clip may be a folder of frames, whose rate is `fps`) with
+    `prompt`, and `chosen` and `rejected` or `responses`.
 
     Pairs: `is_tie` becomes the label tie; `delta`, the distance of the answers by a reward model, the label
     margin; `chosen_score` and `rejected_score` those of the answers; `chosen_reason` and `rejected_reason`
@@ -33,7 +33,17 @@ class MmRlhf(Format):
     `rank`, 1 being the best. One marker beside one medium is taken out and the medium comes first.
     """
 
-    columns = LABELS | {*_MEDIA, "prompt", "responses", *_SIDES, *_SCORES, "is_tie", "delta", *_REASONS}
+    columns = LABELS | {
+        *_MEDIA,
+        "prompt",
+        "responses",
+        *_SIDES,
+        *_SCORES,
+        "is_tie",
+        "delta",
+        *_REASONS,
+        "fps",
+    }
 
     def signs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The media, the prompt, and a pair with what this set tells of it, or answers with scores inside."""
@@ -51,6 +61,8 @@ class MmRlhf(Format):
         made = {key: row[key] for key in (*LABELS, *_SCORES) if row.get(key) is not None}
         names = {many: one for one, many in _MEDIA.items() if row.get(one) is not None}
         made |= {many: row[one] for many, one in names.items()}
+        if "videos" in made:
+            made["videos"] = rated(made["videos"], row.get("fps"))
         media = count_media(row, image="image", video="video")
         made["prompt"] = user_turn(row.get("prompt"), "prompt", media, reader, strip=True)
         if row.get("responses") is not None:

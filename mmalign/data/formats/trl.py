@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmalign.data._formats import Converted, Format
-from mmalign.data._markers import has_markers
+from mmalign.data._markers import has_markers, rated
 from mmalign.data._records import CANONICAL, MARKS
 from mmalign.data._turns import Reader
 
@@ -18,11 +18,13 @@ _SINGLE = {"image": "images", "video": "videos"}
 class Trl(Format):
     """Conversational or plain rows; `image` and `video` hold one value or a list, as `images` do.
 
+    `fps` is the rate of clips that are folders of frames.
+
     Places are content parts {type: image}, filled in order; without any the pictures come first. Markers
     inside texts mean nothing in this format, so that a prompt with both markers and media is refused.
     """
 
-    columns = CANONICAL | _SINGLE.keys()
+    columns = CANONICAL | {*_SINGLE, "fps"}
 
     def signs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Answers to a prompt, or whole conversations; with `image` or `video`, or with `images` if there are
@@ -39,7 +41,7 @@ class Trl(Format):
 
     def convert(self, row: Mapping[str, Any], reader: Reader) -> Converted:
         """The same row with `image` as `images`."""
-        made = {key: value for key, value in row.items() if key not in _SINGLE}
+        made = {key: value for key, value in row.items() if key not in (*_SINGLE, "fps")}
         names = {}
         for single, many in _SINGLE.items():
             if row.get(single) is None:
@@ -47,6 +49,8 @@ class Trl(Format):
             if row.get(many) is not None:
                 raise reader.fail(single, f"given beside {many}; keep one")
             made[many], names[many] = row[single], single
+        if made.get("videos") is not None:
+            made["videos"] = rated(made["videos"], row.get("fps"))
         if any(row.get(name) is not None for name in (*_SINGLE, *_SINGLE.values())):
             for text in _texts(row.get("prompt")):
                 if has_markers(text):
