@@ -177,6 +177,8 @@ def test_a_clip_is_thinned_by_the_same_rule_and_keeps_its_source() -> None:
     assert clip.indices == (0, 9, 18, 27) and numbers(clip.frames) == [0, 9, 18, 27]
     assert (clip.rate, clip.total, clip.seconds[1]) == (25.0, 30, pytest.approx(0.36))
     assert decode_video(every_third, ALL) is every_third
+    one_a_second = Frames("fps", 4, fps=25 / 9)  # every third of those that are left, not every ninth
+    assert decode_video(every_third, one_a_second).indices == (0, 9, 18, 27)
 
 
 BLANK = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)

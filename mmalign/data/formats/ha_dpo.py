@@ -14,6 +14,7 @@ from mmalign.data._turns import Reader
 
 _ASKED = "Describe this image in detail."
 _DESCRIBED = ("image_id", "chosen", "rejected")
+_VERDICTS = {"true": True, "1": True, "false": False, "0": False}
 _ANSWERED = ("image_id", "question", "chosen", "reject")
 
 
@@ -23,7 +24,7 @@ class HaDpo(Format):
     pair with every rejected one, unless `data.pairs` says otherwise. The question is `question`, or
     "Describe this image in detail." where the row has none.
 
-    Answers: `image_id`, `question`, `chosen`, `reject`; rows with `correct` true, whose answer was
+    Answers: `image_id`, `question`, `chosen`, `reject`; rows with `correct` true (or 1), whose answer was
     right, hold no preference and are left out.
 
     The picture is `image` where given, else the file `<image_id>.jpg` in data.root. A file of descriptions
@@ -45,7 +46,7 @@ class HaDpo(Format):
 
     def convert(self, row: Mapping[str, Any], reader: Reader) -> Converted | LeftOut:
         """A list whose chosen wordings have score 1, or a pair."""
-        if row.get("correct") is True:
+        if _is_right(row.get("correct"), reader):
             return LeftOut("answered rightly")
         made = {key: row[key] for key in LABELS if row.get(key) is not None}
         made["images"] = [_picture(row, reader)]
@@ -67,6 +68,16 @@ class HaDpo(Format):
                 scores.append(score)
         made |= {"responses": answers, "scores": scores}
         return Converted(made, names | {"responses": "chosen"}, pairs=PairRule(strategy="all"))
+
+
+def _is_right(correct: Any, reader: Reader) -> bool:
+    """Whether a row says that its answer was right; a row that does not say so is one to learn from."""
+    if correct is None:
+        return False
+    told = _VERDICTS.get(correct.strip().lower()) if isinstance(correct, str) else correct
+    if not isinstance(told, (bool, int, float)) or told not in (0, 1):
+        raise reader.fail("correct", f"must be true or false, got {correct!r}")
+    return bool(told)
 
 
 def _picture(row: Mapping[str, Any], reader: Reader) -> Any:

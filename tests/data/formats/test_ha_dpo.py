@@ -22,6 +22,13 @@ def test_answers(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("right", [True, 1, 1.0, "true", "True", "1"])
+@pytest.mark.parametrize("wrong", [False, 0, "false", "False", "0", None])
+def test_how_a_right_answer_is_written(right: Any, wrong: Any, tmp_path: Path) -> None:
+    data = read_rows(tmp_path, {**HA_DPO, "correct": right}, {**HA_DPO, "correct": wrong})
+    assert data.report.left_out == {"answered rightly": 1} and len(data.samples) == 1
+
+
 def test_descriptions_are_crossed(tmp_path: Path) -> None:
     data = read_rows(tmp_path, DESCRIBED)
     pairs = {(answer_of(one, "chosen"), answer_of(one, "rejected")) for one in data.samples}
@@ -43,6 +50,9 @@ def test_a_named_picture_and_question(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "rule"),
     [
+        ({**HA_DPO, "correct": "yes"}, "'correct': must be true or false, got 'yes'"),
+        ({**HA_DPO, "correct": 2}, "'correct': must be true or false, got 2"),
+        ({**HA_DPO, "correct": ["true"]}, "'correct': must be true or false"),
         ({**HA_DPO, "image_id": None}, "'image_id': must be a text or a whole number, got None"),
         ({**HA_DPO, "reject": None}, "'rejected': "),
         ({**HA_DPO, "chosen": "A <image>."}, "'chosen': an answer holds no media"),

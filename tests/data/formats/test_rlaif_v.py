@@ -26,7 +26,15 @@ def test_without_them_the_rows_are_those_of_rlhf_v(tmp_path: Path) -> None:
     assert data.report.formats == {"rlhf_v": 1}
 
 
-@pytest.mark.parametrize("scores", [[0, -2], {"chosen": 0, "rejected": -2}])
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0, -2],
+        {"chosen": 0, "rejected": -2},
+        {"rejected": -2, "chosen": 0},
+        {"rejected": -2, "chosen": 0, "n": 9},
+    ],
+)
 @pytest.mark.parametrize("packed", [True, False])
 def test_scores_of_claims(scores: Any, packed: bool, tmp_path: Path) -> None:
     infos = {"scores": scores, "facts": ["a cat"]}
