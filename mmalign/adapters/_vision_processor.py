@@ -14,6 +14,9 @@ from mmalign.adapters._vision_parts import core_of
 from mmalign.types import Clip, Part, UserError
 
 _OLD_PIXELS = "pixel_values_images"  # Video-LLaVA's name for pixel_values
+_CLOSE = (
+    0.01  # seconds between a frame's time and that of its place at the mean rate, at most, if it is steady
+)
 
 
 class Memo:
@@ -136,15 +139,36 @@ def _metadata(clip: Clip) -> Any:
     from transformers.video_utils import VideoMetadata
 
     height, width = clip.frames.shape[-2:]
+    places = _told_places(clip)
     return VideoMetadata(
-        total_num_frames=clip.total,
+        total_num_frames=_told_total(clip, places),
         fps=clip.rate,
         width=int(width),
         height=int(height),
         duration=clip.total / clip.rate,
         video_backend=clip.reader,
-        frames_indices=list(clip.indices),  # some models are told times by them
+        frames_indices=places,
     )
+
+
+def _told_places(clip: Clip) -> list[float]:
+    """Places of the frames, which some models are told times by, place / rate. Where the rate varies, places
+    that give the true times."""
+    steady = all(
+        abs(place / clip.rate - second) <= _CLOSE
+        for place, second in zip(clip.indices, clip.seconds, strict=True)
+    )
+    return list(clip.indices) if steady else [second * clip.rate for second in clip.seconds]
+
+
+def _told_total(clip: Clip, places: Sequence[float]) -> float:
+    """Frames among which those of the clip were chosen, by whose ratio other models are told its pace: all of
+    the source where the frames are spread over it, and else the part that they cover."""
+    if len(places) == 1:
+        return clip.total
+    step = (places[-1] - places[0]) / (len(places) - 1)
+    spread = places[0] < step and places[-1] + step >= clip.total
+    return clip.total if spread else len(places) * step
 
 
 def markers_of(
