@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,26 @@ class PromptPath:
     """A prompt file whose form is told from what it holds."""
 
     path: str  # file or folder of prompts
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How both models answer the questions of metrics. Responses that judges compare, and those shown while
+    training, are sampled by `model.generation`."""
+
+    temperature: float = 0.0  # divides the logits; 0 is greedy, as published figures of benchmarks are
+    top_p: float = 1.0  # draw from the likeliest tokens that together have this probability; 1: from all
+    max_new_tokens: int | None = None  # tokens of an answer, at most; null: as model.generation says
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature: must be 0 or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: must lie in (0, 1], got {self.top_p}")
+        if self.temperature == 0 and self.top_p != 1:
+            raise ValueError(f"top_p: does nothing at temperature 0, got {self.top_p}; set temperature, too")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: must be 1 or more, got {self.max_new_tokens}")
 
 
 @dataclass(frozen=True)
@@ -35,6 +55,7 @@ class Evaluation:
     levels: int = 8  # noise levels at which held-out pairs of a denoiser are scored; 0: none
     level_pairs: int = 32  # held-out pairs scored at those levels, at most
     metrics: Any = ()  # benchmarks from metrics/ that both models are asked, a list
+    generation: Answering = field(default_factory=Answering)  # how they answer those; comparisons sample
     grid: int | None = None  # prompts answered at every evaluation; null: 4 where pictures are made, else 0
 
     def __post_init__(self) -> None:

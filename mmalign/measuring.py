@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign._build import build_named
-from mmalign._evaluation import metrics_from
+from mmalign._evaluation import Answering, metrics_from
 from mmalign._names import KINDS, name_of
 from mmalign.data._paths import File
 from mmalign.metrics import _measured
 from mmalign.metrics._measured import Block, Measured
 from mmalign.metrics._resampling import Figure
 from mmalign.metrics._seam import Graded, Metric, Question
-from mmalign.types import Judge, UserError
+from mmalign.types import Adapter, Judge, UserError
 
 if TYPE_CHECKING:
     from mmalign.evaluation.comparison import Comparison
@@ -31,8 +31,9 @@ def measure(
     seed: int | None = None,
 ) -> list[Measured]:
     """Ask both models of a run what the metrics ask, those of its config or those given, grade the answers
-    and write figures, rows and the report into the run folder. Answers are kept as they come: what is there
-    already is not generated again. `count`: so many questions of each metric, evenly spread; None: all.
+    and write figures, rows and the report into the run folder. Both answer by `evaluation.generation`,
+    greedily where it says nothing. Answers are kept as they come: what is there already is not generated again.
+    `count`: so many questions of each metric, evenly spread; None: all.
 
     Raises UserError for no metric, and for one that the run's model cannot be asked.
     """
@@ -48,23 +49,48 @@ def measure(
     if not chosen:
         raise UserError("evaluate: no metric; give --metric NAME or evaluation.metrics")
     batch, drawn_from = section.batch, section.seed if seed is None else seed
-    asker = Asker(run.adapter, run.adapter.frames, run.folder, batch, drawn_from)
+    adapter, manner = _answering(run.adapter, section.generation)
+    asker = Asker(adapter, run.adapter.frames, run.folder, batch, drawn_from)
     start = {
         "model": to_tree(run.config)["model"],
         "lora": None if run.config.lora is None else run.config.lora.path,
     }
     sides = [
-        Side("base", {"weights": digest(start)}, run.base),
-        Side("tuned", {"weights": identity(run.config), "step": run.step}, run.tuned),
+        Side("base", {"weights": digest(start), "generation": manner}, run.base),
+        Side("tuned", {"weights": identity(run.config), "step": run.step, "generation": manner}, run.tuned),
     ]
+    answered = None if manner is None else {**manner, "seed": drawn_from}
     asked = questions_of_all(run, chosen, count)
     found = []
     for name, metric, questions in asked:
         graded = {side.name: metric.grade(asker.answers(side, questions)) for side in sides}
-        found.append(_measured.measured(metric, name, graded, step=run.step))
+        found.append(_measured.measured(metric, name, graded, step=run.step, answered=answered))
         _measured.write(run.folder, found[-1], graded)
         write_report(run.folder)
     return found
+
+
+def _answering(adapter: Adapter, wanted: Answering) -> tuple[Adapter, dict[str, Any] | None]:
+    """The adapter as it is to answer metrics, and its settings; None for an adapter of which only it knows
+    how it answers. Raises UserError for settings that such a one would not read."""
+    from mmalign.adapters._text_sampling import Answers
+
+    if not isinstance(adapter, Answers):
+        if wanted != Answering():
+            raise UserError(
+                f"evaluation.generation: {type(adapter).__name__} answers by settings of its own; remove it"
+            )
+        return adapter, None
+    own = adapter.config.generation
+    settings = replace(
+        own,
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        max_new_tokens=wanted.max_new_tokens or own.max_new_tokens,
+    )
+    told = {"temperature": settings.temperature, "top_p": settings.top_p}
+    told |= {"max_new_tokens": settings.max_new_tokens, "stop": list(settings.stop)}
+    return adapter.answering(settings), told
 
 
 def questions_of_all(
@@ -217,6 +243,8 @@ def _lines(found: Sequence[Measured]) -> Iterator[str]:
     """Figures in plain lines, one per value."""
     for one in found:
         yield f"{one.name}, {one.whole.num} items" + (" (unchecked)" if one.unchecked else "")
+        if one.manner:
+            yield f"  {one.manner}"
         for note in one.notes:
             yield f"  {note}"
         yield from _values(one.whole, one.costs)

@@ -1,21 +1,24 @@
 """Benchmarks of a run and of prediction files, through the command line."""
 
 import json
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cli_runs import call
 from metrics.test_pope import write
 
 from mmalign import api
+from mmalign._evaluation import Answering, evaluation_from, evaluation_tree
 from mmalign.metrics import Graded, Metric, Question, Sums, _measured, ratio
+from mmalign.metrics._measured import Measured
 from mmalign.metrics._reading import asked
 from mmalign.metrics.pope import Pope
 from mmalign.report.measured import benchmarks
-from mmalign.types import UserError
+from mmalign.types import Part, UserError
 
 ROOT = Path(__file__).parents[1]
 SMALL = '[{name: "mmalign.shapes.metrics:Chair", num: 6}, {name: "mmalign.shapes.metrics:Pope", num: 2}]'
@@ -38,7 +41,10 @@ def test_a_run_is_measured_and_nothing_is_asked_twice(
     assert tree["win_rate"] and list(tree["metrics"]) == ["Chair", "Pope"]
     whole = tree["metrics"]["Chair"]["blocks"][0]
     assert whole["num"] == 4 and set(whole["sides"]) == {"base", "tuned"} and "recall" in whole["difference"]
+    manner = tree["metrics"]["Chair"]["answered"]
+    assert (manner["temperature"], manner["top_p"], manner["seed"]) == (0, 1, 0)
     again = call(capsys, "evaluate", run, "--metric", "mmalign.shapes.metrics:Chair")
+    assert f"  answers: greedy, at most {manner['max_new_tokens']} tokens\n" in again.out
     assert again.code == 0 and "win rate" not in again.out and "Chair, 6 items" in again.out
     assert "Chair: 4 of 6 answers of base are kept" in again.err and "of tuned are kept" in again.err
     kept = run / "evaluation" / "metrics" / "Chair" / "answers.tuned.jsonl"
@@ -50,6 +56,7 @@ def test_a_run_is_measured_and_nothing_is_asked_twice(
     assert recall[1] in online
     page = (run / "report.html").read_text()
     assert "<h2>Benchmarks</h2>" in page and "Chair (6 items, tuned at step 1)" in page
+    assert f"Answers: greedy, at most {manner['max_new_tokens']} tokens." in page
     assert "chair_i (less is better)" in page and "split: companion" in page
     refused = call(capsys, "evaluate", run, "--metric", "{name: pope, questions: q.jsonl, images: x}")
     assert refused.code == 2 and "q.jsonl: No such file or directory" in refused.refusal
@@ -126,8 +133,15 @@ def test_results_are_read_back(tmp_path: Path) -> None:
         "tuned": list[Graded](metric.grade({"random/1": "yes"})),
     }
     found = _measured.measured(metric, "pope", graded, ["a <b> note"], 7)
-    _measured.write(tmp_path, found, graded)
+    place = _measured.write(tmp_path, found, graded)
+    assert _measured.read(tmp_path) == [found] and found.manner == ""
+    tree = json.loads(place.read_text())
+    del tree["answered"]  # as it was written before answers' settings were kept
+    place.write_text(json.dumps(tree))
     assert _measured.read(tmp_path) == [found]
+    place.write_text(json.dumps(tree | {"answered": {"temperature": 0.0}}))
+    with pytest.raises(UserError, match="not a metric's results"):
+        _measured.read(tmp_path)
     rows = (tmp_path / "evaluation" / "metrics" / "pope" / "items.tuned.jsonl").read_text().splitlines()
     assert json.loads(rows[0])["shown"] == {"said": "yes", "label": "yes"}
     page = str(benchmarks([found]))
@@ -156,6 +170,76 @@ class Spelling(Metric):
     def values(self, sums: Sums) -> dict[str, Any]:
         """The share of right ones."""
         return {"right": ratio(sums["right"], sums["asked"])}
+
+
+def test_both_models_answer_greedily_unless_told_otherwise(
+    runs: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Whatever `model.generation` says, which is for sampling: figures would move with the seed."""
+    run = api.open_run(shutil.copytree(runs / "text", tmp_path / "run"))
+    assert run.adapter.config.generation.temperature == 1  # type: ignore[attr-defined]
+    kept = run.folder / "evaluation" / "metrics" / "spelling" / "answers.tuned.jsonl"
+
+    def said(seed: int, generation: Answering | None = None) -> tuple[str, Measured]:
+        evaluation = replace(run.config.evaluation, generation=generation or Answering())
+        other = replace(run, config=replace(run.config, evaluation=evaluation))
+        (found,) = api.measure(other, [Spelling("red")], seed=seed)
+        assert _measured.read(run.folder) == [found]
+        return json.loads(kept.read_text().splitlines()[1])["answer"], found
+
+    greedy = [said(seed) for seed in range(3)]
+    assert len({text for text, _ in greedy}) == 1
+    most = greedy[0][1].answered["max_new_tokens"]  # type: ignore[index]
+    assert greedy[0][1].manner == f"answers: greedy, at most {most} tokens"
+    hot = Answering(temperature=1.0, top_p=0.95, max_new_tokens=5)
+    sampled = [said(seed, hot) for seed in range(3)]
+    assert len({text for text, _ in sampled}) > 1
+    assert sampled[2][1].manner == (
+        "answers: sampled at temperature 1 from the likeliest 0.95, seed 2, at most 5 tokens"
+    )
+    capsys.readouterr()
+    said(2, replace(hot, max_new_tokens=6))
+    told = capsys.readouterr().err
+    assert told.count("holds answers of other weights, settings or another seed; they are replaced") == 2
+    said(2, replace(hot, max_new_tokens=6))
+    assert "1 of 1 answers of tuned are kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "rule"),
+    [
+        ({"temperature": -1}, "temperature: must be 0 or more, got -1"),
+        ({"temperature": 1, "top_p": 0}, r"top_p: must lie in \(0, 1\], got 0"),
+        ({"top_p": 0.9}, "top_p: does nothing at temperature 0, got 0.9"),
+        ({"max_new_tokens": 0}, "max_new_tokens: must be 1 or more, got 0"),
+    ],
+)
+def test_settings_of_answers(fields: dict[str, float], rule: str) -> None:
+    with pytest.raises(UserError, match=rf"^here\.generation\.{rule}"):
+        evaluation_from({"generation": fields}, "here", False)
+    tree = {"generation": {"temperature": 0.5, "top_p": 0.9, "max_new_tokens": 7}}
+    built = evaluation_from(tree, "here", False)
+    assert evaluation_tree(built)["generation"] == tree["generation"]
+
+
+def test_an_adapter_of_its_own_settings(runs: Path, tmp_path: Path) -> None:
+    """What answers without a config's `generation` is asked as it is, and settings for it are refused."""
+    run = api.open_run(shutil.copytree(runs / "text", tmp_path / "run"))
+
+    class Own:
+        kind, media, frames = "exact", frozenset[str](), None
+
+        def generate(self, model: Any, prompts: Any, seeds: Any) -> list[Part]:
+            return [Part("text", "red") for _ in prompts]
+
+    own = replace(run, adapter=cast(Any, Own()))
+    (found,) = api.measure(own, [Spelling("red")])
+    assert (found.answered, found.manner) == (None, "")
+    assert found.whole.sides["tuned"]["right"].value == 1
+    evaluation = replace(run.config.evaluation, generation=Answering(temperature=1.0))
+    hot = replace(own, config=replace(run.config, evaluation=evaluation))
+    with pytest.raises(UserError, match="^evaluation.generation: Own answers by settings of its own; remove"):
+        api.measure(hot, [Spelling("red")])
 
 
 def test_a_metric_of_your_own_on_a_model_of_texts(runs: Path, capsys: Capture) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmalign.adapters import _loading, _sequences, _tokens
 from mmalign.adapters._describe import text_view
 from mmalign.adapters._sequences import end_ids, layout
-from mmalign.adapters._text_sampling import answer, evaluating, sample_ids
+from mmalign.adapters._text_sampling import Answers, answer, evaluating, sample_ids
 from mmalign.types import (
     Batch,
     Draw,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mmalign.adapters.text import Text
 
 
-class CausalLM:
+class CausalLM(Answers):
     """Any `AutoModelForCausalLM`; with `classifier` also an `AutoModelForSequenceClassification`, which has
     hidden states but no log-probabilities."""
 

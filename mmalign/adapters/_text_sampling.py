@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +36,18 @@ class Sampling:
             raise ValueError("stop: a stop string must not be empty")
         if self.batch < 1:
             raise ValueError(f"batch: must be 1 or more, got {self.batch}")
+
+
+class Answers:
+    """What adapters share that answer in words, by the `generation` of their config, a `Sampling`."""
+
+    config: Any
+
+    def answering(self, settings: Sampling) -> Self:
+        """The same adapter over the same weights, answering by other settings."""
+        twin = copy.copy(self)
+        twin.config = replace(self.config, generation=settings)
+        return twin
 
 
 @contextmanager

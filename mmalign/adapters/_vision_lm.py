@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmalign.adapters import _loading, _sequences, _tokens
 from mmalign.adapters._describe import seeing_view
 from mmalign.adapters._sequences import end_ids
-from mmalign.adapters._text_sampling import evaluating
+from mmalign.adapters._text_sampling import Answers, evaluating
 from mmalign.adapters._vision_attention import attended
 from mmalign.adapters._vision_batch import batch_inputs, row_data, row_key, units_of, with_media
 from mmalign.adapters._vision_config import VisionOptions
@@ -67,7 +67,7 @@ from mmalign.types import (
 _FILES = (*_loading.LANGUAGE_MODEL_FILES,)
 
 
-class VisionLM:
+class VisionLM(Answers):
     """Any `AutoModelForImageTextToText`.
 
     Data of a row, before `encode`: `ids` [T], `start` [1], `token.<name>` [T] and `row.<name>` (other outputs

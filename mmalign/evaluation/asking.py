@@ -29,7 +29,8 @@ from mmalign.types import UserError
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two models: its name, what makes it that model (JSON values), and the module."""
+    """One of the two models: its name, what its answers follow from besides the seed (JSON values: weights,
+    how it generates), and the module."""
 
     name: str
     origin: Mapping[str, Any]
@@ -97,7 +98,7 @@ class Asker:
         lines = path.read_text(encoding="utf-8", errors="surrogatepass").split("\n") if path.exists() else []
         rows = [row for row in map(_parsed, lines[:-1]) if row is not None]
         if lines and rows[:1] != [head]:
-            self.tell(f"{path}: holds answers of other weights or another seed; they are replaced")
+            self.tell(f"{path}: holds answers of other weights, settings or another seed; they are replaced")
             rows = []
         path.parent.mkdir(parents=True, exist_ok=True)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in [head, *rows[1:]])

@@ -33,7 +33,9 @@ class Block:
 @dataclass(frozen=True)
 class Measured:
     """A metric's figures. `sides` are "base" and "tuned", or "answers" of one prediction file; the first of
-    the `blocks` is of all items. `step` is that of the tuned model's weights, where known."""
+    the `blocks` is of all items. `step` is that of the tuned model's weights, where known; `answered` is how
+    both models answered (JSON values: temperature, top_p, max_new_tokens, stop, seed), None for answers of
+    files and of adapters that do not tell."""
 
     name: str
     words: str
@@ -42,6 +44,18 @@ class Measured:
     costs: tuple[str, ...]
     blocks: tuple[Block, ...]
     step: int | None = None
+    answered: Mapping[str, Any] | None = None
+
+    @property
+    def manner(self) -> str:
+        """How both models answered, in words; empty where that is not known."""
+        if self.answered is None:
+            return ""
+        drawn = f"sampled at temperature {self.answered['temperature']:g}"
+        if self.answered["top_p"] < 1:
+            drawn += f" from the likeliest {self.answered['top_p']:g}"
+        how = f"{drawn}, seed {self.answered['seed']}" if self.answered["temperature"] else "greedy"
+        return f"answers: {how}, at most {self.answered['max_new_tokens']} tokens"
 
     @property
     def whole(self) -> Block:
@@ -60,6 +74,7 @@ def measured(
     graded: Mapping[str, Sequence[Graded]],
     notes: Sequence[str] = (),
     step: int | None = None,
+    answered: Mapping[str, Any] | None = None,
 ) -> Measured:
     """All figures of the graded items of every side, in the order of groups as they first occur."""
     if not any(graded.values()):
@@ -85,6 +100,7 @@ def measured(
         tuple(sorted(metric.less_is_better)),
         tuple(blocks),
         step,
+        answered,
     )
 
 
@@ -131,7 +147,7 @@ def read(folder: Path) -> list[Measured]:
             blocks = tuple(_read_block(one) for one in tree.pop("blocks"))
             tree |= {key: tuple(map(str, tree[key])) for key in ("notes", "costs")}
             found.append(Measured(blocks=blocks, **tree))
-            _ = found[-1].whole
+            _ = found[-1].whole, found[-1].manner
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise UserError(
                 f"{path}: not a metric's results ({type(error).__name__}: {error}); evaluate again"

@@ -19,6 +19,8 @@ def benchmarks(found: Sequence[Measured]) -> Html | None:
         step = "" if one.step is None else f", tuned at step {one.step}"
         parts.append(element("h3", None, f"{one.name}{star} ({one.whole.num} items{step})"))
         parts.append(element("p", {"class": "hint"}, one.words))
+        if one.manner:
+            parts.append(element("p", {"class": "judge"}, one.manner.capitalize() + "."))
         parts.append(_table([one.whole], one))
         if len(one.blocks) > 1:
             head = element("summary", None, f"{one.name} by group")

@@ -70,7 +70,7 @@ def test_other_weights_other_answers(tmp_path: Path) -> None:
     Asker(Echo(), None, tmp_path, 4, 0).answers(side(), QUESTIONS)
     again, told = Echo(), list[str]()
     Asker(again, None, tmp_path, 4, 0, told.append).answers(side(step=2), QUESTIONS)
-    assert len(again.heard) == 10 and "other weights or another seed" in told[0]
+    assert len(again.heard) == 10 and "other weights, settings or another seed" in told[0]
 
 
 def test_a_changed_question_is_asked_again(tmp_path: Path) -> None:
