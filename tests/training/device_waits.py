@@ -8,6 +8,7 @@ entries are true, and sending without `non_blocking` are waits.
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import mmalign
+
+_PACKAGE = Path(mmalign.__file__).parent
 _READ = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_dim"}
 _ON_THE_CPU = {"likelihoods.py:unit_ratio"}  # code that reads values only where that costs nothing
 _READERS = {Tensor.tolist: "tolist", Tensor.cpu: "cpu", Tensor.numpy: "numpy"}
@@ -44,7 +48,7 @@ class Waits:
         return isinstance(value, Tensor) and value.untyped_storage()._cdata in self._there
 
     def add(self, operation: str) -> None:
-        frames = [f for f in traceback.extract_stack() if "/mmalign/" in f.filename]
+        frames = [f for f in traceback.extract_stack() if Path(f.filename).is_relative_to(_PACKAGE)]
         if not frames:  # a test's own
             self.places.append(operation)
             return
