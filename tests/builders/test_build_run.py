@@ -111,17 +111,17 @@ def test_any_number_of_processes_gives_the_same_files(
 
 
 @pytest.mark.parametrize("moment", ["before", "torn"])
-def test_a_kill_at_any_file_operation_loses_nothing(
-    tmp_path: Path, whole: dict[str, bytes], moment: Moment
-) -> None:
+def test_a_kill_at_any_file_operation_loses_nothing(tmp_path: Path, moment: Moment) -> None:
+    """Of two blocks, a whole one and one with a single prompt."""
     with pytest.MonkeyPatch.context() as patch:
         operations = record_operations(patch)
-        build(painted(tmp_path / "counted"), ALONE)
+        build(painted(tmp_path / "counted", num_prompts=3), ALONE)
+    whole = without_place(content(tmp_path / "counted"))
     tearable = ("write_bytes", "remove_tree")
     places = [k for k, name in enumerate(operations) if moment == "before" or name in tearable]
-    assert len(places) > 15
+    assert len(places) > 10
     for k in places:
-        config = painted(tmp_path / f"{k}")
+        config = painted(tmp_path / f"{k}", num_prompts=3)
 
         def killed(k: int = k, config: Any = config) -> None:
             with pytest.MonkeyPatch.context() as patch:

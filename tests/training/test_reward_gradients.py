@@ -68,9 +68,9 @@ def test_the_reward_rises_and_the_run_resumes_bit_for_bit(bench: Bench, name: st
         sections = {"data": {"heldout": 2}, "evaluation": {"grid": 0}}
         return config_of(bench, OBJECTIVES[name], f"{name}-{output}", train=train, **sections)
 
-    straight = run(part(6, "straight"))
-    run(part(4, "resumed"))
-    resumed = run(part(6, "resumed"))
+    straight = run(part(3, "straight"))
+    run(part(2, "resumed"))
+    resumed = run(part(3, "resumed"))
     same_files(straight / "final", resumed / "final")
     assert losses(straight) == losses(resumed)
     heldout = [line["heldout/reward"] for line in metrics(straight) if "heldout/reward" in line]

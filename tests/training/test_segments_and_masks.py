@@ -74,7 +74,7 @@ def config(folder: Path, kind: str, output: str, **sections: Any) -> RunConfig:
         "data": {"source": "jsonl", "path": str(folder / f"{kind}.jsonl")},
         "objective": {"name": "densedpo" if kind == "clips" else "dpo", "beta": 2000},
         "lora": {"rank": 4},
-        "train": {"steps": 3, "batch": 4, "lr": 1e-3},
+        "train": {"steps": 2, "batch": 4, "lr": 1e-3},
         "log": {"every": 1, "progress": False},
         "cache": str(folder / "cache"),
         "output": str(folder / output),
@@ -95,9 +95,9 @@ def test_segments_train_from_ln_2_and_go_on(folder: Path) -> None:
     assert found[0] == pytest.approx(math.log(2), abs=1e-6)
     assert all(math.isfinite(loss) for loss in found) and found[1] != found[0]
     assert metrics(whole)[0]["segments"] == pytest.approx((2 + 1 + 1 + 2) / 4)
-    run(config(folder, "clips", "parts", train={"steps": 2}))
+    run(config(folder, "clips", "parts", train={"steps": 1}))
     parts = run(config(folder, "clips", "parts"))
-    assert largest_gap(weights(whole, 3), weights(parts, 3)) == 0.0
+    assert largest_gap(weights(whole, 2), weights(parts, 2)) == 0.0
 
 
 def test_one_segment_of_every_clip_is_dpo(folder: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_white_mask_is_none(folder: Path) -> None:
 
 def test_encoded_rows_bring_their_masks_again(folder: Path) -> None:
     """A second run finds every row encoded and decodes no picture, but reads the masks."""
-    sections: dict[str, Any] = {"cache": str(folder / "again"), "train": {"steps": 2}}
+    sections: dict[str, Any] = {"cache": str(folder / "again")}
     first = run(config(folder, "pictures", "first", **sections))
     second = run(config(folder, "pictures", "second", **sections))
     assert largest_gap(weights(first, 2), weights(second, 2)) == 0.0

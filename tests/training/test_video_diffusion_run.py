@@ -79,7 +79,7 @@ def config(folder: Path, family: str, output: str, **sections: Any) -> RunConfig
         "data": {"source": "video_dpo", "path": str(folder), "alpha": 1.0},
         "objective": {"name": "dpo", "beta": 5000},
         "lora": {"rank": 4},
-        "train": {"steps": 5, "batch": 3, "lr": 1e-3},
+        "train": {"steps": 3, "batch": 3, "lr": 1e-3},
         "log": {"every": 1, "progress": False},
         "cache": str(folder / "cache"),
         "output": str(folder / output),
@@ -94,11 +94,11 @@ def config(folder: Path, family: str, output: str, **sections: Any) -> RunConfig
 
 @pytest.mark.parametrize("family", SIZES)
 @pytest.mark.parametrize("lora", [None, {"rank": 4}])
-def test_five_steps_start_at_ln_2_and_leave_upstream_weights(folder: Path, family: str, lora: Any) -> None:
+def test_three_steps_start_at_ln_2_and_leave_upstream_weights(folder: Path, family: str, lora: Any) -> None:
     output = run(config(folder, family, f"{family}-{lora is None}", lora=lora, train={"lr": 1e-4}))
     found = losses(output)
     assert found[0] == pytest.approx(math.log(2), abs=1e-6)
-    assert len(found) == 5 and all(math.isfinite(loss) for loss in found)
+    assert len(found) == 3 and all(math.isfinite(loss) for loss in found)
     assert all(one != other for one, other in pairwise(found))
     base = tiny.denoiser(tiny.load(folder / family))
     before = {name: value.clone() for name, value in base.state_dict().items()}
@@ -146,9 +146,9 @@ def test_rare_pairs_count_more(folder: Path) -> None:
 
 
 def test_a_stopped_run_goes_on_with_equal_bits(folder: Path) -> None:
-    whole = run(config(folder, "wan", "whole", train={"steps": 3}))
+    whole = run(config(folder, "wan", "whole"))
     run(config(folder, "wan", "parts", train={"steps": 2}))
-    parts = run(config(folder, "wan", "parts", train={"steps": 3}))
+    parts = run(config(folder, "wan", "parts"))
     assert largest_gap(weights(whole, 3), weights(parts, 3)) == 0.0
     same_files(whole / "final", parts / "final")
 
