@@ -3,7 +3,8 @@
 Answers stand in evaluation/metrics/SET/answers.SIDE.jsonl of a run folder: a first line that says whose they
 are, then one per question with the digest of what was asked. A question of which the file holds the answer
 is not asked again, so an evaluation that was killed goes on in the middle. The media of a question count by
-the names and sizes of their files: another picture of the same name has another size.
+what their files hold (media.json beside the answers keeps it): another picture under the same name is asked
+about, and the same one in another folder is not.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmalign.clips import Frames
 from mmalign.data._digest import digest
-from mmalign.data._paths import File, folder_of, locate
+from mmalign.data._paths import File
 from mmalign.data._prompts import decode_prompts
+from mmalign.evaluation._media_content import MediaContent
 from mmalign.evaluation.compare import Answering, Switch, answers
 from mmalign.metrics._changes import changed
 from mmalign.metrics._measured import FOLDER
@@ -55,24 +58,35 @@ class Asker:
             found |= self._of_set(side, asks, [one for one in questions if one.asks == asks])
         return found
 
+    @cached_property
+    def _media(self) -> MediaContent:
+        return MediaContent(self.folder / "evaluation" / FOLDER / "media.json")
+
     def _of_set(self, side: Side, asks: str, questions: Sequence[Question]) -> dict[str, str]:
         path = self.folder / "evaluation" / FOLDER / asks / f"answers.{side.name}.jsonl"
         kept = self._kept(path, side)
-        keys = {one.id: _key(one) for one in questions}
-        missing = [one for one in questions if keys[one.id] not in kept]
+        missing = [one for one in questions if not kept or _key(one, self._media) not in kept]
         if len(missing) < len(questions):
             self.tell(
                 f"{asks}: {len(questions) - len(missing)} of {len(questions)} answers of {side.name} are kept"
             )
+        try:
+            self._ask(side, missing, path, kept)
+        finally:
+            self._media.save()
+        return {one.id: kept[_key(one, self._media)] for one in questions}
+
+    def _ask(self, side: Side, questions: Sequence[Question], path: Path, kept: dict[str, str]) -> None:
+        """Answer questions batch by batch, into the file and into `kept`."""
         with path.open("a", encoding="utf-8", errors="surrogatepass") as file:
-            for start in range(0, len(missing), self.batch):
-                part = missing[start : start + self.batch]
+            for start in range(0, len(questions), self.batch):
+                part = questions[start : start + self.batch]
                 for one, text in zip(part, self._answered(side, part), strict=True):
-                    kept[keys[one.id]] = text
-                    row = {"id": one.id, "asked": keys[one.id], "answer": text}
+                    key = _key(one, self._media)  # what it shows was just decoded, and is read fast
+                    kept[key] = text
+                    row = {"id": one.id, "asked": key, "answer": text}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
                 file.flush()
-        return {one.id: kept[keys[one.id]] for one in questions}
 
     def _answered(self, side: Side, questions: Sequence[Question]) -> list[str]:
         try:
@@ -108,22 +122,19 @@ class Asker:
         return {str(row["asked"]): str(row["answer"]) for row in rows[1:]}
 
 
-def _key(question: Question) -> str:
-    """What the answer to a question is kept by."""
-    files = [part.data for turn in question.turns for part in turn.parts if isinstance(part.data, File)]
-    sizes = [[_size(file) for file in files]] if files else []
-    return digest(question.id, question.turns, question.change, *sizes)
-
-
-def _size(file: File) -> int | None:
-    """Bytes of a file, or of all in a folder of frames; None where nothing can be read, which is told when it
-    is asked about."""
-    try:
-        folder = folder_of(file)
-        found = [locate(file)] if folder is None else list(folder.iterdir())
-        return sum(path.stat().st_size for path in found)
-    except (OSError, UserError):
-        return None
+def _key(question: Question, media: MediaContent) -> str:
+    """What the answer to a question is kept by: its words, and what its media hold."""
+    turns = [
+        replace(
+            turn,
+            parts=tuple(
+                replace(part, data=media.shown(part.data)) if isinstance(part.data, File) else part
+                for part in turn.parts
+            ),
+        )
+        for turn in question.turns
+    ]
+    return digest(question.id, turns, question.change)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Answers are kept as they come: a killed evaluation goes on, and nothing is generated twice."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mmalign.clips import Clip
+from mmalign.clips import Clip, Frames
+from mmalign.data._paths import File, RatedFile
+from mmalign.data._video_parts import CutFile
+from mmalign.evaluation._media_content import MediaContent
 from mmalign.evaluation.asking import Asker, Side
 from mmalign.metrics._changes import changed
 from mmalign.metrics._reading import asked, medium
@@ -82,20 +86,82 @@ def test_a_changed_question_is_asked_again(tmp_path: Path) -> None:
 
 
 def seen(folder: Path, name: str) -> Question:
-    return Question(name, asked(medium("image", str(folder), f"{name}.png"), f"about {name}"), "seeing")
+    suffix = "bmp" if (folder / f"{name}.bmp").exists() else "png"
+    return Question(name, asked(medium("image", str(folder), f"{name}.{suffix}"), f"about {name}"), "seeing")
+
+
+def heard(run: Path, *questions: Question) -> list[str]:
+    """What a model is asked of these, given what is kept in a run folder."""
+    echo = Echo()
+    Asker(echo, Frames(count=2), run, 4, 0, lambda line: None).answers(side(), questions)
+    return echo.heard
 
 
 def test_another_picture_of_the_same_name_is_asked_about(tmp_path: Path) -> None:
-    """As in another folder of them, or a better copy."""
-    folders = [tmp_path / "small", tmp_path / "large"]
-    for folder, size in zip(folders, (4, 9), strict=True):
+    """As in another folder of them, if its file is as large; the same one elsewhere is not."""
+    folders = [tmp_path / name for name in ("red", "blue")]
+    for folder in folders:
         folder.mkdir()
-        Image.new("RGB", (size, size), "red").save(folder / "a.png")
-        Image.new("RGB", (4, 4), "red").save(folder / "b.png")
-    for folder, heard in ((folders[0], ["about a", "about b"]), (folders[1], ["about a"]), (folders[1], [])):
-        echo = Echo()
-        Asker(echo, None, tmp_path, 4, 0).answers(side(), [seen(folder, "a"), seen(folder, "b")])
-        assert echo.heard == heard
+        Image.new("RGB", (4, 4), folder.name).save(folder / "a.bmp")
+        Image.new("RGB", (4, 4), "red").save(folder / "b.bmp")
+    assert len({path.stat().st_size for folder in folders for path in folder.iterdir()}) == 1
+    red, blue = ([seen(folder, "a"), seen(folder, "b")] for folder in folders)
+    assert heard(tmp_path, *red) == ["about a", "about b"]
+    assert heard(tmp_path, *blue) == ["about a"] and heard(tmp_path, *blue, *red) == []
+    moved = folders[0].rename(tmp_path / "moved")
+    assert heard(tmp_path, seen(moved, "a"), seen(moved, "b")) == []
+    (moved / "a.bmp").rename(moved / "c.bmp")  # two files change their names
+    (moved / "b.bmp").rename(moved / "a.bmp")
+    (moved / "c.bmp").rename(moved / "b.bmp")
+    assert heard(tmp_path, seen(moved, "a")) == []  # both are red
+    Image.new("RGB", (4, 4), "green").save(moved / "a.bmp")
+    assert heard(tmp_path, seen(moved, "a")) == ["about a"]
+
+
+def test_frames_count_in_their_order(tmp_path: Path) -> None:
+    place = tmp_path / "clip"
+    place.mkdir()
+    for number, colour in enumerate(("red", "blue", "green")):
+        Image.new("RGB", (4, 4), colour).save(place / f"{number}.bmp")
+
+    def shown(file: File) -> Question:
+        return Question("q", asked(Part("video", file), "what?"), "clips")
+
+    whole = shown(File(str(tmp_path), "clip"))
+    assert heard(tmp_path, whole) == ["what?"] and heard(tmp_path, whole) == []
+    for number in (2, 1, 0):
+        (place / f"{number}.bmp").rename(place / f"{number + 7}.bmp")
+    assert heard(tmp_path, whole) == []  # the same frames in the same order
+    (place / "7.bmp").rename(place / "99.bmp")
+    assert heard(tmp_path, whole) == ["what?"]
+    root = str(tmp_path)
+    for other in (RatedFile(root, "clip", 9.0), CutFile(root, "clip", 0.04), CutFile(root, "clip", 0, 0.05)):
+        assert heard(tmp_path, shown(other)) == ["what?"] and heard(tmp_path, shown(other)) == []
+
+
+def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
+    picture, kept = tmp_path / "a.png", tmp_path / "media.json"
+    Image.new("RGB", (4, 4), "red").save(picture)
+    file = File(str(tmp_path), "a.png")
+    first = MediaContent(kept)
+    found = first.shown(file)
+    first.save()
+    assert not kept.exists()  # it was written just now, and may be again within a tick of its clock
+    os.utime(picture, (10**9, 10**9))
+    again = MediaContent(kept)
+    assert again.shown(file) == found
+    again.save()
+    ((path, (state, _)),) = json.loads(kept.read_text()).items()
+    kept.write_text(json.dumps({path: [state, "known"]}))
+    assert MediaContent(kept).shown(file) == (False, "known", None)  # nothing was read
+    Image.new("RGB", (4, 4), "blue").save(picture)
+    os.utime(picture, (10**9, 10**9))
+    assert MediaContent(kept).shown(file) not in (found, (False, "known", None))
+    picture.unlink()
+    assert MediaContent(kept).shown(file) == (True, "a.png", None)
+    for broken in ("{", "[]", '{"a": 3}'):
+        kept.write_text(broken)
+        assert MediaContent(kept).shown(file) == (True, "a.png", None)
 
 
 def test_a_picture_that_cannot_be_read_is_named_with_its_question(tmp_path: Path) -> None:
