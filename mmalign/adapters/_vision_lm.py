@@ -199,8 +199,7 @@ class VisionLM(Answers):
             rules = replace(self.reader.rules, limit=self.config.max_length)
             digest.update(_tokens.fingerprint(self.processor, rules, "pillow", "torchvision").encode())
             frames = "" if self.frames is None else _fingerprint_of(self.frames)
-            budget = [self.config.min_pixels, self.config.max_pixels, self.config.max_tiles]
-            settings = [self.config.plain_prompts, *budget, frames]
+            settings = [self.config.plain_prompts, frames]  # bounds on pictures are in the processor's files
             digest.update(json.dumps(settings).encode())
             if self.keeps != "pixels":
                 frozen = ("vision", "projector") if self.keeps == "features" else ("vision",)

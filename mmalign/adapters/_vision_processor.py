@@ -45,7 +45,7 @@ class Memo:
         out: Mapping[str, Any] = (self._halves["image"].last if images else None) or {}
         if "rows" in out:
             found = zip(out["rows"][0], out["cols"][0], strict=True)
-            return [int(rows) * int(columns) + 1 if rows else 1 for rows, columns in found]
+            return [int(rows) * int(columns) + 1 for rows, columns in found]  # a whole one is 0 by 0
         if images and "num_patches" not in out:
             return []
         cuts = iter(out.get("num_patches", ()))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Literal
 
 import torch
@@ -109,7 +110,9 @@ class Reader:
         _tokens.refuse_text(begun, where, self.rules.banned)
         _, text, turns = self._prompt(prompt, where)
         memo, full = Memo(self.processor), text + begun
-        if turns is not None and begun.strip():
+        if turns is None:
+            self._refuse_parts([*_parts(prompt), Part("text", begun)], where)
+        elif begun.strip():
             turns = [*turns, {"role": "assistant", "content": [{"type": "text", "text": begun}]}]
             rendered = _tokens.render(self.processor, turns, where, answer=True)
             full = _tokens.begun_text(rendered, text, begun, where)
@@ -131,19 +134,23 @@ class Reader:
             return [{"role": m.speaker, "content": self._contents(m.parts, where)} for m in prompt]
         if self.plain == "raw":
             return None
-        parts = tuple(part for message in prompt for part in message.parts)
-        return [{"role": "user", "content": self._contents(parts, where)}]
+        return [{"role": "user", "content": self._contents(_parts(prompt), where)}]
 
     def _contents(self, parts: Sequence[Part], where: str) -> list[dict[str, str]]:
-        contents: list[dict[str, str]] = []
-        for part in parts:
-            if part.kind == "text":
-                _tokens.refuse_text(part.data, where, self.rules.banned)
-                contents.append({"type": "text", "text": part.data})
+        self._refuse_parts(parts, where)
+        return [
+            {"type": "text", "text": part.data} if part.kind == "text" else {"type": part.kind}
+            for part in parts
+        ]
+
+    def _refuse_parts(self, parts: Sequence[Part], where: str) -> None:
+        """Raise UserError for media that are not read and for text no tokenizer should see, which may also
+        arise where two texts meet."""
+        for kind, some in groupby(parts, key=lambda part: part.kind):
+            if kind == "text":
+                _tokens.refuse_text("".join(part.data for part in some), where, self.rules.banned)
             else:
-                self._refuse_kind(part, where)
-                contents.append({"type": part.kind})
-        return contents
+                self._refuse_kind(next(some), where)
 
     def _refuse_kind(self, part: Part, where: str) -> None:
         if part.kind not in self.media:
@@ -161,17 +168,12 @@ class Reader:
             turns = in_order(self.processor, turns, self.markers, where)
             text = _tokens.render(self.processor, turns, where, answer=False)
         else:
-            text = "".join(self._raw(part, where) for m in prompt for part in m.parts)
+            parts = _parts(prompt)
+            self._refuse_parts(parts, where)
+            text = "".join(part.data if part.kind == "text" else self.markers[part.kind] for part in parts)
         media = _media(prompt)
         refuse_count(text, [part.kind for part in media], self.markers, where)
         return (text, tuple(id(part.data) for part in media)), text, turns
-
-    def _raw(self, part: Part, where: str) -> str:
-        if part.kind == "text":
-            _tokens.refuse_text(part.data, where, self.rules.banned)
-            return str(part.data)
-        self._refuse_kind(part, where)
-        return self.markers[part.kind]
 
     def _answered(
         self, memo: Memo, example: Example, prompt: str, turns: list[Turn] | None, where: str
@@ -183,6 +185,7 @@ class Reader:
         if not answer.strip():
             raise UserError(f"{where}: the response is empty; remove the row or fill it")
         if turns is None:
+            self._refuse_parts([*_parts(example.prompt), Part("text", answer)], where)
             full, open_ended = prompt + answer, True
         else:
             turns = [*turns, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
@@ -229,8 +232,12 @@ class Reader:
         return Seen(tokens.ids, tokens.start, tokens.cut, per_token, found.others, found.units)
 
 
+def _parts(prompt: Sequence[Message]) -> list[Part]:
+    return [part for message in prompt for part in message.parts]
+
+
 def _media(prompt: Sequence[Message]) -> list[Part]:
-    return [part for message in prompt for part in message.parts if part.kind != "text"]
+    return [part for part in _parts(prompt) if part.kind != "text"]
 
 
 def _without_end(found: _Processed) -> _Processed:

@@ -11,6 +11,7 @@ from tiny_vlm import build_vlm, clip, looking, picture, vlm_pair
 from transformers import AutoProcessor
 
 from mmalign.adapters._vision_lm import VisionLM
+from mmalign.adapters._vision_loading import limit_pixels
 from mmalign.adapters._vision_parts import core_of
 from mmalign.data._cache import TensorCache
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError
@@ -134,6 +135,10 @@ def test_pixel_bounds(vlm_folders: dict[str, Path]) -> None:
     assert tight.fingerprint() != build_vlm(vlm_folders["qwen2_5_vl"]).fingerprint()
     with pytest.raises(UserError, match="resizes to a fixed size"):
         build_vlm(vlm_folders["llava"], max_pixels=100)
+    pictures = tight.processor.image_processor
+    pictures.min_pixels, pictures.max_pixels = 8, 9999  # older releases kept, and read, names of their own
+    limit_pixels(tight.processor, 64, 256)
+    assert (pictures.min_pixels, pictures.max_pixels) == (64, 256)
 
 
 def test_what_is_kept_does_not_outlive_the_libraries_that_made_it(

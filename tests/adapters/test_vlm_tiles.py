@@ -46,6 +46,13 @@ def test_fewer_tiles_take_fewer_places(folders: dict[str, Path], family: str, tm
     assert float((mine - theirs).abs().max()) <= 2e-6
 
 
+@pytest.mark.parametrize("family", TILED)
+def test_a_bound_above_the_checkpoints_own_changes_nothing(folders: dict[str, Path], family: str) -> None:
+    prompt = vlm_pair("x", (picture(1, (300, 100)),)).examples["chosen"][0].prompt
+    free, many = (build_vlm(folders[family], max_tiles=most) for most in (None, 100))
+    assert many.media_tokens([prompt]) == free.media_tokens([prompt])
+
+
 def test_what_cannot_be_bounded_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="cuts no pictures into tiles"):
         build_vlm(folders["llava"], max_tiles=2)
