@@ -1,5 +1,6 @@
 """The benchmark on the built-in model of pictures: its questions, its controls, its plan and its tables."""
 
+import json
 import random
 import sys
 from collections.abc import Mapping
@@ -20,13 +21,15 @@ import shapes_vlm  # noqa: E402
 from _exchanged import ExchangedPairs  # noqa: E402
 
 from mmalign.adapters.vlm import Vlm  # noqa: E402
+from mmalign.builders import mia_dpo  # noqa: E402
+from mmalign.builders._drift import Limits  # noqa: E402
 from mmalign.shapes.judge_sight import read_picture  # noqa: E402
 from mmalign.shapes.judges import CaptionJudge  # noqa: E402
 from mmalign.shapes.sight_text import parse_question  # noqa: E402
-from mmalign.shapes.sights import sample_sight  # noqa: E402
+from mmalign.shapes.sights import render_sight, sample_sight  # noqa: E402
 from mmalign.shapes.sources import CaptionPairs  # noqa: E402
 from mmalign.shapes.tiny_qwen_vl import VLM_FOLDER, load_vlm  # noqa: E402
-from mmalign.types import Message, Part  # noqa: E402
+from mmalign.types import Attended, Message, Part  # noqa: E402
 
 
 def pictures_of(prompt: tuple[Message, ...]) -> list[Any]:
@@ -76,8 +79,73 @@ def test_a_wrong_number_is_that_of_another_picture() -> None:
     turn = {"role": "user", "content": [{"type": "text", "text": "\nIn Image2, is there a red star?"}]}
     row = {"id": "a", "prompt": [turn], "chosen": "yes", "rejected": "no"}
     wrong = _several._with_wrong_number({**row, "built": {"pictures": 2, "target": 2}})
-    assert wrong["prompt"][0]["content"][0]["text"] == "\nIn Image1, is there a red star?"  # type: ignore[index]
+    assert wrong["prompt"][0]["content"][0]["text"] == "\nIn Image1, is there a red star?"
     assert (wrong["chosen"], wrong["rejected"]) == ("yes", "no")
+
+
+def pair(name: str, chosen: str, share: float, **more: Any) -> dict[str, Any]:
+    rejected = "no" if chosen == "yes" else "yes"
+    told = {"pictures": 2, "target": 1, "share": share, **more}
+    return {"id": name, "chosen": chosen, "rejected": rejected, "built": told}
+
+
+def test_pairs_are_balanced_after_those_that_looked_are_gone(tmp_path: Path) -> None:
+    rows = [pair(f"n{at}", "no", 0.1 * at) for at in range(1, 9)]
+    rows += [pair(f"y{at}", "yes", 0.3 * at) for at in range(1, 4)]
+    folder = tmp_path / "mia-taught-questions"
+    folder.mkdir()
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    even, drifted = (
+        _several._read(_several.built_pairs("taught", built, tmp_path / "heldout"))
+        for built in ("even", "even, drifted")
+    )
+    assert [row["chosen"] for row in even] == ["yes", "no"] * 3
+    assert len(drifted) == 2 and drifted[0]["id"] == "y1"  # 0.3; below 1/2 is only one yes
+    assert drifted[1]["id"] in {"n1", "n2", "n3", "n4"}
+
+
+def test_a_thing_is_elsewhere_if_a_picture_beside_the_target_shows_it(tmp_path: Path) -> None:
+    sights = [sample_sight("training", 7, number) for number in range(2)]
+    content: list[dict[str, str]] = []
+    for place, sight in enumerate(sights):
+        render_sight(sight).save(tmp_path / f"{place}.png")
+        content += [{"type": "image", "image": f"{place}.png"}]
+    only = next(thing for thing in sights[1].things if thing not in sights[0].things)
+    text = {"type": "text", "text": f"\nIn Image1, is there {only.phrase}?"}
+    row = {"prompt": [{"content": [*content, text]}], "built": {"target": 1}}
+    assert _several._is_elsewhere(row, tmp_path)
+    there = {"type": "text", "text": f"\nIn Image2, is there {only.phrase}?"}
+    assert not _several._is_elsewhere(
+        {"prompt": [{"content": [*content, there]}], "built": {"target": 2}}, tmp_path
+    )
+
+
+def test_the_other_answer_is_rejected_whatever_the_model_says() -> None:
+    builder = _several.BothAnswers(layouts=("sequence",), sequence=Limits((2,), (1.0,)), min_perplexity=1.0)
+    question = mia_dpo._Question("sequence", 2, 0, (), (), "yes")
+    maps = (torch.full((4,), 0.9), torch.full((4,), 0.1))
+    for said in ("yes", "no"):
+        found = Attended(Part("text", said), torch.tensor([0.9]), maps, (None, None))
+        (made,) = builder._selected(question, found).rows
+        assert made.answers == {"chosen": Part("text", "yes"), "rejected": Part("text", "no")}
+        assert made.told["said"] == said and made.told["share"] == 0.9
+
+
+def test_attention_is_compared_between_right_and_wrong_answers(tmp_path: Path) -> None:
+    rows = [
+        pair(f"{count}{at}", "yes", share, said=said) | {"built": {**base, "pictures": count}}
+        for count in (2, 3, 4)
+        for at, (share, said) in enumerate([(0.9, "yes"), (0.4, "yes"), (0.5, "no")])
+        for base in ({"share": share, "said": said},)
+    ]
+    folder = tmp_path / "mia-taught-any"
+    folder.mkdir()
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = _several.attention("taught", tmp_path / "heldout")
+    assert told["2"] == {
+        "questions": 3, "wrong": 1, "share of right": 0.65, "share of wrong": 0.5, "larger": 0.5, "above": 1,
+    }  # fmt: skip
+    assert "| 2 | 3 | 1 | 65.0% | 50.0% | 50.0% | 1 |" in _vlm_table.looked(told)
 
 
 def test_the_taught_model_learns_what_the_adapter_scores() -> None:
@@ -135,9 +203,12 @@ def test_among_several_the_change_is_from_what_the_run_started_from() -> None:
     cells = [asked("several: taught", None, [1, 0, 0, 1, 0, 0])]
     cells += [asked("several: built-in", None, [0] * 6)]
     cells += [asked("several: mia_dpo", 1e-4, [1, 1, 0, 1, 1, 0])]
+    cells[0]["leaning"], cells[2]["leaning"] = [3.0, -1.0, -1.0, 3.0, -1.0, -1.0], [2.0] * 6
     lines = _vlm_table.among(cells, _vlm_runs.ARMS).splitlines()
     assert [line.split(" |")[0] for line in lines[2:]] == ["| taught", "| mia_dpo"]
+    assert lines[2].endswith("| +3.00 | -1.00 |")
     assert "| 100% | 100% | 0% | +33.3 [" in lines[3]
+    assert lines[3].endswith("| -1.00 [-1.00, -1.00] | +3.00 [+3.00, +3.00] |")
 
 
 def test_the_rate_is_the_lowest_of_the_best_on_validation_scenes(tmp_path: Path) -> None:
@@ -145,7 +216,7 @@ def test_the_rate_is_the_lowest_of_the_best_on_validation_scenes(tmp_path: Path)
     (dpo,) = (arm for arm in _vlm_runs.ARMS if arm.name == "dpo")
     assert bench.rate(dpo) is None
     for rate, right in ((1e-3, 0.5), (5e-4, 1.0), (1e-4, 1.0)):
-        bench._write({"run": "dpo", "seed": 0, "split": "validation", "lr": rate} | scored(right))
+        bench.write({"run": "dpo", "seed": 0, "split": "validation", "lr": rate} | scored(right))
     assert bench.rate(dpo) == 1e-4
     again = shapes_vlm.Bench(tmp_path / "cells.jsonl", tmp_path)
     (shuffled,) = (arm for arm in _vlm_runs.ARMS if arm.name == "dpo, labels shuffled")

@@ -11,6 +11,7 @@ from _seeing import SEED, Asked, Prompt, seeing_prompts
 from torch import nn
 
 from mmalign.builders._collages import several, shown
+from mmalign.shapes.judges import CaptionJudge
 from mmalign.shapes.sight_text import DESCRIBE_PICTURE, Question, ask, caption_of
 from mmalign.shapes.sights import ALL_THINGS, Sight, Split, Thing, companion_of, render_sight, sample_sight
 from mmalign.types import Adapter, Example, Message, Part, PreferenceSample
@@ -109,6 +110,14 @@ def margins(
         if name == "with":
             found["right"] = [round(value, 4) for value in right]
     return found
+
+
+def leanings(adapter: Adapter, model: nn.Module, listed: Sequence[Asked]) -> list[float]:
+    """log p(right) - log p(wrong) in nats of yes and no to questions on presence."""
+    prompts = [one.prompt for one in listed]
+    yes, no = (_log_likelihoods(adapter, model, prompts, [answer] * len(prompts)) for answer in ("yes", "no"))
+    signs = [2 * CaptionJudge().score(one.judged, Part("text", "yes"))["presence"] - 1 for one in listed]
+    return [round(sign * (a - b), 4) for sign, a, b in zip(signs, yes, no, strict=True)]
 
 
 def _text_only(prompt: Prompt) -> Prompt:

@@ -75,3 +75,6 @@ recall rises from 4 % to that of a model that takes any of the pictures, and pre
 The rows at a rate of 3e-5, with as many yes as no, and of dpo + sft on the untaught model were added when the
 others had been read.
 """
+ATTENTION = """\
+Attention on the picture asked about, at the middle layer, of 2,400 of these questions:
+"""

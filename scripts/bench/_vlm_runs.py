@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from _seeing import Asked
 from _several import Built, built_pairs, taught
-from _vlm_asked import among_several, margins, one_picture, right_and_wrong
+from _vlm_asked import among_several, leanings, margins, one_picture, right_and_wrong
 
 from mmalign import api
 from mmalign.shapes.judges import CaptionJudge
@@ -25,7 +25,8 @@ SHUFFLED = "data.flip=0.5"
 SEGMENTS = "transforms=[{name: segment_weights, gamma: 3.0, normalise: false}]"
 ANCHORED = "objective=[{name: dpo, beta: 0.1}, {name: sft, weight: 0.1, reduction: token_mean}]"
 SINGLE = "data={source: '_single:SingleRows', captions: false, num: 2400}"
-MIA = "several: mia_dpo"
+EVEN, ANY = "several: mia_dpo, as many yes as no", "several: any answer"
+HIGHER = "train.lr=1.0e-4"
 BASE = "base"
 Start = Literal["built-in", "taught"]
 Cell = dict[str, Any]
@@ -53,6 +54,11 @@ class Arm:
     def several(self) -> bool:
         """Whether it is asked about one picture among several, too."""
         return self.name.startswith("several")
+
+    @property
+    def swept(self) -> bool:
+        """Whether rates are tried for it: neither another one's nor a rate of its own is set."""
+        return self.rate_of is None and HIGHER not in self.changes
 
     @property
     def base(self) -> str:
@@ -86,13 +92,19 @@ ARMS = (
     Arm("rdpo", "rdpo", rate_of="dpo"),
     Arm("alpha_dpo", "alpha_dpo", rate_of="dpo"),
     Arm("dmpo", "dmpo", rate_of="dpo"),
-    Arm("several: mia_dpo", "dpo", (ANCHORED,), 3, None, "taught", "questions"),
-    Arm("several: sft, one picture", "sft", (SINGLE,), 3, MIA, "taught"),
-    Arm("several: dpo + sft, one picture", "dpo", (ANCHORED,), 3, MIA, "taught"),
-    Arm("several: mia_dpo, lower rate", "dpo", (ANCHORED, "train.lr=3.0e-5"), 1, None, "taught", "questions"),
-    Arm("several: mia_dpo, as many yes as no", "dpo", (ANCHORED,), 1, MIA, "taught", "balanced"),
-    Arm("several: mia_dpo, wrong numbers", "dpo", (ANCHORED,), 1, MIA, "taught", "wrong numbers"),
-    Arm("several: sft on mia_dpo's chosen", "sft", (), 1, MIA, "taught", "questions"),
+    Arm("several: mia_dpo", "dpo", (ANCHORED,), 1, None, "taught", "questions"),
+    Arm("several: mia_dpo, higher rate", "dpo", (ANCHORED, HIGHER), 1, None, "taught", "questions"),
+    Arm(EVEN, "dpo", (ANCHORED,), 3, None, "taught", "even"),
+    Arm(f"{EVEN}, higher rate", "dpo", (ANCHORED, HIGHER), 1, None, "taught", "even"),
+    Arm(f"{EVEN}, drifted", "dpo", (ANCHORED,), 1, EVEN, "taught", "even, drifted"),
+    Arm(f"{EVEN}, wrong numbers", "dpo", (ANCHORED,), 3, EVEN, "taught", "even, wrong numbers"),
+    Arm(f"{EVEN}, elsewhere", "dpo", (ANCHORED,), 3, None, "taught", "even, elsewhere"),
+    Arm("several: sft on the even ones' chosen", "sft", (), 1, EVEN, "taught", "even"),
+    Arm(ANY, "dpo", (ANCHORED,), 3, None, "taught", "any"),
+    Arm(f"{ANY}, drifted", "dpo", (ANCHORED,), 1, ANY, "taught", "any, drifted"),
+    Arm(f"{ANY}, elsewhere", "dpo", (ANCHORED,), 3, None, "taught", "any, elsewhere"),
+    Arm("several: sft, one picture", "sft", (SINGLE, HIGHER), 3, None, "taught"),
+    Arm("several: dpo + sft, one picture", "dpo", (ANCHORED, HIGHER), 3, None, "taught"),
     Arm("several: mia_dpo with captions", "dpo", (ANCHORED,), 1, None, "taught", "mixed"),
     Arm("several: mia_dpo with captions, untaught", "dpo", (ANCHORED,), 1, None, "built-in", "mixed"),
     Arm("several: dpo + sft, one picture, untaught", "dpo", (ANCHORED,), 1, None),
@@ -121,8 +133,8 @@ def trained(arm: Arm, seed: int, lr: float | None, steps: int | None, folder: Pa
 
 
 def figures(run: FinishedRun, base: bool, split: Split, count: int, several: bool) -> Scores:
-    """Everything that is asked of one model, prompt by prompt. Likelihoods are for held-out scenes and models
-    that are asked about one picture alone."""
+    """Everything that is asked of one model, prompt by prompt. Likelihoods are for held-out scenes: of
+    captions of one picture, or of yes and no about one among several."""
     asked = one_picture(split, count) | (among_several(split, count) if several else {})
     found: Scores = {}
     with torch.no_grad(), (run.base if base else run.tuned)() as model:
@@ -132,7 +144,9 @@ def figures(run: FinishedRun, base: bool, split: Split, count: int, several: boo
                 str(one.data) for one in run.adapter.generate(model, [one.prompt for one in listed], seeds)
             ]
             found |= judged(listed, answers, prefix)
-        if split == "heldout" and not several:
+        if split == "heldout" and several:
+            found["leaning"] = leanings(run.adapter, model, asked["several "])
+        elif split == "heldout":
             found |= margins(run.adapter, model, right_and_wrong(split, count))
     return found
 

@@ -1,11 +1,11 @@
 """The tables of shapes_vlm.py, written from its finished runs."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from _intervals import Range, Rows, changes, interval, points
 from _vlm_asked import COUNTS
-from _vlm_remarks import ABOUT, AGAINST, REMARKS, SEVERAL
+from _vlm_remarks import ABOUT, AGAINST, ATTENTION, REMARKS, SEVERAL
 from _vlm_runs import BASE, Arm, Cell
 
 SHARES = {
@@ -24,6 +24,8 @@ AMONG = {
     "caption hallucinates": "name an absent thing, one picture",
 }
 
+LEANS = "nats to the right, base right", "nats to the right, base wrong"
+
 
 def page(cells: Sequence[Cell], arms: Sequence[Arm], used: str) -> str:
     """The whole page."""
@@ -35,6 +37,10 @@ def page(cells: Sequence[Cell], arms: Sequence[Arm], used: str) -> str:
     parts += ["## Against dpo", AGAINST.rstrip(), against(cells, arms, "dpo")]
     if any(arm.several and _runs(cells, arm.name) for arm in arms):
         parts += ["## One picture among several", SEVERAL.rstrip(), among(cells, arms)]
+        parts += [
+            ATTENTION.rstrip(),
+            *(looked(cell["by pictures"]) for cell in cells if "by pictures" in cell),
+        ]
     if any(c["split"] == "validation" for c in cells):
         parts += ["## Learning rates, on 64 validation scenes, one seed", selection(cells)]
     return "\n\n".join(parts) + "\n"
@@ -78,7 +84,7 @@ def against(cells: Sequence[Cell], arms: Sequence[Arm], other: str) -> str:
 
 def among(cells: Sequence[Cell], arms: Sequence[Arm]) -> str:
     """Runs that were asked about one picture among several, each after what it started from."""
-    head = ["run", "lr", *AMONG.values(), *(f"presence, {n}" for n in COUNTS), "change of presence"]
+    head = ["run", "lr", *AMONG.values(), *(f"presence, {n}" for n in COUNTS), "change of presence", *LEANS]
     lines = [_line(head), _line(["---"] * len(head))]
     shown: set[str] = set()
     for arm in arms:
@@ -92,6 +98,24 @@ def among(cells: Sequence[Cell], arms: Sequence[Arm]) -> str:
     return "\n".join(lines)
 
 
+def looked(counts: Mapping[str, Mapping[str, float]]) -> str:
+    """What attention tells of right and wrong answers, by number of pictures."""
+    head = [
+        "pictures",
+        "questions",
+        "wrong",
+        "share, right answers",
+        "share, wrong answers",
+        "right is larger",
+    ]
+    lines = [_line([*head, "above the paper's threshold"]), _line(["---"] * (len(head) + 1))]
+    for count, own in counts.items():
+        fields = [count, f"{own['questions']:.0f}", f"{own['wrong']:.0f}"]
+        fields += [f"{own[key]:.1%}" for key in ("share of right", "share of wrong", "larger")]
+        lines.append(_line([*fields, f"{own['above']:.0f}"]))
+    return "\n".join(lines)
+
+
 def _among_row(name: str, runs: Sequence[Cell], base: Sequence[Cell]) -> list[str]:
     key = "several presence"
     rates = "" if runs[0]["lr"] is None else f"{runs[0]['lr']:g}"
@@ -99,7 +123,19 @@ def _among_row(name: str, runs: Sequence[Cell], base: Sequence[Cell]) -> list[st
     for place in range(len(COUNTS)):
         fields.append(f"{100 * statistics.fmean(v for r in runs for v in r[key][place :: len(COUNTS)]):.0f}%")
     told = changes([base[0][key]] * len(runs), [run[key] for run in runs])
-    return [*fields, "" if runs[0]["lr"] is None else points(told)]
+    fields.append("" if runs[0]["lr"] is None else points(told))
+    return fields + [_leaning(runs, base[0], was) for was in (1, 0)]
+
+
+def _leaning(runs: Sequence[Cell], base: Cell, was: int) -> str:
+    """How far answers lean to the right one where the base's was right, or was not; of runs, the change."""
+    if any("leaning" not in run for run in (base, *runs)):
+        return ""
+    places = [place for place, value in enumerate(base["several presence"]) if value == was]
+    rows = [[run["leaning"][at] for at in places] for run in (base, *runs)]
+    if runs[0]["lr"] is None:
+        return f"{statistics.fmean(rows[0]):+.2f}"
+    return _signed(_gaps(rows[:1] * len(runs), rows[1:]))
 
 
 def selection(cells: Sequence[Cell]) -> str:

@@ -9,15 +9,13 @@ results/shapes_image.jsonl and is not run again; results/shapes_image.md is writ
     python scripts/bench/shapes_image.py --sweep    # 64 validation prompts at three learning rates
 """
 
-import argparse
-import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
+from _finished import RESULTS, Finished, options, order, used
 from _image_rounds import rounds_table
 from _image_runs import (
     ARMS,
@@ -25,7 +23,6 @@ from _image_runs import (
     NOISY,
     ROOT,
     Arm,
-    Cell,
     Pictures,
     asked,
     drift,
@@ -38,31 +35,19 @@ from _image_runs import (
 from _image_table import page, selection, table
 
 from mmalign.training.finished import FinishedRun
-from mmalign.training.record import versions
 from mmalign.types import Message
 
-RESULTS = Path(__file__).parent / "results"
-RATES = (2.0e-4, 5.0e-4, 1.0e-3)
 PROMPTS = {"heldout": 200, "validation": 64}
 QUICK_PROMPTS, QUICK_STEPS, QUICK_ARMS = 32, 20, 3
 
 
-class Bench:
+class Bench(Finished):
     """The finished runs of one file, and what is needed for more."""
 
     def __init__(self, file: Path, folder: Path, count: int | None = None, steps: int | None = None) -> None:
         """`count` and `steps` stand in for the usual numbers of prompts and steps."""
-        self.file, self.folder, self.count, self.steps = file, folder, count, steps
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = file.read_text().splitlines() if file.exists() else []
-        self.cells: list[Cell] = [json.loads(line) for line in lines]
-
-    def found(self, split: str, name: str, seed: int, lr: float | None = None) -> Cell | None:
-        """The finished run of that name, if there is one."""
-        for cell in self.cells:
-            if (cell["split"], cell["run"], cell["seed"]) == (split, name, seed) and lr in (None, cell["lr"]):
-                return cell
-        return None
+        super().__init__(file, folder)
+        self.count, self.steps = count, steps
 
     def add(self, arm: Arm, split: str, seed: int, lr: float | None = None) -> None:
         """Train one run and score it, unless it is there."""
@@ -77,7 +62,7 @@ class Bench:
         before = self._base(run, split, prompts, NOISY if arm.reward else BASE)
         pictures = sampled(run, False, prompts)
         cell |= {"run": arm.name, "split": split, "style": arm.style}
-        self._write(cell | {"drift": drift(pixels(pictures), before)} | scores(prompts, pictures))
+        self.write(cell | {"drift": drift(pixels(pictures), before)} | scores(prompts, pictures))
 
     def _base(
         self, run: FinishedRun, split: str, prompts: Sequence[tuple[Message, ...]], name: str
@@ -88,7 +73,7 @@ class Bench:
             pictures = sampled(run, True, prompts)
             np.save(file, pixels(pictures))
             if not self.found(split, name, 0):
-                self._write({"run": name, "seed": 0, "split": split, "lr": None} | scores(prompts, pictures))
+                self.write({"run": name, "seed": 0, "split": split, "lr": None} | scores(prompts, pictures))
         before: Pictures = np.load(file)
         return before
 
@@ -98,19 +83,6 @@ class Bench:
         if other is None or own is None:
             raise SystemExit(f"{arm.name}: run {arm.compute_of} and {arm.config} first")
         return max(1, round(other["passes"] / (own["passes"] / own["steps"])))
-
-    def _write(self, cell: Cell) -> None:
-        self.cells.append(cell)
-        with self.file.open("a") as out:
-            out.write(json.dumps(cell) + "\n")
-
-
-def order(arms: Sequence[Arm]) -> Iterator[tuple[Arm, int]]:
-    """First seeds first, so that a part of the table is the most telling part."""
-    for seed in range(3):
-        for arm in arms:
-            if seed < arm.seeds:
-                yield arm, seed
 
 
 def sweep(bench: Bench, arms: Sequence[Arm], rates: Sequence[float]) -> None:
@@ -133,26 +105,19 @@ def quick(arms: Sequence[Arm]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few prompts and steps; nothing is kept")
-    parser.add_argument("--sweep", action="store_true", help="choose learning rates on validation prompts")
-    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
-    parser.add_argument("--only", nargs="*", choices=[arm.name for arm in ARMS], help="these runs")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    arms = [arm for arm in ARMS if options.only is None or arm.name in options.only]
-    if options.quick:
+    chosen = options(__doc__ or "", ARMS)
+    arms = [arm for arm in ARMS if chosen.only is None or arm.name in chosen.only]
+    if chosen.quick:
         quick(arms[:QUICK_ARMS])
         return
     bench = Bench(RESULTS / "shapes_image.jsonl", ROOT / "runs" / "shapes_image")
-    if options.sweep:
-        sweep(bench, arms, options.rates)
-    else:
+    if chosen.sweep:
+        sweep(bench, arms, chosen.rates)
+    elif not chosen.page:
         for arm, seed in order(arms):
             bench.add(arm, "heldout", seed)
             print((rounds_table if arm.reward else table)(bench.cells, ARMS), flush=True)
-    used = ", ".join(f"{name} {version}" for name, version in versions().items())
-    (RESULTS / "shapes_image.md").write_text(page(bench.cells, ARMS, used))
+    (RESULTS / "shapes_image.md").write_text(page(bench.cells, ARMS, used()))
 
 
 if __name__ == "__main__":
