@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ Row = tuple[str, Mapping[str, Any]]
 """Where a row stands, "file.jsonl row 17", and its fields."""
 _IDS = ("id", "question_id", "idx", "image_id")
 _TEXTS = ("answer", "response", "text", "caption", "prediction", "pred", "output", "model_answer")
+_ZERO, _LAST = re.compile(r"(?:^|/)0(?:#|$)"), re.compile(r"\d+$")
 Copied = tuple[tuple[str, ...], tuple[str, ...]]
 """Fields that tell a row copied from a benchmark's own file, and which of its texts are no model's answer."""
 NOTHING_COPIED: Copied = ((), ())
@@ -157,6 +159,22 @@ def answers_in(
     if not found:
         raise UserError(f"{path}: holds no answer")
     return found
+
+
+def from_one(given: Mapping[str, str], asked: Collection[str], path: Path) -> dict[str, str]:
+    """Answers by ids that are, or end in, numbers counted from 1. A file that has just these, counted from 0,
+    is told from that; one that has a 0 otherwise is refused, for its answers may belong to their neighbours.
+    """
+    zero = next((name for name in given if _ZERO.search(name) and name not in asked), None)
+    if zero is None:
+        return dict(given)
+    below = {_LAST.sub(lambda found: str(int(found[0]) - 1), name): name for name in asked}
+    if given.keys() != below.keys():
+        raise UserError(
+            f"{path}: has an id {zero!r}, and these ids count from 1; count from 1, or give all "
+            f"{len(asked)} answers counted from 0"
+        )
+    return {below[name]: text for name, text in given.items()}
 
 
 def _answer(row: Mapping[str, Any], texts: Sequence[str], copied: Copied, where: str) -> str:

@@ -14,6 +14,7 @@ from mmalign.metrics._lexicon import singular_of, words_of
 from mmalign.metrics._reading import (
     asked,
     check_paths,
+    from_one,
     json_of,
     medium,
     one_of,
@@ -136,6 +137,10 @@ class Amber(Metric):
     def ask(self) -> Sequence[Question]:
         """Every query, the picture before it."""
         return [Question(name, row.turns, "amber") for name, row in self._rows.items()]
+
+    def predictions(self, path: Path) -> dict[str, str]:
+        """Answers by id; the benchmark's count from 1."""
+        return from_one(super().predictions(path), self._rows, path)
 
     def grade(self, answers: Mapping[str, str]) -> list[Graded]:
         """One item per query; those of one picture are drawn together."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mmalign.metrics._judged import JudgedMetric, Scale, verdicts
-from mmalign.metrics._reading import Row, asked, medium, rows_of, word, words
+from mmalign.metrics._reading import Row, asked, from_one, medium, rows_of, word, words
 from mmalign.metrics._seam import Graded, Numbers, Question, Sums, ratio
 from mmalign.types import Message, UserError
 
@@ -123,10 +123,11 @@ class Mmhal(JudgedMetric):
         }
 
     def predictions(self, path: Path) -> dict[str, str]:
-        """Answers by id, or by order from the benchmark's own list with `model_answer` filled in."""
+        """Answers by id, counted from 1, or by order from the benchmark's own list with `model_answer` filled
+        in."""
         listed = rows_of(path)
         if any("id" in row for _, row in listed):
-            return super().predictions(path)
+            return from_one(super().predictions(path), self._rows, path)
         found = {}
         for number, (where, row) in enumerate(listed, 1):
             name = str(number)

@@ -12,7 +12,7 @@ from typing import Literal
 from mmalign.data._video_parts import CutFile
 from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, lettered
 from mmalign.metrics._letters import LETTERS
-from mmalign.metrics._reading import asked, check_paths, rows_of, word, words
+from mmalign.metrics._reading import asked, check_paths, from_one, rows_of, word, words
 from mmalign.types import Part, UserError
 
 
@@ -59,6 +59,10 @@ class Mvbench(ChoiceMetric):
             for number, (where, row) in enumerate(rows_of(path), 1):
                 found[f"{path.stem}/{number}"] = self._item(path.stem, f"{path.stem}/{number}", where, row)
         return found
+
+    def predictions(self, path: Path) -> dict[str, str]:
+        """Answers by task and number."""
+        return from_one(super().predictions(path), self.items, path)
 
     def _item(self, task: str, name: str, where: str, row: Mapping[str, object]) -> ChoiceItem:
         folder = self.videos if isinstance(self.videos, str) else self.videos.get(task)

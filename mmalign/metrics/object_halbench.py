@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from mmalign.metrics._coco import Photo, objects_in, photos
 from mmalign.metrics._mentions import grade_mentions
-from mmalign.metrics._reading import asked, check_paths, medium, rows_of, word
+from mmalign.metrics._reading import asked, check_paths, from_one, medium, rows_of, word
 from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums, ratio
 from mmalign.types import Message, UserError
 
@@ -108,9 +108,21 @@ class ObjectHalbench(Metric):
         }
 
     def predictions(self, path: Path) -> dict[str, str]:
-        """Answers by the numbers of the rows, or by image_id where every picture is asked about once."""
+        """Answers by the numbers of the rows, or by image_id where every picture is asked about once. Raises
+        UserError where ids may be either and mean other rows."""
         given = super().predictions(path)
         by_image = {photo.id: name for name, (_, photo) in self._rows.items()}
-        if len(by_image) < len(self._rows) or given.keys() <= self._rows.keys():
-            return given
+        numbers, images = given.keys() & self._rows.keys(), given.keys() & by_image.keys()
+        unique = len(by_image) == len(self._rows)
+        if not unique or not images - numbers:
+            if unique and numbers == images and any(by_image[one] != one for one in images):
+                raise UserError(
+                    f"{path}: ids such as {min(images)!r} are numbers of rows and also image_ids; give more "
+                    "answers, so that it can be told which they are"
+                )
+            return from_one(given, self._rows, path)
+        if only := sorted(numbers - images):
+            raise UserError(
+                f"{path}: id {only[0]!r} is the number of a row and others are image_ids; give one kind of id"
+            )
         return {by_image.get(name, name): text for name, text in given.items()}

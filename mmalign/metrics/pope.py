@@ -8,7 +8,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from mmalign.metrics._reading import Copied, asked, check_paths, medium, need, one_of, rows_of, unique, word
+from mmalign.metrics._reading import (
+    Copied,
+    asked,
+    check_paths,
+    from_one,
+    medium,
+    need,
+    one_of,
+    rows_of,
+    unique,
+    word,
+)
 from mmalign.metrics._seam import Graded, Metric, Numbers, Question, Sums
 from mmalign.metrics._yes_no import YesNoItem, grade_yes_no, yes_no_values
 from mmalign.types import Message
@@ -91,7 +102,8 @@ class Pope(Metric):
         for name, row in self._rows.items():
             numbers.setdefault(row.number, []).append(name)
         alone = {number: names[0] for number, names in numbers.items() if len(names) == 1}
-        return {alone.get(name, name): text for name, text in super().predictions(path).items()}
+        given = {alone.get(name, name): text for name, text in super().predictions(path).items()}
+        return from_one(given, self._rows, path)
 
 
 def _split(path: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from mmalign.metrics._choices import ChoiceItem, ChoiceMetric, letter_in
 from mmalign.metrics._judged import Scale, judge_of, verdicts
 from mmalign.metrics._letters import LETTERS, chosen, plain, unmarked
-from mmalign.metrics._reading import asked, check_paths, json_of, medium, word
+from mmalign.metrics._reading import asked, check_paths, from_one, json_of, medium, word
 from mmalign.metrics._seam import AT, Graded
 from mmalign.metrics._truth import truth
 from mmalign.rewards._scoring import TOTAL, ready
@@ -133,6 +133,10 @@ class Tempcompass(ChoiceMetric):
         counts |= {f"right{AT}{CAPTIONS}": right, f"base{AT}{CAPTIONS}": 1.0}
         shown = {"said": None if verdict is None else verdict[TOTAL], "right": item.answer}
         return Graded(item.id, counts, item.groups, item.cluster, shown)
+
+    def predictions(self, path: Path) -> dict[str, str]:
+        """Answers by form, video, aspect and number."""
+        return from_one(super().predictions(path), self.items, path)
 
     def said(self, item: ChoiceItem, answer: str) -> str | None:
         """A letter, a yes or no, or the name of a caption, whichever the form asks for."""

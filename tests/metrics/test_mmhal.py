@@ -69,6 +69,16 @@ def test_types_from_the_rows(tmp_path: Path) -> None:
         bench(tmp_path, rows(7)).ask()
 
 
+def test_ids_counted_from_zero(tmp_path: Path) -> None:
+    metric, given = bench(tmp_path, rows()), tmp_path / "a.json"
+    for first in (0, 1):
+        given.write_text(json.dumps([{"id": first + i, "model_answer": f"said {i}"} for i in range(8)]))
+        assert metric.predictions(given) == {str(i + 1): f"said {i}" for i in range(8)}
+    given.write_text(json.dumps([{"id": i, "model_answer": "?"} for i in range(7)]))
+    with pytest.raises(UserError, match="has an id '0', and these ids count from 1"):
+        metric.predictions(given)
+
+
 def test_the_benchmarks_own_answer_file(tmp_path: Path) -> None:
     metric = bench(tmp_path, rows())
     given = tmp_path / "a.json"

@@ -67,6 +67,42 @@ def test_prediction_files_by_row_or_picture(tmp_path: Path) -> None:
     assert metric.predictions(path) == {"2": "A car."}
 
 
+def test_rows_counted_from_zero(tmp_path: Path) -> None:
+    """A whole file is told from its numbers, where a part of one would give answers to the wrong pictures."""
+    metric, said = bench(tmp_path), ["A dog and a cat.", "A car.", "A bed."]
+
+    def given(*ids: int, field: str = "question_id") -> dict[str, str]:
+        rows = [{field: one, "answer": text} for one, text in zip(ids, said, strict=False)]
+        return metric.predictions(Path(write(tmp_path / "a.jsonl", rows)))
+
+    right = dict(zip("123", said, strict=True))
+    assert given(1, 2, 3) == given(0, 1, 2) == given(11, 12, 13, field="image_id") == right
+    assert given(1, 2) == {"1": said[0], "2": said[1]} and given(11, 99) == {"1": said[0], "99": said[1]}
+    for ids in ((0, 1), (0, 2, 3), (0, 1, 3)):
+        with pytest.raises(UserError, match="a.jsonl: has an id '0', and these ids count from 1; count from"):
+            given(*ids)
+    with pytest.raises(UserError, match="id '2' is the number of a row and others are image_ids"):
+        given(11, 2)
+    assert figures(metric, metric.grade(given(0, 1, 2)))["mention_rate"].value == 0
+
+
+def test_ids_that_may_be_of_rows_or_of_pictures(tmp_path: Path) -> None:
+    chair = coco(tmp_path, {2: ["dog"], 1: ["car"], 13: ["bed"]})
+    assert chair.captions is not None
+    rows = [{"image_id": i, "question": "Describe."} for i in (2, 1, 13)]
+    metric = ObjectHalbench(write(tmp_path / "q.jsonl", rows), chair.instances, chair.captions, "photos")
+
+    def given(*ids: int) -> dict[str, str]:
+        rows = [{"question_id": one, "answer": f"said {one}"} for one in ids]
+        return metric.predictions(Path(write(tmp_path / "a.jsonl", rows)))
+
+    for ids in ((1,), (1, 2), (2, 99)):
+        with pytest.raises(UserError, match=f"ids such as '{ids[0]}' are numbers of rows and also image_ids"):
+            given(*ids)
+    assert given(2, 13) == {"1": "said 2", "3": "said 13"} and given(3) == {"3": "said 3"}
+    assert given(1, 2, 3) == {str(i): f"said {i}" for i in (1, 2, 3)}
+
+
 def test_refusals(tmp_path: Path) -> None:
     metric = bench(tmp_path)
     write(tmp_path / "q.jsonl", [{"image_id": 99, "question": "?"}])

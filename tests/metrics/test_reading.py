@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metrics.test_amber import amber, judgement
 from metrics.test_mvbench import bench as mvbench
 from metrics.test_mvbench import row
 from metrics.test_pope import write
+from metrics.test_tempcompass import YES
 from metrics.test_video_mme import metric as video_mme
 from metrics.test_video_mme import rows
 
 from mmalign.measuring import measure_answers
 from mmalign.metrics._seam import Metric
+from mmalign.metrics.image_swap import ImageSwap
 from mmalign.metrics.pope import Pope
+from mmalign.metrics.tempcompass import Tempcompass
 from mmalign.types import UserError
 
 
@@ -35,6 +39,32 @@ def test_a_right_answer_in_the_row_is_not_the_models(tmp_path: Path) -> None:
     moving = mvbench(tmp_path / "tasks", {"moving": [row("a.mp4")]})
     assert acc(tmp_path, moving, [row("a.mp4") | {"id": "moving/1", "pred": "(B)"}]) == 0
     assert acc(tmp_path, moving, [{"id": "moving/1", "answer": "(A)"}]) == 1
+
+
+def test_numbers_of_questions_count_from_one(tmp_path: Path) -> None:
+    """A whole file that counts from 0 is told from that; of a part of one nothing is guessed."""
+    (tmp_path / "tasks").mkdir()
+    path = write(tmp_path / "q.jsonl", ["yes", "no"])
+    turns = [row("a.mp4"), row("b.mp4", "right")]
+    clips: dict[str, Any] = {"speed": [YES, YES | {"answer": "no"}]}
+    (tmp_path / "yes_no.json").write_text(json.dumps({"7": clips}))
+    cases: list[tuple[Metric, str, list[str]]] = [
+        (mvbench(tmp_path / "tasks", {"moving": turns}), "moving/", ["A", "B"]),
+        (Tempcompass({"yes_no": str(tmp_path / "yes_no.json")}, "clips"), "yes_no/7/speed/", ["yes", "no"]),
+        (Pope(str(path), "."), "", ["yes", "no"]),
+        (amber(tmp_path, [judgement(1, "yes"), judgement(2, "no")]), "", ["Yes", "No"]),
+    ]
+    for metric, head, said in cases:
+        for first in (0, 1):
+            given = [{"id": f"{head}{first + i}", "text": said[i]} for i in (0, 1)]
+            assert acc(tmp_path, metric, given) in (1, 100)
+        with pytest.raises(UserError, match=f"given.jsonl: has an id '{head}0', and these ids count from 1"):
+            acc(tmp_path, metric, [{"id": f"{head}0", "text": said[0]}])
+    swapped = ImageSwap({"name": "pope", "questions": str(path), "images": "."})
+    both = [{"id": f"{i}{end}", "text": "no"} for i in (0, 1) for end in ("", "#swapped")]
+    (tmp_path / "both.json").write_text(json.dumps(both))
+    with pytest.raises(UserError, match="has an id '0', and these ids count from 1"):
+        swapped.predictions(tmp_path / "both.json")
 
 
 def test_a_question_is_no_answer(tmp_path: Path) -> None:
