@@ -15,6 +15,7 @@ from mmalign.types import UserError
 TABLE = {
     "person": ["man", "woman"],
     "tree": ["forest"],
+    "bush": ["forest"],
     "dog": [],
     "sky": [],
     "car": ["vehicle"],
@@ -53,6 +54,20 @@ def test_descriptions(tmp_path: Path) -> None:
     )
     clean = values(metric, {"1": "A woman in a forest."})
     assert [clean[name] for name in ("chair", "cover", "hal", "cog")] == [0, 50, 0, 0]
+
+
+def test_a_word_that_may_stand_for_several_things_covers_the_first(tmp_path: Path) -> None:
+    metric = amber(tmp_path, [description(1, ["bush", "tree", "sky", "car"], [])])
+    (item,) = metric.grade({"1": "A forest."})
+    assert item.counts["covered"] == 1 and item.shown["covered"] == ["bush"]
+    (item,) = metric.grade({"1": "A forest and a tree."})  # what is there by its own name counts as that
+    assert item.shown["covered"] == ["bush", "tree"]
+
+
+def test_questions_about_one_picture_are_drawn_together(tmp_path: Path) -> None:
+    metric = amber(tmp_path, [description(1, ["sky"], []), judgement(2, "no"), description(3, ["sky"], [])])
+    items = metric.grade({"1": "A sky.", "2": "No", "3": "A dog."})
+    assert [item.cluster for item in items] == ["1.jpg", "1.jpg", "3.jpg"]
 
 
 def test_safe_words_count_among_all_but_not_as_made_up(tmp_path: Path) -> None:

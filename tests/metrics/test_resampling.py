@@ -86,6 +86,15 @@ def test_differences_are_paired() -> None:
     assert none == Figure(0.0)
 
 
+def test_pictures_of_one_model_alone_do_not_widen_a_difference() -> None:
+    """Clusters without an item that both answered are not drawn."""
+    base = items([1, 0, 1, 1, 0, 1, 0, 1, 1, 1] * 3, clusters=30)
+    tuned = items([0, 1, 1, 0, 1, 1], clusters=6)
+    found = differences(Right(), base, tuned)["acc"]
+    assert found == differences(Right(), base[:6], tuned)["acc"] and found.low is not None
+    assert found == differences(Right(), base[:6], [*tuned, Graded("x", {"asked": 1.0})])["acc"]
+
+
 def test_only_items_of_both_are_compared() -> None:
     base, tuned = items([1, 1, 0, 0]), items([1, 1, 1, 1])
     assert differences(Right(), base[:2], tuned)["acc"].value == 0
