@@ -47,7 +47,7 @@ def config(bench: Bench, output: str, cache: str | None = None, **sections: Any)
 CASES: dict[str, dict[str, Any]] = {
     "dpo": {},
     "kto": {"objective": {"name": "kto", "beta": 200}},  # couples the samples of a step: through the scores
-    "fixed draws": {"reference": {"name": "cached"}, "train": {"draws": "fixed:2"}},
+    "fixed draws": {"reference": {"name": "cached"}, "train": {"draws": "fixed:2", "steps": 4}},
 }
 
 
@@ -55,11 +55,11 @@ CASES: dict[str, dict[str, Any]] = {
 def test_the_split_by_shape_changes_nothing(bench: Bench, name: str) -> None:
     """A step of several shapes gives what its samples give one by one."""
     case, slug = CASES[name], name.replace(" ", "-")
-    train = {"lr": 1e-4, "eps": 1e-3, **case.get("train", {})}
+    train = {"steps": 2, "lr": 1e-4, "eps": 1e-3, **case.get("train", {})}
     whole = run(config(bench, f"{slug}-whole", **{**case, "train": train}))
     single = run(config(bench, f"{slug}-single", **{**case, "train": {**train, "micro_batch": 1}}))
     assert losses(whole) == pytest.approx(losses(single), abs=1e-4)
-    assert largest_gap(weights(whole, 4), weights(single, 4)) < 2e-6
+    assert largest_gap(weights(whole, train["steps"]), weights(single, train["steps"])) < 2e-6
     if name != "kto":
         assert losses(whole)[0] == pytest.approx(math.log(2), abs=1e-5)
 
@@ -72,7 +72,7 @@ def test_a_warm_cache_gives_the_same_run(bench: Bench) -> None:
 
 
 def test_held_out_rows_of_several_shapes(bench: Bench) -> None:
-    done = run(config(bench, "held", data={"heldout": 5}, train={"eval_every": 4, "micro_batch": 2}))
+    done = run(config(bench, "held", data={"heldout": 5}, train={"steps": 2, "micro_batch": 2}))
     held = [line["heldout/loss"] for line in metrics(done) if "heldout/loss" in line]
     assert held[0] == pytest.approx(math.log(2), abs=1e-5) and len(held) == 2
 
