@@ -2,7 +2,8 @@
 
 With B-frames of MPEG-4 and HEVC, and with H.264 in MPEG-TS, decord returns neighbours of the wanted frame
 without a word, and AV1 it does not open; only H.264 and VP9 in MP4/MOV and WebM/Matroska are left to it. It
-does not look at what lies behind the last wanted frame, so damage there goes unnoticed.
+does not look at what lies behind the last wanted frame, so damage there goes unnoticed, and so does damage
+that its decoder covers up, where neighbours may come in the place of wanted frames.
 """
 
 from __future__ import annotations
@@ -43,12 +44,13 @@ def read(data: bytes, header: Header, frames: Frames) -> Clip | None:
     decord.logging.set_level(decord.logging.QUIET)
     places = frames.places(header.stamps, header.rate)
     try:
+        # without fault_tol, frames that it cannot decode are others without a word
         # a reader for this one call: one that is kept leaks, and hangs in forked processes
         reader = decord.VideoReader(io.BytesIO(data), ctx=decord.cpu(0), num_threads=1, fault_tol=1)
         if len(reader) != header.total:
             return None
         pictures = torch.from_numpy(reader.get_batch(list(places)).asnumpy().copy())
-    except (RuntimeError, IndexError, decord.DECORDError):
+    except (RuntimeError, IndexError, decord.DECORDError, decord.DECORDLimitReachedError):
         return None
     sides = sorted((header.width, header.height))
     if pictures.ndim != 4 or pictures.shape[3] != 3 or sorted(pictures.shape[1:3]) != sides:

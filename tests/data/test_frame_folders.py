@@ -13,6 +13,7 @@ from mmalign.clips import ASSUMED_RATE, Clip, Frames
 from mmalign.data._first_pass import first_pass
 from mmalign.data._frame_folders import natural
 from mmalign.data._media import decode
+from mmalign.data._paths import File
 from mmalign.data._row_cache import content_of
 from mmalign.data._sources import load
 from mmalign.data.jsonl import Jsonl
@@ -83,6 +84,7 @@ def test_the_row_tells_the_rate(name: str, tmp_path: Path) -> None:
     rule = Frames(sampling="fps", fps=1.0, count=12)
     clips = [clip_of(sample, rule) for sample in data.samples]
     assert clips[0].rate == 2.0 and clips[0].indices == (0, 2, 4, 6, 8, 10)
+    assert type(data.samples[2].examples["chosen"][0].prompt[0].parts[0].data) is File
     assert [clip.rate for clip in clips[1:]] == [ASSUMED_RATE, 25.0, 4.0]
     told = "data: 1 clips are folders of frames without a rate (fps); 24 a second is assumed"
     assert told in data.report.lines()

@@ -34,6 +34,15 @@ def test_other_segments_are_refused(value: Any) -> None:
         read(segments=value)
 
 
+def test_critiques_go_with_their_answers() -> None:
+    said = {"chosen_critique": "right", "rejected_critique": "wrong"}
+    (sample,), _ = flipped([read(**said)], 1.0)
+    assert [sample.examples[role][0].response[0].data for role in said] == ["wrong", "right"]
+    (one,), _ = flipped([read(rejected_critique="wrong")], 1.0)
+    assert "rejected_critique" not in one.examples
+    assert one.examples["chosen_critique"][0].response[0].data == "wrong"
+
+
 def test_segments_change_sign_with_the_sides() -> None:
     sample = read(segments=[1, -1, 0])
     (swapped,), count = flipped([sample], 1.0)

@@ -102,6 +102,7 @@ def test_rates_and_stamps_that_are_missing() -> None:
     assert clock([0.0, 0.5, 1.0], 0.0) == ((0.0, 0.5, 1.0), 2.0)
     assert clock([1.0, 1.5, 2.0], 2.01) == ((0.0, 0.5, 1.0), 2.01)  # the header's, which stamps may round
     assert clock([0.0, 0.5, 1.0], 50.0) == ((0.0, 0.5, 1.0), 2.0)
+    assert clock([0.0, 0.5, 1.0], 2.03) == ((0.0, 0.5, 1.0), 2.0)
     assert clock([0.0, None, 1.0], 2.0) == ((0.0, 0.5, 1.0), 2.0)
     assert clock([0.0, 0.5, 0.25], 4.0) == ((0.0, 0.25, 0.5), 4.0)
     assert clock([None, None], 0.0) == ((0.0, 1 / 24), 24.0)

@@ -1,11 +1,13 @@
 """Videos that are refused, and why: other files, playlists, limits, and damage of every kind."""
 
 import importlib.util
+import io
 import random
 import struct
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 from bad_inputs import png
 from clips import KINDS, numbers, video
@@ -108,6 +110,27 @@ def test_damage_that_the_decoder_covers_up_is_refused(name: str) -> None:
         data[place] ^= 0x55
     with pytest.raises(UserError, match=r"^damaged: (frame \d+ cannot|\d+ of 40 frames can)"):
         decode_video(bytes(data), ALL)
+
+
+def test_one_frame_that_the_decoder_marks_is_refused_where_it_is_chosen() -> None:
+    """One byte, in the middle of a packet: forty pictures come out, and no error with them."""
+    sound = video(KINDS["mpeg4"], 40)
+    for place in range(sound.index(b"mdat") + 400, len(sound) - 100, 5):
+        data = bytearray(sound)
+        data[place] ^= 0x55
+        with av.open(io.BytesIO(data)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            try:
+                marked = [frame.is_corrupt for frame in container.decode(video=0)]
+            except av.FFmpegError:
+                continue
+        if len(marked) == 40 and sum(marked) == 1 and not marked[0]:
+            break
+    else:
+        pytest.fail("no such damage was found")
+    with pytest.raises(UserError, match=f"^damaged: frame {marked.index(True)} cannot be restored"):
+        decode_video(bytes(data), ALL)
+    assert numbers(decode_video(bytes(data), Frames(count=1)).frames) == [0]
 
 
 def test_a_codec_that_nobody_knows_is_refused() -> None:

@@ -212,13 +212,14 @@ def test_repeats_and_swapped_pairs(bench: Bench, tmp_path: Path) -> None:
     assert any("contradict" in one for one in found.warnings)
 
 
-@pytest.mark.parametrize(("longer", "warned"), [(6, "shorter"), (7, ""), (13, ""), (14, "longer")])
+@pytest.mark.parametrize(("longer", "warned"), [(5, "shorter"), (6, ""), (13, ""), (14, "longer")])
 def test_longer_and_shorter_chosen_responses(bench: Bench, tmp_path: Path, longer: int, warned: str) -> None:
-    """13 of 20 are 65 %, which is not yet too many."""
-    rows = [pair(i, chosen=" yes yes yes" if i < longer else " y", rejected=" no no") for i in range(20)]
+    """13 of 20 are 65 %, which is not yet too many. One has sides of one length."""
+    sides = [" yes yes yes"] * longer + [" y"] * (19 - longer) + [" no yes"]
+    rows = [pair(i, chosen=chosen, rejected=" no no") for i, chosen in enumerate(sides)]
     found = inspect_rows(bench, tmp_path, rows)
     assert found.sides is not None
-    assert (found.sides.chosen_longer, found.sides.chosen_shorter) == (longer, 20 - longer)
+    assert (found.sides.chosen_longer, found.sides.chosen_shorter) == (longer, 19 - longer)
     told = [f"in 70% of the pairs the chosen response is the {warned} one: length may be learnt"]
     assert [one for one in found.warnings if "length" in one] == (told if warned else [])
 
