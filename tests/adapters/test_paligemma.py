@@ -8,7 +8,7 @@ import pytest
 import torch
 from clip_vlm import save_clip_vlm
 from contract import Case, by_row, check_batching_does_not_matter, check_reload, check_shapes, gap
-from tiny_vlm import build_vlm, picture
+from tiny_vlm import build_vlm, picture, public
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.adapters._text_sampling import Sampling
@@ -55,8 +55,7 @@ def pairs() -> tuple[PreferenceSample, ...]:
 
 def upstream(folder: Path, sample: PreferenceSample, role: str) -> tuple[torch.Tensor, float]:
     """Log-probs of the suffix by the public classes alone, and their own loss of it."""
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    model, processor = public(folder)
     example = sample.examples[role][0]
     images = [p.data for p in example.prompt[0].parts if p.kind == "image"]
     inputs = processor(

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 from contract import Case, by_row, check_batching_does_not_matter, check_shapes, gap
-from tiny_vlm import VIDEO, build_vlm, clip, looking, picture, save_vlm, vlm_pair
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from tiny_vlm import VIDEO, build_vlm, clip, looking, picture, public, save_vlm, vlm_pair
 from transformers.video_utils import VideoMetadata
 
 from mmalign.adapters._text_sampling import Sampling
@@ -61,8 +60,7 @@ def test_the_contract(adapter: VisionLM) -> None:
 
 def upstream(folder: Path, sample: PreferenceSample, role: str) -> torch.Tensor:
     """Log-probs of all ids of one response by the public classes alone."""
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    model, processor = public(folder)
     example = sample.examples[role][0]
     contents: list[dict[str, Any]] = [
         {"type": "text", "text": p.data} if p.kind == "text" else {"type": p.kind}

@@ -16,7 +16,7 @@ from contract import (
     check_shapes,
     gap,
 )
-from tiny_vlm import build_vlm, looking, mixed_pairs, picture, vlm_pair
+from tiny_vlm import build_vlm, looking, mixed_pairs, picture, public, vlm_pair
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.adapters._text_sampling import Sampling
@@ -46,8 +46,7 @@ def test_a_pair_in_one_forward_equals_two_forwards(case: Case) -> None:
 
 def upstream(folder: Path, sample: PreferenceSample, role: str) -> torch.Tensor:
     """Log-probs of all ids of one response by the public classes alone: template, processor, model."""
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder)
+    model, processor = public(folder)
     example = sample.examples[role][0]
     contents = [
         {"type": "text", "text": p.data} if p.kind == "text" else {"type": p.kind}

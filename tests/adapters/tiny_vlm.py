@@ -1,5 +1,6 @@
 """Vision- and video-language models of random weights, built offline, one builder per family."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from adapters.tiny_lm import build_tokenizer
 from PIL import Image
 from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
     CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
@@ -240,6 +243,13 @@ def save_made(make: Callable[[], tuple[Any, Any]], folder: Path, seed: int = 0) 
 def save_vlm(family: str, folder: Path, seed: int = 0) -> Path:
     """One of FAMILIES, as `save_made` saves it."""
     return save_made(FAMILIES[family], folder, seed)
+
+
+@functools.lru_cache(maxsize=1)
+def public(folder: Path) -> tuple[Any, Any]:
+    """The model of a folder and its processor by the public classes alone, kept for the next of its rows."""
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoProcessor.from_pretrained(folder)
 
 
 def picture(number: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
