@@ -14,9 +14,7 @@ from mmalign.adapters._vision_parts import core_of
 from mmalign.types import Clip, Part, UserError
 
 _OLD_PIXELS = "pixel_values_images"  # Video-LLaVA's name for pixel_values
-_CLOSE = (
-    0.01  # seconds between a frame's time and that of its place at the mean rate, at most, if it is steady
-)
+_CLOSE = 0.01  # seconds that a frame's time may be off its place at the mean rate, in a steady source
 
 
 class Memo:

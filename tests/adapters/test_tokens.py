@@ -178,6 +178,12 @@ def test_other_refusals(tokenizer: Any, rules: Rules) -> None:
     refused(sample("7", chat(("user", "red?")), chosen="no"), endless, rules, "chat template refuses")
     moving = build_tokenizer("{{ messages | length }}{{ messages[-1]['content'] }}")
     refused(sample("7", chat(("user", "red?")), chosen="no"), moving, rules, "renders the prompt differently")
+    counting = build_tokenizer(
+        "{{ messages | length }}{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    )
+    refused(
+        sample("7", chat(("user", "red?")), chosen="no"), counting, rules, "renders the prompt differently"
+    )
     loud = build_tokenizer(CHATML.replace("{{ m['content'] }}", "{{ m['content'] | upper }}"))
     refused(sample("7", chat(("user", "red?")), chosen="no"), loud, rules, "changed the response")
 

@@ -165,6 +165,7 @@ def test_a_line_breaks_once_behind_a_picture(tokenizer: Any, name: str, text: st
     assert "<image>\n\nWhy?" in shown(tokenizer, ALL[name], user(IMAGE, "\n\nWhy?"))
     pair = shown(tokenizer, ALL[name], user(IMAGE, "\n", IMAGE, "\nWhy?"))
     assert "<image>\n<image>\nWhy?" in pair
+    assert shown(tokenizer, ALL[name], user(IMAGE, "\n", "Why?")) == text
 
 
 def test_only_turns_that_lose_their_order_are_changed(tokenizer: Any) -> None:
