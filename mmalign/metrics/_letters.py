@@ -129,8 +129,7 @@ def _stated(text: str, letters: str) -> set[str]:
         if letter not in letters or (found["bare"] == "A" and not _NO_ARTICLE.match(rest)):
             continue
         doubted = NEGATED.search(CLAUSE.split(text[: found.start()])[-1]) or _DENIED.match(rest)
-        wrong = text[: found.start()].rstrip().lower().endswith(("wrong", "incorrect"))
-        said.add("" if doubted or wrong or _listed(rest, letters) else letter)
+        said.add("" if doubted or _listed(rest, letters) else letter)
     return said
 
 

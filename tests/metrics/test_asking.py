@@ -140,9 +140,9 @@ def test_frames_count_in_their_order(tmp_path: Path) -> None:
 
 
 def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
-    picture, kept = tmp_path / "a.png", tmp_path / "media.json"
+    picture, kept = tmp_path / "a.bmp", tmp_path / "media.json"
     Image.new("RGB", (4, 4), "red").save(picture)
-    file = File(str(tmp_path), "a.png")
+    file = File(str(tmp_path), "a.bmp")
     first = MediaContent(kept)
     found = first.shown(file)
     first.save()
@@ -158,10 +158,10 @@ def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
     os.utime(picture, (10**9, 10**9))
     assert MediaContent(kept).shown(file) not in (found, (False, "known", None))
     picture.unlink()
-    assert MediaContent(kept).shown(file) == (True, "a.png", None)
+    assert MediaContent(kept).shown(file) == (True, "a.bmp", None)
     for broken in ("{", "[]", '{"a": 3}'):
         kept.write_text(broken)
-        assert MediaContent(kept).shown(file) == (True, "a.png", None)
+        assert MediaContent(kept).shown(file) == (True, "a.bmp", None)
 
 
 def test_a_picture_that_cannot_be_read_is_named_with_its_question(tmp_path: Path) -> None:

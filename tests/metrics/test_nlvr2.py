@@ -48,6 +48,7 @@ def test_accuracy_and_consistency(tmp_path: Path) -> None:
         ("There is no dog in the left picture, so the statement is true.", "True"),
         ("There is no dog in the left picture", None), ("No dog is in the left picture", None),
         ("No, it is true that a dog is there", None), ("True or false", None), ("Yes or no", None),
+        ("I do not say that it is not true", None),
         ("I am not sure whether it is true", None), ("It may be true or false", None), ("", None),
         ("It is true of one. It is not true of both.", None), ("I see a true story", None),
     ],
