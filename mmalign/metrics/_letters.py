@@ -12,6 +12,7 @@ _LEADS = (
 )  # fmt: skip
 _MORE_LEADS = (*_LEADS, "answer is", "choice", "i think it is", "i think it's", "it is", "it's")
 _MARKED = re.compile(r"<answer>(.*?)</answer>|\\boxed\{(?:\\\w+\{)?([^{}]*)\}", re.IGNORECASE | re.DOTALL)
+_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECASE | re.DOTALL)
 _ECHO = re.compile(r"\W*([A-Z])[.):]\)?\s+\S")
 _FIRST = re.compile(
     r"[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<small>[a-z])(?:[.):](?=\s|$)|\s*$)"
@@ -64,7 +65,8 @@ def without_lead(answer: str, leads: Sequence[str] = _LEADS) -> str:
 
 def unmarked(answer: str) -> list[str]:
     """What an answer sets apart as its result, <answer>B</answer> or \\boxed{B}, or else all of it; without
-    asterisks and the like that make it bold."""
+    what it thinks in <think>, and without asterisks and the like that make it bold."""
+    answer = _THOUGHT.sub("", answer)
     found = [first or second for first, second in _MARKED.findall(answer)] or [answer]
     return [re.sub(r"\*\*|__|`", "", one).strip(" \t\n*$#\"'\u201c\u201d") for one in found]
 

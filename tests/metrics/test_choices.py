@@ -31,6 +31,7 @@ OPTIONS = ["a red cup", "red", "blue", "no cup"]
         ("\\boxed{B}", "B"), ("$\\boxed{\\text{B}}$", "B"), ("(A) is dark.\n<answer>B</answer>", "B"),
         ("<answer> (c) </answer>", "C"), ("\\boxed{A} or \\boxed{B}", None), ("<answer></answer> B", None),
         ("(b)", "B"), ("b", "B"), ("b.", "B"), ("c) blue", "C"), ("[B]", "B"), ('"B"', "B"), ("(B", "B"),
+        ("<think>Perhaps (A).</think>\nB", "B"), ("<think>So it is (A), no, wait", None),
         # what the answer is said to be
         ("Both (A) and (B) look right but the answer is (C)", "C"), ("I think it is B", "B"),
         ("Choice B", "B"), ("It's B.", "B"),
