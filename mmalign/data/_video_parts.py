@@ -75,10 +75,11 @@ class CutFrames(Frames):
         if self.end is not None:
             last = min(round(self.end * rate) if even else _shown_at(self.end, stamps, rate), last)
         last = max(first, last)
+        frames, span = last - first + 1, stamps[last] - stamps[first]
         if even:
-            return _Part(first, last - first + 1, first / rate, rate)
-        span = stamps[last] - stamps[first]
-        return _Part(first, last - first + 1, stamps[first], (last - first) / span if span > 0 else rate)
+            return _Part(first, frames, first / rate, rate)
+        own = rate if frames in (1, len(stamps)) else (frames - 1) / span
+        return _Part(first, frames, stamps[first], own)
 
 
 class _Part(NamedTuple):

@@ -1,8 +1,10 @@
 """Parts of videos: their frames by real times where these are uneven, places and clocks of their own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from data.clips import KINDS, numbers, video
 
 from mmalign.clips import Clip, Frames
@@ -63,6 +65,14 @@ def test_a_rule_by_rate_goes_by_that_of_the_part(folder: Path) -> None:
     assert numbers(slow.frames) == [21, 23, 25, 27, 29] and slow.rate == pytest.approx(1)
     quick = part(folder, "uneven", 0.0, 1.0, Frames("fps", 8, fps=5.0))
     assert numbers(quick.frames) == [0, 2, 4, 6, 8, 10] and quick.rate == pytest.approx(10)
+
+
+def test_a_part_that_is_the_whole_is_the_whole(folder: Path) -> None:
+    for name in ("uneven", "even"):
+        whole, cut = _clip(File(str(folder), name), ALL), part(folder, name, 0.0, None)
+        assert torch.equal(whole.frames, cut.frames) and replace(cut, frames=whole.frames) == whole
+    rounded = [0.0, 0.1, 0.2, 1.9, 2.0]
+    assert CutFrames().clip(torch.zeros(1, 3, 2, 2), (0,), rounded, 2.01, "x").rate == 2.01
 
 
 def test_even_frames_are_cut_by_the_rate(folder: Path) -> None:
