@@ -32,7 +32,7 @@ Fault = Callable[[Path], Any]  # breaks a copy of a folder
 @torch.no_grad()
 def check_errors_equal_a_plain_loop(subject: Subject, _: Path) -> None:
     """Both sides of every pair at the pair's own levels and noise, by upstream's parts alone."""
-    adapter = subject.adapter(num_draws=2)
+    adapter = subject.read(num_draws=2)
     batch = subject.case(adapter).batch()
     draw = drawn(adapter, batch, drop=torch.tensor([False, False]))
     ours, pipeline = error(adapter, batch, draw), subject.pipeline()
@@ -58,7 +58,7 @@ def _pixels(subject: Subject, sample: int, role: str) -> Tensor:
 @torch.no_grad()
 def check_oblong_latents(subject: Subject, _: Path) -> None:
     """Latents wider than high: the denoiser is told where they lie as upstream's parts tell it."""
-    adapter, pipeline = subject.adapter(), subject.pipeline()
+    adapter, pipeline = subject.read(), subject.pipeline()
     *front, height, width = subject.size.latents
     noised = torch.randn(1, *front, height, width + 4, generator=torch.Generator().manual_seed(1))
     time = adapter._schedule.time(torch.tensor([600]))
@@ -74,13 +74,13 @@ def check_oblong_latents(subject: Subject, _: Path) -> None:
 @torch.no_grad()
 def check_batching_does_not_matter(subject: Subject, _: Path) -> None:
     """Alone, together or in another order: the same scores."""
-    contract.check_batching_does_not_matter(subject.case(subject.adapter(num_draws=2), 3), tolerance=1e-5)
+    contract.check_batching_does_not_matter(subject.case(subject.read(num_draws=2), 3), tolerance=1e-5)
 
 
 @torch.no_grad()
 def check_every_condition_moves_the_error(subject: Subject, _: Path) -> None:
     """Every tensor of the condition, the noise level and the noise."""
-    adapter = subject.adapter()
+    adapter = subject.read()
     batch = subject.case(adapter).batch()
     draw = drawn(adapter, batch, drop=torch.tensor([False, False]))
     base = error(adapter, batch, draw)
@@ -97,7 +97,7 @@ def check_every_condition_moves_the_error(subject: Subject, _: Path) -> None:
 @torch.no_grad()
 def check_a_dropped_caption_is_the_empty_one(subject: Subject, _: Path) -> None:
     """For both sides of a pair at once, in every tensor that a caption gives; sizes stay."""
-    adapter = subject.adapter()
+    adapter = subject.read()
     none = adapter.prepare(subject.pairs(3)[2], ROLES)  # its caption is the empty one
     named, empty = adapter._captions.conditions([""])[0], adapter._captions.empty
     assert none.rows[0].data["caption"] == "" and named.keys() == empty.keys()
@@ -115,7 +115,7 @@ def check_a_dropped_caption_is_the_empty_one(subject: Subject, _: Path) -> None:
 @torch.no_grad()
 def check_half_precision(subject: Subject, _: Path) -> None:
     """Errors stay in float32, near the exact ones, and a copy of the denoiser has the same to the bit."""
-    exact, half = subject.adapter(), subject.adapter(dtype="bfloat16", encoder_dtype="bfloat16")
+    exact, half = subject.read(), subject.adapter(dtype="bfloat16", encoder_dtype="bfloat16")
     copy = subject.adapter(dtype="bfloat16").policy
     batch = subject.case(half).batch()
     draw = drawn(half, batch)
@@ -317,7 +317,7 @@ def rebuilt(component: str, **changes: Any) -> Fault:
 def check_parts_that_do_not_fit_are_refused(subject: Subject, folder: Path) -> None:
     """In one line that names the file: every component absent or of another class, and a scheduler of
     another kind; and what else the family refuses."""
-    family = subject.adapter()._family
+    family = subject.read()._family
     index, scheduler = "model_index.json", "scheduler/scheduler_config.json"
     needed = [name for name in family.components if name not in family.optional]
     faults = [(edited(index, **{n: [None, None]}), f"component {n} is missing") for n in needed]
@@ -341,7 +341,7 @@ def check_parts_that_do_not_fit_are_refused(subject: Subject, folder: Path) -> N
 
 def check_sides_that_do_not_fit_are_refused(subject: Subject, _: Path) -> None:
     """A side that is no multiple of the autoencoder's factor and of the denoiser's patches."""
-    adapter = subject.adapter()
+    adapter = subject.read()
     step = adapter._latents.factor * adapter._family.multiple
     for side in {subject.size.side + step // 2, subject.size.side + 1} - {subject.size.side + step}:
         with pytest.raises(UserError, match=rf"model\.resolution: must be a multiple of {step}") as caught:

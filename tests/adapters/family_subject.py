@@ -83,6 +83,7 @@ class Subject:
     samples: bool = True  # it makes media from noise
     unreached: tuple[str, ...] = ()  # parts of names of LoRA weights that upstream's denoiser never uses
     faults: tuple[tuple[Callable[[Path], Any], str], ...] = ()  # what breaks a folder, and the refusal
+    kept: dict[int, Denoiser] = field(default_factory=dict)  # adapters that are only read, by their draws
 
     @property
     def size(self) -> tiny.Size:
@@ -94,6 +95,12 @@ class Subject:
         frames = {} if self.size.frames is None else {"frames": Frames(count=self.size.frames)}
         given = {"resolution": self.size.side, **frames, **self.settings, **settings}
         return Diffusion(str(folder or self.folder), **given).build(CPU)
+
+    def read(self, num_draws: int = 1) -> Denoiser:
+        """An adapter over the family's folder, one for all who change nothing about it."""
+        if num_draws not in self.kept:
+            self.kept[num_draws] = self.adapter(num_draws=num_draws)
+        return self.kept[num_draws]
 
     def pipeline(self, folder: Path | None = None) -> DiffusionPipeline:
         """A fresh upstream pipeline."""
