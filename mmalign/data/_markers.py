@@ -123,6 +123,20 @@ def user_turn(
     return place_markers([{"role": "user", "content": text}], field, media, reader, front=True)
 
 
+def medium_first(turns: Sequence[Any], media: Mapping[str, int]) -> list[Any]:
+    """The turns with a single marker of a single medium in front of its turn, on a line of its own, wherever
+    in the turn it stands: so LLaVA's training code has it, whose rows often end with it."""
+    marked = [place for place, turn in enumerate(turns) for _ in MARKER.findall(_text(turn))]
+    made = list(turns)
+    if len(marked) == 1 and sum(media.values()) == 1:
+        turn = turns[marked[0]]
+        text = _text(turn)
+        (kind,) = MARKER.findall(text)
+        rest = MARKER.sub("", text).strip()
+        made[marked[0]] = {**turn, _text_key(turn): f"<{kind}>\n{rest}" if rest else f"<{kind}>"}
+    return made
+
+
 def split_markers(text: str) -> list[dict[str, str]]:
     """Text and places as content parts, in order; no character but the markers is lost."""
     parts: list[dict[str, str]] = []

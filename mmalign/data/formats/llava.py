@@ -11,6 +11,7 @@ from mmalign.data._markers import (
     count_media,
     cut_answer,
     has_markers,
+    medium_first,
     place_markers,
     rated,
     refuse_markers,
@@ -30,9 +31,9 @@ class Llava(Format):
     `conversations` and `rejected_conversations` (arXiv 2402.11411), each ending with its answer.
 
     `image` and `video` hold one value or a list. Every `<image>` (or `<image-placeholder>`) or `<video>`
-    stands for the next of them and the counts must be equal; without any marker the media come first. A
-    prompt becomes a user's turn. Conversations may differ in their last turns alone. `fps` is the rate of a
-    clip that is a folder of frames.
+    stands for the next of them and the counts must be equal; without any marker the media come first, and so
+    does a single one in conversations, wherever its turn has it. A prompt becomes a user's turn.
+    Conversations may differ in their last turns alone. `fps` is the rate of folders of frames.
     """
 
     columns = LABELS | {"prompt", "chosen", "rejected", *_WHOLE.values(), *_MEDIA, "fps"}
@@ -66,7 +67,6 @@ class Llava(Format):
         asked = {}
         for role, name in _WHOLE.items():
             asked[name], made[role] = cut_answer(row.get(name), name, reader)
-        made["prompt"] = place_markers(
-            same_prompt(asked, media, reader), _WHOLE["chosen"], media, reader, front=True
-        )
+        shared = medium_first(same_prompt(asked, media, reader), media)
+        made["prompt"] = place_markers(shared, _WHOLE["chosen"], media, reader, front=True)
         return Converted(made, names | _WHOLE | {"prompt": _WHOLE["chosen"]})

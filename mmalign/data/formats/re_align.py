@@ -10,6 +10,7 @@ from mmalign.data._formats import Converted, Format
 from mmalign.data._markers import (
     count_media,
     cut_answer,
+    medium_first,
     place_markers,
     refuse_markers,
     same_prompt,
@@ -26,8 +27,8 @@ class ReAlign(Format):
     """`image`, `retrieved_image`, and `chosen` and `rejected`: whole conversations, or texts with a `prompt`.
 
     The retrieved picture stands in the place of the other in a third role, `chosen_retrieved`, with the
-    chosen answer. A marker `<image>` is the picture's place; without one it comes first. Conversations may
-    differ in their last turns alone.
+    chosen answer. A marker `<image>` is the picture's place; without one it comes first, and so does that of
+    conversations, wherever its turn has it. Conversations may differ in their last turns alone.
     """
 
     columns = LABELS | {"image", "retrieved_image", "prompt", *_SIDES}
@@ -54,7 +55,8 @@ class ReAlign(Format):
         asked = {}
         for side in _SIDES:
             asked[side], made[side] = cut_answer(row.get(side), side, reader)
-        made["prompt"] = place_markers(same_prompt(asked, media, reader), "chosen", media, reader, front=True)
+        shared = medium_first(same_prompt(asked, media, reader), media)
+        made["prompt"] = place_markers(shared, "chosen", media, reader, front=True)
         return Converted(made, names | {"prompt": "chosen"})
 
     def _prompt(self, prompt: Any, media: Mapping[str, int], reader: Reader) -> Any:

@@ -96,6 +96,17 @@ def test_sides_that_differ_in_the_place_of_the_picture_alone(one: str, other: st
     assert prompt_of(sample, "chosen") == [("user", "image:a.png", "\nWho?")]
 
 
+@pytest.mark.parametrize("asked", ["Who?\n<image>", "<image>Who?", "Who?<image>", "<image>\nWho?"])
+def test_a_single_picture_of_a_conversation_comes_first(asked: str, tmp_path: Path) -> None:
+    """Wherever its turn has it: a model of the LLaVA kind was trained with the picture in front."""
+    said = (asked, "A cat.", "Where?")
+    row = conversations(turns(*said, "There."), turns(*said, "Here."))
+    (sample,) = read_rows(tmp_path, row).samples
+    first, *later = prompt_of(sample, "chosen")
+    assert first == ("user", "image:a.png", "\nWho?")
+    assert later == [("assistant", "A cat."), ("user", "Where?")]
+
+
 def test_several_pictures_have_one_order(tmp_path: Path) -> None:
     marked = "1: <image> 2: <image> Who?"
     row = {**conversations(turns(marked, "a"), turns("1: 2: Who?", "b")), "image": ["a.png", "b.png"]}

@@ -59,6 +59,16 @@ def test_conversations_differ_in_their_last_turns_alone(tmp_path: Path) -> None:
         read_rows(tmp_path, {**RE_ALIGN, "rejected": asked})
 
 
+def test_a_picture_behind_its_question_comes_first(tmp_path: Path) -> None:
+    both = {
+        side: [{"from": "human", "value": "What is it?\n<image>"}, {"from": "gpt", "value": said}]
+        for side, said in (("chosen", "A cat."), ("rejected", "A dog."))
+    }
+    (sample,) = read_rows(tmp_path, {**RE_ALIGN, **both}).samples
+    assert prompt_of(sample, "chosen") == [("user", "image:a.png", "\nWhat is it?")]
+    assert prompt_of(sample, "rejected") == prompt_of(sample, "chosen")
+
+
 def test_broken_rows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'retrieved_image': holds no image"):
         read_rows(tmp_path, {**RE_ALIGN, "retrieved_image": None})
