@@ -79,6 +79,7 @@ class MiaDpo(RowBuilder):
     `balance` is too: of the pairs whose chosen answer begins with one of these words, such as yes and no, as
     many of each word stay as of the rarest, so that no training learns to say the commonest. It is done at
     the end, over the whole build, and those with the lowest hashes of their ids stay.
+    Closed answers leave pairs only where the model is wrong, so that training may turn right ones, too.
     """
 
     # what is drawn from: numbered pictures, cells of one picture, a picture inside another

@@ -95,7 +95,7 @@ ARMS = (
     Arm("several: mia_dpo", "dpo", (ANCHORED,), 1, None, "taught", "questions"),
     Arm("several: mia_dpo, higher rate", "dpo", (ANCHORED, HIGHER), 1, None, "taught", "questions"),
     Arm(EVEN, "dpo", (ANCHORED,), 3, None, "taught", "even"),
-    Arm(f"{EVEN}, higher rate", "dpo", (ANCHORED, HIGHER), 1, None, "taught", "even"),
+    Arm(f"{EVEN}, higher rate", "dpo", (ANCHORED, HIGHER), 3, None, "taught", "even"),
     Arm(f"{EVEN}, drifted", "dpo", (ANCHORED,), 1, EVEN, "taught", "even, drifted"),
     Arm(f"{EVEN}, wrong numbers", "dpo", (ANCHORED,), 3, EVEN, "taught", "even, wrong numbers"),
     Arm(f"{EVEN}, elsewhere", "dpo", (ANCHORED,), 3, None, "taught", "even, elsewhere"),

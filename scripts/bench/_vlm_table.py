@@ -100,15 +100,9 @@ def among(cells: Sequence[Cell], arms: Sequence[Arm]) -> str:
 
 def looked(counts: Mapping[str, Mapping[str, float]]) -> str:
     """What attention tells of right and wrong answers, by number of pictures."""
-    head = [
-        "pictures",
-        "questions",
-        "wrong",
-        "share, right answers",
-        "share, wrong answers",
-        "right is larger",
-    ]
-    lines = [_line([*head, "above the paper's threshold"]), _line(["---"] * (len(head) + 1))]
+    head = ["pictures", "questions", "wrong answers", "share, right answers", "share, wrong answers"]
+    head += ["a right one's is larger", "above the paper's threshold"]
+    lines = [_line(head), _line(["---"] * len(head))]
     for count, own in counts.items():
         fields = [count, f"{own['questions']:.0f}", f"{own['wrong']:.0f}"]
         fields += [f"{own[key]:.1%}" for key in ("share of right", "share of wrong", "larger")]
@@ -141,12 +135,20 @@ def _leaning(runs: Sequence[Cell], base: Cell, was: int) -> str:
 def selection(cells: Sequence[Cell]) -> str:
     """What was found on validation scenes at every rate tried."""
     own = [c for c in cells if c["split"] == "validation" and "steps" in c]
-    lines = [_line(["objective", "lr", "caption score", "recall", "name an absent thing", "presence"])]
-    lines.append(_line(["---"] * 6))
+    head = ["objective", "lr", "caption score", "recall", "name an absent thing", "presence"]
+    head += ["caption score among several", "presence among several"]
+    lines = [_line(head), _line(["---"] * len(head))]
     for cell in sorted(own, key=lambda c: (str(c["run"]), float(c["lr"]))):
         fields = [cell["run"], f"{cell['lr']:g}", f"{_mean([cell], 'caption score'):.3f}"]
         keys = ("caption recall", "caption hallucinates", "presence")
-        lines.append(_line([*fields, *(f"{_mean([cell], key):.1%}" for key in keys)]))
+        fields += [f"{_mean([cell], key):.1%}" for key in keys]
+        told = ["", ""]
+        if "several presence" in cell:
+            told = [
+                f"{_mean([cell], 'several caption score'):.3f}",
+                f"{_mean([cell], 'several presence'):.1%}",
+            ]
+        lines.append(_line([*fields, *told]))
     return "\n".join(lines)
 
 
