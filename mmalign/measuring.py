@@ -32,7 +32,7 @@ def measure(
 ) -> list[Measured]:
     """Ask both models of a run what the metrics ask, those of its config or those given, grade the answers
     and write figures, rows and the report into the run folder. Both answer by `evaluation.generation`,
-    greedily where it says nothing. Answers are kept as they come: what is there already is not generated again.
+    greedily where it says nothing. Answers are kept as they come: what is there already is not made again.
     `count`: so many questions of each metric, evenly spread; None: all.
 
     Raises UserError for no metric, and for one that the run's model cannot be asked.
