@@ -23,7 +23,6 @@ from mmalign.types import (
 )
 
 MEDIA = "rows without a picture or clip"
-WORDLESS = "rows whose answer is no text"
 EMPTY = "answers without any text"
 EQUAL = "answers equal to the row's own"
 CUT = "rows whose answer is cut to fit the model"
@@ -59,7 +58,8 @@ class Alike(Protocol):
 
 @dataclass(frozen=True)
 class Subject:
-    """A prompt, media decoded, and the answer to it that is written anew. Seeds are made from `id`."""
+    """A prompt, media decoded, and the answer to it, of text alone, that is written anew. Seeds are made from
+    `id`."""
 
     id: str
     turns: tuple[Message, ...]
@@ -68,10 +68,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Written:
-    """An answer written blind. `told`: the try it came from, whether freely, its cosine with the chosen
-    answer, and how many of the places were hidden."""
+    """An answer written blind, with the chosen one's white space around it, which else would tell the two
+    apart. `told`: the try it came from, whether freely, its cosine with the chosen answer, and how many of
+    the places were hidden."""
 
-    chosen: str
     text: str
     told: Mapping[str, Any]
 
@@ -94,10 +94,12 @@ def is_cut(adapter: Adapter, subject: Subject) -> bool:
 
 @dataclass(frozen=True)
 class _Task:
-    """A chosen answer, and how many places the media of its prompt take."""
+    """A chosen answer without the white space around it, and how many places the media of its prompt take."""
 
     subject: Subject
     chosen: str
+    before: str
+    after: str
     places: int
 
 
@@ -163,10 +165,12 @@ class BlindWriter:
         """What is to be written, or why nothing can."""
         if all(part.kind == "text" for turn in subject.turns for part in turn.parts):
             return MEDIA
-        if any(part.kind != "text" for part in subject.answer):
-            return WORDLESS
         (places,) = self.adapter.media_tokens([subject.turns])
-        return _Task(subject, "".join(part.data for part in subject.answer).strip(), sum(places))
+        answer = "".join(part.data for part in subject.answer)
+        behind = answer.lstrip()
+        before = answer[: len(answer) - len(behind)]
+        chosen = behind.rstrip()
+        return _Task(subject, chosen, before, behind[len(chosen) :], sum(places))
 
     def _drawn(self, task: _Task, number: int, free: bool, seed: int) -> _Try:
         """All that is random about one try."""
@@ -198,7 +202,8 @@ class BlindWriter:
 def _written(one: _Try, text: str, told: Mapping[str, Any]) -> Written | str:
     if not text:
         return EMPTY
-    if text == one.task.chosen:
+    task = one.task
+    if text == task.chosen:
         return EQUAL
-    seen = {"places": one.task.places, "hidden": one.task.places - int(one.visible.sum())}
-    return Written(one.task.chosen, text, {**told, **seen})
+    seen = {"places": task.places, "hidden": task.places - int(one.visible.sum())}
+    return Written(f"{task.before}{text}{task.after}", {**told, **seen})

@@ -53,7 +53,7 @@ class Bdhs(Blind, RowBuilder):
 def _remade(row: Asked, found: Written | str) -> Remade:
     if isinstance(found, str):
         return Remade(counts=Counter({found: 1}))
-    answers = {"chosen": Part("text", found.chosen), "bdhs": Part("text", found.text)}
-    if (rejected := row.sides.get("rejected")) is not None:
-        answers["rejected"] = Part("text", "".join(part.data for part in rejected))
+    own = {"chosen": row.original, **row.sides}
+    answers = {role: Part("text", "".join(part.data for part in parts)) for role, parts in own.items()}
+    answers["bdhs"] = Part("text", found.text)
     return Remade((NewRow("bdhs", row.turns, answers, told=found.told),))

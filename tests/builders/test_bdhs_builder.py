@@ -129,6 +129,18 @@ def test_rows_do_not_depend_on_each_other_and_keep_what_they_have() -> None:
     assert empty.counts == {EMPTY: 1}
 
 
+def test_white_space_around_the_answer_tells_no_side_from_another() -> None:
+    for tries, tail in ((1, " x."), (0, " y. \n\n")):
+        (remade,) = made(Watched(tail), row("\n A cat.\t\n", " A cow.\n"), tries=tries)
+        answers = {role: part.data for role, part in remade.rows[0].answers.items()}  # type: ignore[union-attr]
+        assert (answers["chosen"], answers["rejected"]) == ("\n A cat.\t\n", " A cow.\n")
+        assert answers["bdhs"] == f"\n {answers['bdhs'].strip()}\t\n" and answers["bdhs"].strip()
+    (same,) = made(Watched("A cat."), row(" A cat.\n"), tries=0)
+    assert same.counts == {EQUAL: 1}, "white space makes no other answer"
+    (blank,) = made(Watched("A cat."), row(" \n"), tries=0)
+    assert blank.rows[0].answers["bdhs"] == Part("text", " \nA cat.")
+
+
 def test_an_answer_that_is_cut_is_not_written_on() -> None:
     model = Watched(" y.")
     long, short = made(model, row("A cat. " * 9, name="long"), row("A cat."))

@@ -164,6 +164,21 @@ def test_the_check_writes_them_too(make: Make, online: dict[str, Any]) -> None:
     }
 
 
+def test_white_space_around_the_chosen_answer_is_around_the_blind_one(make: Make) -> None:
+    """Else it would tell the two apart."""
+    rows = list(make.rows().values())[:4]
+    for row, (before, after) in zip(rows, [(" ", "\n"), ("", "\n\n"), ("\n ", ""), (" ", " ")], strict=True):
+        row["chosen"] = before + row["chosen"] + after
+    alone = {"offline": 1.0, "judge": None, "prompts": 4}
+    config = make("spaces", steps=1, online=alone, data=make.write("spaces.jsonl", rows))
+    (record,) = records(run(config))
+    for held, sample in zip(record["samples"], round_samples(config, record), strict=True):
+        said = told(sample)
+        bare = said["bdhs"].strip()
+        assert bare and said["bdhs"] == said["chosen"].replace(said["chosen"].strip(), bare), held["id"]
+        assert said["chosen"] in [row["chosen"] for row in rows]
+
+
 def test_an_answer_that_is_cut_is_not_written_on(make: Make) -> None:
     """The model could take no token behind what stands before a cut."""
     rows = list(make.rows().values())[:4]
