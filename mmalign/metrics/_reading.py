@@ -15,7 +15,7 @@ Row = tuple[str, Mapping[str, Any]]
 """Where a row stands, "file.jsonl row 17", and its fields."""
 _IDS = ("id", "question_id", "idx", "image_id")
 _TEXTS = ("answer", "response", "text", "caption", "prediction", "pred", "output", "model_answer")
-_ZERO, _LAST = re.compile(r"(?:^|/)0(?:#|$)"), re.compile(r"\d+$")
+_ZERO, _LAST = re.compile(r"(?:^|/)0$"), re.compile(r"\d+$")
 Copied = tuple[tuple[str, ...], tuple[str, ...]]
 """Fields that tell a row copied from a benchmark's own file, and which of its texts are no model's answer."""
 NOTHING_COPIED: Copied = ((), ())
@@ -162,19 +162,26 @@ def answers_in(
 
 
 def from_one(given: Mapping[str, str], asked: Collection[str], path: Path) -> dict[str, str]:
-    """Answers by ids that are, or end in, numbers counted from 1. A file that has just these, counted from 0,
-    is told from that; one that has a 0 otherwise is refused, for its answers may belong to their neighbours.
+    """Answers by ids that are, or end in, numbers counted from 1, with #VIEW behind those of a view. A file
+    that has just these counted from 0, plain and under every view that it names, is told from that; one that
+    has a 0 otherwise is refused, for its answers may belong to their neighbours.
     """
-    zero = next((name for name in given if _ZERO.search(name) and name not in asked), None)
+    heads = {name.partition("#")[0] for name in asked}
+    parted = {name: name.partition("#") for name in given}
+    early = (name for name, (head, *_) in parted.items() if _ZERO.search(head) and head not in heads)
+    zero = next(early, None)
     if zero is None:
         return dict(given)
-    below = {_LAST.sub(lambda found: str(int(found[0]) - 1), name): name for name in asked}
-    if given.keys() != below.keys():
+    below = {_LAST.sub(lambda found: str(int(found[0]) - 1), head): head for head in heads}
+    views: dict[str, set[str]] = {}
+    for head, _, view in parted.values():
+        views.setdefault(view, set()).add(head)
+    if any(there != below.keys() for there in views.values()):
         raise UserError(
             f"{path}: has an id {zero!r}, and these ids count from 1; count from 1, or give all "
-            f"{len(asked)} answers counted from 0"
+            f"{len(heads)} answers counted from 0"
         )
-    return {below[name]: text for name, text in given.items()}
+    return {f"{below[head]}{mark}{view}": given[name] for name, (head, mark, view) in parted.items()}
 
 
 def _answer(row: Mapping[str, Any], texts: Sequence[str], copied: Copied, where: str) -> str:

@@ -14,6 +14,7 @@ from metrics.test_video_mme import metric as video_mme
 from metrics.test_video_mme import rows
 
 from mmalign.measuring import measure_answers
+from mmalign.metrics._reading import from_one
 from mmalign.metrics._seam import Metric
 from mmalign.metrics.image_swap import ImageSwap
 from mmalign.metrics.pope import Pope
@@ -61,10 +62,18 @@ def test_numbers_of_questions_count_from_one(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"given.jsonl: has an id '{head}0', and these ids count from 1"):
             acc(tmp_path, metric, [{"id": f"{head}0", "text": said[0]}])
     swapped = ImageSwap({"name": "pope", "questions": str(path), "images": "."})
-    both = [{"id": f"{i}{end}", "text": "no"} for i in (0, 1) for end in ("", "#swapped")]
-    (tmp_path / "both.json").write_text(json.dumps(both))
-    with pytest.raises(UserError, match="has an id '0', and these ids count from 1"):
-        swapped.predictions(tmp_path / "both.json")
+    both = {f"{i}{end}": f"no {i}{end}" for end in ("", "#swapped") for i in (0, 1)}
+    place = tmp_path / "both.json"
+    place.write_text(json.dumps([{"id": name, "text": text} for name, text in both.items()]))
+    right = {"1": "no 0", "2": "no 1", "1#swapped": "no 0#swapped", "2#swapped": "no 1#swapped"}
+    assert swapped.predictions(place) == right
+    for lacking, told in (("1#swapped", "'0'"), ("1", "'0'"), ("0", "'0#swapped'")):
+        left = [{"id": name, "text": text} for name, text in both.items() if name != lacking]
+        place.write_text(json.dumps(left))
+        with pytest.raises(UserError, match=f"has an id {told}, and these ids count from 1.* all 2 answers"):
+            swapped.predictions(place)
+    from_zero = {"0": "a", "1": "b", "0#swapped": "c"}
+    assert from_one(from_zero, ["0", "1"], place) == from_zero
 
 
 def test_a_question_is_no_answer(tmp_path: Path) -> None:
