@@ -21,7 +21,7 @@ class PromptPath:
 
 
 @dataclass(frozen=True)
-class Answering:
+class AnswerSettings:
     """How both models answer the questions of metrics. Responses that judges compare, and those shown while
     training, are sampled by `model.generation`."""
 
@@ -55,7 +55,8 @@ class Evaluation:
     levels: int = 8  # noise levels at which held-out pairs of a denoiser are scored; 0: none
     level_pairs: int = 32  # held-out pairs scored at those levels, at most
     metrics: Any = ()  # benchmarks from metrics/ that both models are asked, a list
-    generation: Answering = field(default_factory=Answering)  # how they answer those; comparisons sample
+    # how they answer those; comparisons sample
+    generation: AnswerSettings = field(default_factory=AnswerSettings)
     grid: int | None = None  # prompts answered at every evaluation; null: 4 where pictures are made, else 0
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign._build import build_named
-from mmalign._evaluation import Answering, metrics_from
+from mmalign._evaluation import AnswerSettings, metrics_from
 from mmalign._names import KINDS, name_of
 from mmalign.data._paths import File
 from mmalign.metrics import _measured
@@ -70,13 +70,13 @@ def measure(
     return found
 
 
-def _answering(adapter: Adapter, wanted: Answering) -> tuple[Adapter, dict[str, Any] | None]:
+def _answering(adapter: Adapter, wanted: AnswerSettings) -> tuple[Adapter, dict[str, Any] | None]:
     """The adapter as it is to answer metrics, and its settings; None for an adapter of which only it knows
     how it answers. Raises UserError for settings that such a one would not read."""
     from mmalign.adapters._text_sampling import Answers
 
     if not isinstance(adapter, Answers):
-        if wanted != Answering():
+        if wanted != AnswerSettings():
             raise UserError(
                 f"evaluation.generation: {type(adapter).__name__} answers by settings of its own; remove it"
             )

@@ -12,7 +12,7 @@ from cli_runs import call
 from metrics.test_pope import write
 
 from mmalign import api
-from mmalign._evaluation import Answering, evaluation_from, evaluation_tree
+from mmalign._evaluation import AnswerSettings, evaluation_from, evaluation_tree
 from mmalign.metrics import Graded, Metric, Question, Sums, _measured, ratio
 from mmalign.metrics._measured import Measured
 from mmalign.metrics._reading import asked
@@ -180,8 +180,8 @@ def test_both_models_answer_greedily_unless_told_otherwise(
     assert run.adapter.config.generation.temperature == 1  # type: ignore[attr-defined]
     kept = run.folder / "evaluation" / "metrics" / "spelling" / "answers.tuned.jsonl"
 
-    def said(seed: int, generation: Answering | None = None) -> tuple[str, Measured]:
-        evaluation = replace(run.config.evaluation, generation=generation or Answering())
+    def said(seed: int, generation: AnswerSettings | None = None) -> tuple[str, Measured]:
+        evaluation = replace(run.config.evaluation, generation=generation or AnswerSettings())
         other = replace(run, config=replace(run.config, evaluation=evaluation))
         (found,) = api.measure(other, [Spelling("red")], seed=seed)
         assert _measured.read(run.folder) == [found]
@@ -191,7 +191,7 @@ def test_both_models_answer_greedily_unless_told_otherwise(
     assert len({text for text, _ in greedy}) == 1
     most = greedy[0][1].answered["max_new_tokens"]  # type: ignore[index]
     assert greedy[0][1].manner == f"answers: greedy, at most {most} tokens"
-    hot = Answering(temperature=1.0, top_p=0.95, max_new_tokens=5)
+    hot = AnswerSettings(temperature=1.0, top_p=0.95, max_new_tokens=5)
     sampled = [said(seed, hot) for seed in range(3)]
     assert len({text for text, _ in sampled}) > 1
     assert sampled[2][1].manner == (
@@ -236,7 +236,7 @@ def test_an_adapter_of_its_own_settings(runs: Path, tmp_path: Path) -> None:
     (found,) = api.measure(own, [Spelling("red")])
     assert (found.answered, found.manner) == (None, "")
     assert found.whole.sides["tuned"]["right"].value == 1
-    evaluation = replace(run.config.evaluation, generation=Answering(temperature=1.0))
+    evaluation = replace(run.config.evaluation, generation=AnswerSettings(temperature=1.0))
     hot = replace(own, config=replace(run.config, evaluation=evaluation))
     with pytest.raises(UserError, match="^evaluation.generation: Own answers by settings of its own; remove"):
         api.measure(hot, [Spelling("red")])
