@@ -23,20 +23,24 @@ class Converted:
     """A canonical row; `names` gives the columns that its fields came from, for messages.
 
     `group`: the row is one scored response of this list, the others are in other rows. `pairs`: how a list
-    becomes pairs unless the source says otherwise.
+    becomes pairs unless the source says otherwise. `unrated`: answers of the row that take part in
+    nothing, since a rating of theirs is no number.
     """
 
     row: Mapping[str, Any]
     names: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
     pairs: PairRule | None = None
+    unrated: int = 0
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A sound row that holds no preference, such as one that nobody has judged; counted by its reason."""
+    """A sound row that holds no preference, such as one that nobody has judged; counted by its reason.
+    `unrated` as of `Converted`."""
 
     reason: str
+    unrated: int = 0
 
 
 class Format(ABC):
@@ -65,6 +69,7 @@ class ReadRow:
     signs: tuple[str, ...]
     group: str | None = None
     pairs: PairRule | None = None
+    unrated: int = 0
 
 
 def known_formats(name: str) -> dict[str, Format]:
@@ -92,11 +97,11 @@ def read_row(
     name, signs = (next(iter(formats)), ()) if len(formats) == 1 else recognise(row, origin, formats)
     made = formats[name].convert(row, Reader(origin, root))
     if isinstance(made, LeftOut):
-        return ReadRow(made, name, signs)
+        return ReadRow(made, name, signs, unrated=made.unrated)
     record = read_record(made.row, origin, number, root, made.names)
     dropped = [str(key) for key in row if key not in formats[name].columns and key not in made.row]
     whole = Record(record.sample, (*record.unused, *dropped))
-    return ReadRow(whole, name, signs, made.group, made.pairs)
+    return ReadRow(whole, name, signs, made.group, made.pairs, made.unrated)
 
 
 def recognise(

@@ -30,6 +30,7 @@ class LoadReport:
     formats: Counter[str] = field(default_factory=Counter)
     signs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    unrated_answers: int = 0  # of lists, used or not
     lists: Counter[str] = field(default_factory=Counter)  # by the rule that made pairs of them
     pairs: int = 0
     pairs_left_out: Counter[str] = field(default_factory=Counter)
@@ -56,6 +57,8 @@ class LoadReport:
         used = f"{self.kept} samples from" if self.lists else f"{self.kept} of"
         lines = [*self._formats(), f"data: {used} {self.rows} rows used ({roles})"]
         lines += [f"data: {count} rows left out: {why}" for why, count in sorted(self.left_out.items())]
+        if self.unrated_answers:
+            lines.append(f"data: {self.unrated_line()}")
         if self.lists:
             rules = "; ".join(f"{count} {rule}" for rule, count in sorted(self.lists.items()))
             lines.append(f"data: {self.pairs} pairs made of {self.lists.total()} lists: {rules}")
@@ -89,6 +92,11 @@ class LoadReport:
             first = self.skipped[0]
             lines.append(f"data: {len(self.skipped)} broken rows left out ({share:.1f} %); {first.reason}")
         return lines
+
+    def unrated_line(self) -> str:
+        """Answers that take part in no pair, since one of their ratings is no number."""
+        counted = "1 answer" if self.unrated_answers == 1 else f"{self.unrated_answers} answers"
+        return f"{counted} left out: a rating is missing or no number"
 
     def reversed_line(self) -> str:
         """Pairs whose scores speak against their order."""

@@ -93,6 +93,7 @@ def _sample(
     if found.signs:
         report.formats[found.format] += 1
         report.signs.setdefault(found.format, found.signs)
+    report.unrated_answers += found.unrated
     if isinstance(found.result, LeftOut):
         report.left_out[found.result.reason] += 1
         return None

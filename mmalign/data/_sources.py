@@ -167,5 +167,6 @@ def _nothing_left(options: SourceOptions, report: LoadReport) -> str:
         return f"data: all {len(report.skipped)} rows are broken; the first: {report.skipped[0].reason}"
     if report.left_out or report.pairs_left_out or report.ties_dropped:
         reasons = counts_of(report.left_out + report.pairs_left_out + Counter({"ties": report.ties_dropped}))
-        return f"data: {options.title}: no row holds a preference ({reasons})"
+        unrated = f"; {report.unrated_line()}" if report.unrated_answers else ""
+        return f"data: {options.title}: no row holds a preference ({reasons}{unrated})"
     return "data: all rows have two equal sides (drop_identical)"

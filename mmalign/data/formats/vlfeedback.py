@@ -23,7 +23,7 @@ class VlFeedback(Format):
 
     The score of an answer is the mean of its ratings; aspects are scores of their names, for `data.pairs`.
     Without that rule all answers with unequal means make pairs. An answer with a rating that is no number
-    takes part in none, and a row with fewer than two rated answers is left out.
+    takes part in none and is counted, and a row with fewer than two rated answers is left out.
     """
 
     columns = LABELS | {"prompt", "completions", *_IMAGES}
@@ -43,19 +43,20 @@ class VlFeedback(Format):
         reader.media(row.get(image), "image", image)
         made["images"] = [row[image]]
         made["prompt"] = user_turn(row.get("prompt"), "prompt", {"image": 1}, reader)
-        answers, scores = [], []
+        answers, scores, unrated = [], [], 0
         for place, item in enumerate(_items(row.get("completions"), reader)):
             field = f"completions[{place}]"
             ratings = _ratings(item["annotations"], f"{field}.annotations", reader)
             if ratings is None:
+                unrated += 1
                 continue
             answers.append(refuse_markers(reader.text(item["response"], field), field, reader))
             scores.append({**ratings, "score": sum(ratings.values()) / len(ratings)})
         if len(answers) < 2:
-            return LeftOut("with fewer than two rated answers")
+            return LeftOut("with fewer than two rated answers", unrated)
         made |= {"responses": answers, "scores": scores}
         names = {"images": image, "responses": "completions", "scores": "completions"}
-        return Converted(made, names, pairs=PairRule(strategy="all"))
+        return Converted(made, names, pairs=PairRule(strategy="all"), unrated=unrated)
 
 
 def _items(found: Any, reader: Reader) -> list[Mapping[str, Any]]:

@@ -48,7 +48,18 @@ def test_all_couples_of_unequal_means(tmp_path: Path) -> None:
 def test_an_answer_whose_rating_is_no_number_takes_part_in_none(odd: Any, tmp_path: Path) -> None:
     assert pairs_of(tmp_path, rated((1, 2), (5, odd), (4, 4))) == {("r2", "r0")}
     rows = [VLFEEDBACK, {**VLFEEDBACK, "completions": rated((1, 2), (5, odd))}]
-    assert read_rows(tmp_path, *rows).report.left_out == {"with fewer than two rated answers": 1}
+    report = read_rows(tmp_path, *rows).report
+    assert report.left_out == {"with fewer than two rated answers": 1}
+    assert "data: 1 answer left out: a rating is missing or no number" in report.lines()
+
+
+def test_answers_without_a_rating_are_counted(tmp_path: Path) -> None:
+    rows = [{**VLFEEDBACK, "completions": rated((1, 2), (5, "N/A"), (4, 4))} for _ in range(3)]
+    lines = read_rows(tmp_path, *rows).report.lines()
+    assert "data: 3 answers left out: a rating is missing or no number" in lines
+    assert not [line for line in read_rows(tmp_path, VLFEEDBACK).report.lines() if "a rating is" in line]
+    with pytest.raises(UserError, match=r"rated answers 1; 1 answer left out: a rating"):
+        read_rows(tmp_path, {**VLFEEDBACK, "completions": rated((1, 2), (5, "N/A"))})
 
 
 def test_a_rule_of_the_source_goes_by_aspects(tmp_path: Path) -> None:
