@@ -17,6 +17,7 @@ from mmalign.metrics import _measured
 from mmalign.metrics._measured import Block, Measured
 from mmalign.metrics._resampling import Figure
 from mmalign.metrics._seam import Graded, Metric, Question
+from mmalign.metrics._thoughts import is_unfinished
 from mmalign.types import Adapter, Judge, UserError
 
 if TYPE_CHECKING:
@@ -63,8 +64,13 @@ def measure(
     asked = questions_of_all(run, chosen, count)
     found = []
     for name, metric, questions in asked:
-        graded = {side.name: metric.grade(asker.answers(side, questions)) for side in sides}
-        found.append(_measured.measured(metric, name, graded, step=run.step, answered=answered))
+        graded: dict[str, list[Graded]] = {}
+        notes: list[str] = []
+        for side in sides:
+            given = asker.answers(side, questions)
+            graded[side.name] = metric.graded(given)
+            notes += _unfinished(side.name, given)
+        found.append(_measured.measured(metric, name, graded, notes, run.step, answered))
         _measured.write(run.folder, found[-1], graded)
         write_report(run.folder)
     return found
@@ -159,8 +165,9 @@ def measure_answers(files: Sequence[Path], metrics: Sequence[Metric]) -> list[Me
         graded: dict[str, list[Graded]] = {}
         for side, path in zip(sides, files, strict=True):
             given = metric.predictions(path)
-            graded[side] = metric.grade(given)
+            graded[side] = metric.graded(given)
             notes += _left_out(side, given, [one.id for one in metric.ask()])
+            notes += _unfinished(side, given)
         if not all(graded.values()):
             empty = files[[not items for items in graded.values()].index(True)]
             raise UserError(f"{empty}: answers no question of {name}; its ids are others")
@@ -176,6 +183,11 @@ def _left_out(side: str, given: Mapping[str, str], asked: Sequence[str]) -> Iter
         yield f"{side}: {lacking} of {len(asked)} questions have no answer and are left out"
     if other:
         yield f"{side}: {other} answers belong to no question and are left out"
+
+
+def _unfinished(side: str, given: Mapping[str, str]) -> Iterator[str]:
+    if cut := sum(map(is_unfinished, given.values())):
+        yield f"{side}: {cut} of {len(given)} answers end within a thought and are graded as empty ones"
 
 
 def named(metrics: Sequence[Metric]) -> list[tuple[str, Metric]]:

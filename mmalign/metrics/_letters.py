@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from mmalign.metrics._thoughts import without_thoughts
+
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LEADS = (
     "the best answer is", "the correct answer is", "the answer is", "the answer", "the best option is",
@@ -12,7 +14,6 @@ _LEADS = (
 )  # fmt: skip
 _MORE_LEADS = (*_LEADS, "answer is", "choice", "i think it is", "i think it's", "it is", "it's")
 _MARKED = re.compile(r"<answer>(.*?)</answer>|\\boxed\{(?:\\\w+\{)?([^{}]*)\}", re.IGNORECASE | re.DOTALL)
-_THOUGHT = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.IGNORECASE | re.DOTALL)
 _ECHO = re.compile(r"\W*([A-Z])[.):]\)?\s+\S")
 _FIRST = re.compile(
     r"[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<small>[a-z])(?:[.):](?=\s|$)|\s*$)"
@@ -65,8 +66,8 @@ def without_lead(answer: str, leads: Sequence[str] = _LEADS) -> str:
 
 def unmarked(answer: str) -> list[str]:
     """What an answer sets apart as its result, <answer>B</answer> or \\boxed{B}, or else all of it; without
-    what it thinks in <think>, and without asterisks and the like that make it bold."""
-    answer = _THOUGHT.sub("", answer)
+    what was thought before it, and without asterisks and the like that make it bold."""
+    answer = without_thoughts(answer)
     found = [first or second for first, second in _MARKED.findall(answer)] or [answer]
     return [re.sub(r"\*\*|__|`", "", one).strip(" \t\n*$#\"'\u201c\u201d") for one in found]
 

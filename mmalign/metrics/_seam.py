@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmalign.metrics._reading import NOTHING_COPIED, Copied, answers_in
+from mmalign.metrics._thoughts import without_thoughts
 from mmalign.types import Message
 
 Groups = Mapping[str, tuple[str, ...]]
@@ -118,6 +119,10 @@ class Metric(ABC):
     @abstractmethod
     def grade(self, answers: Mapping[str, str]) -> list[Graded]:
         """Items of the answers, by the ids of their questions; questions without an answer are left out."""
+
+    def graded(self, answers: Mapping[str, str]) -> list[Graded]:
+        """What `grade` makes of answers as models write them, their thoughts left out."""
+        return self.grade({name: without_thoughts(text) for name, text in answers.items()})
 
     @abstractmethod
     def values(self, sums: Sums) -> dict[str, Numbers]:
