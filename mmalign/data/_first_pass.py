@@ -215,16 +215,19 @@ def unpair(samples: Sequence[PreferenceSample]) -> Unpaired:
     return Unpaired(found, pairs, ties)
 
 
-def beside_prompts(samples: Sequence[PreferenceSample], notes: list[str]) -> list[PreferenceSample]:
-    """The same pairs, each with its chosen side's prompt as the role "prompt". Raises UserError for another
-    row."""
+def beside_prompts(
+    samples: Sequence[PreferenceSample], notes: list[str], all_train: bool
+) -> list[PreferenceSample]:
+    """The same pairs, each with its chosen side's prompt as the role "prompt". `all_train`: whether `notes`
+    are told that no pair is there for its prompt alone. Raises UserError for another row."""
     found = []
     for sample in samples:
         if (reason := no_pair(sample)) is not None:
             raise UserError(reason)
         prompt = Example(sample.examples["chosen"][0].prompt, ())
         found.append(replace(sample, examples={**sample.examples, "prompt": (prompt,)}))
-    notes.append(f"data: {len(found)} pairs, some to train on and some for their prompts")
+    use = "all to train on" if all_train else "some to train on and some for their prompts"
+    notes.append(f"data: {len(found)} pairs, {use}")
     return found
 
 

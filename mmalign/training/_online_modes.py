@@ -145,8 +145,13 @@ def _check_blind(config: RunConfig, blind: Blind) -> None:
 
 
 def _check_section(section: Online, mode: Mode, batch: int) -> None:
-    """Fields that this mode does not read, and rounds that could never fill a step."""
-    paired = mode in ("answers", "paths") and not section.data_alone
+    """Fields that nothing reads, and rounds that could never fill a step."""
+    if section.data_alone:
+        unread = {"n": section.n != Online.n}
+        unread |= {name: getattr(section, name) is not None for name in ("strategy", "min_gap")}
+        for name in (name for name, given in unread.items() if given):
+            raise UserError(f"online.{name}: nothing is sampled and paired with offline: 1; remove it")
+    paired = mode in ("answers", "paths")
     for name, read in (("strategy", paired), ("min_gap", paired), ("unbranched", mode == "branches")):
         if not read and getattr(section, name) is not None:
             raise UserError(f"online.{name}: not read by this objective; remove it")

@@ -264,7 +264,8 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
         for pool in [*pools, *heldout]:
             pool.samples = _single(pool.samples, notes)
     if prompts:
-        asked = only_prompts if wanted == ("prompt",) else beside_prompts
+        alone = config.online is not None and config.online.data_alone
+        asked = only_prompts if wanted == ("prompt",) else partial(beside_prompts, all_train=alone)
         for pool in pools:
             pool.samples = asked(pool.samples, notes)
         for pool in heldout:

@@ -18,6 +18,7 @@ from mmalign.rewards._alike import Likeness
 from mmalign.training._state import trainable_tensors
 from mmalign.training.checks import check_config
 from mmalign.training.console import Console
+from mmalign.training.inspection._reading import read
 from mmalign.training.inspection.check import inspect
 from mmalign.training.online import OnlineData
 from mmalign.training.rows import load_data
@@ -140,6 +141,20 @@ def test_a_run_stopped_inside_a_round_goes_on_bit_for_bit(make: Make, straight: 
     same_files(straight / "rounds", resumed / "rounds")
 
 
+@pytest.mark.parametrize(
+    ("online", "words"),
+    [
+        ({"offline": 1.0, "judge": None}, "12 pairs, all to train on"),
+        ({}, "12 pairs, some to train on and some for their prompts"),
+    ],
+)
+def test_it_is_said_which_pairs_train(make: Make, online: dict[str, Any], words: str) -> None:
+    config = make("said", online=online)
+    console = Console(world := World(0, 1, torch.device("cpu")), progress=False, quiet=True)
+    assert f"data: {words}" in load_data(config, world, console).notes
+    assert f"training: {words}" in read(config).notes
+
+
 def test_with_nothing_sampled_the_datas_own_pairs_train(make: Make) -> None:
     alone = {"offline": 1.0, "judge": None}
     output = run(make("alone", steps=2, online=alone, objective={"name": "bdhs", "gamma": 0.0}))
@@ -226,7 +241,12 @@ def test_what_may_stand_in_is_checked_before_the_first_step(make: Make) -> None:
         ({"online": {"blind": BLIND | {"encoder": "./nowhere"}}}, "online.blind.encoder: there is no folder"),
         ({"online": {"offline": 1.0}}, "online.judge: nothing is sampled and judged with offline 1"),
         ({"online": {"judge": None}}, "online.judge: this field is required"),
-        ({"online": {"offline": 1.0, "judge": None, "min_gap": 1.0}}, "online.min_gap: not read"),
+        *(
+            ({"online": {"offline": 1.0, "judge": None, name: value}}, f"^online.{name}: .* with offline: 1")
+            for name, value in {"n": 7, "strategy": "all", "min_gap": 1.0}.items()
+        ),
+        ({"online": {"offline": 1.0, "judge": None, "n": 1}}, "^online.n: .* with offline: 1"),
+        ({"online": {"offline": 1.0, "judge": None, "unbranched": 1}}, "^online.unbranched: not read by"),
         ({"model": {"adapter": "text"}}, "online.blind: adapter text reads no pictures or clips"),
         (
             {

@@ -66,6 +66,7 @@ def read(config: RunConfig) -> Reading:
     reading = Reading([], [], [], "")
     sources, pools, heldout = reading.sources, reading.pools, reading.heldout
     wanted, hashes = wanted_roles(config), []
+    alone = config.online is not None and config.online.data_alone
     prompts, mixed = "prompt" in wanted, len(wanted) > 1 and "prompt" in wanted
     for weight, source in config.data:
         found = load(source, every_fault=True, prompts=prompts and not mixed)
@@ -91,7 +92,7 @@ def read(config: RunConfig) -> Reading:
             if mixed and part == "training":
                 odd = [(one, no_pair(one)) for one in pool.samples]
                 reading.leave_out(part, pool, [Skipped(o.id, o.origin, why) for o, why in odd if why])
-                pool.samples = beside_prompts(pool.samples, told)
+                pool.samples = beside_prompts(pool.samples, told, alone)
             else:
                 pool.samples = only_prompts(pool.samples, told)
             reading.notes += [f"{part}: {line.removeprefix('data: ')}" for line in told]
