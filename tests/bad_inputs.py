@@ -241,5 +241,4 @@ IMAGES: dict[str, Builder] = {
     "file://": _named("file:///etc/passwd", "address"),
     "data:": _named("data:image/png;base64,iVBORw0KGgo=", "address"),
     "NUL in name": _named("a\0b.png", "not a file name"),
-    "empty name": _named("", "not a file name"),
 }

@@ -17,6 +17,12 @@ from mmalign.data._records import CANONICAL, Record, read_record
 from mmalign.data._turns import Reader
 from mmalign.types import UserError
 
+_MEDIA = frozenset(
+    {"image", "images", "image_path", "img_path", "retrieved_image", "frame", "file_name"}
+    | {"video", "videos", "video_path", "rejected_images", "rejected_videos"}
+)
+"""Columns of other formats that name media; there an empty text is null: tables write it so."""
+
 
 @dataclass(frozen=True)
 class Converted:
@@ -95,6 +101,8 @@ def read_row(
     columns and the formats.
     """
     name, signs = (next(iter(formats)), ()) if len(formats) == 1 else recognise(row, origin, formats)
+    if name != "canonical":
+        row = {key: None if key in _MEDIA and _is_blank(value) else value for key, value in row.items()}
     made = formats[name].convert(row, Reader(origin, root))
     if isinstance(made, LeftOut):
         return ReadRow(made, name, signs, unrated=made.unrated)
@@ -102,6 +110,10 @@ def read_row(
     dropped = [str(key) for key in row if key not in formats[name].columns and key not in made.row]
     whole = Record(record.sample, (*record.unused, *dropped))
     return ReadRow(whole, name, signs, made.group, made.pairs, made.unrated)
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and not value.strip()
 
 
 def recognise(

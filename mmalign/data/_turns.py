@@ -101,6 +101,8 @@ class Reader:
             raise self.fail(field, f"holds no {kind} (null)")
         if isinstance(value, (str, os.PathLike)):
             name = self.text(os.fspath(value), field)
+            if not name.strip():
+                raise self.fail(field, f"names no {kind}: the text is empty; null says that there is none")
             return Part(kind, File(self.root, name) if rate is None else RatedFile(self.root, name, rate))
         if isinstance(value, (bytes, bytearray, memoryview)):
             return Part(kind, bytes(value))

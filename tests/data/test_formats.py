@@ -159,6 +159,27 @@ def test_canonical_rows_may_give_media_per_side(tmp_path: Path) -> None:
         read_rows(tmp_path, {**row, "rejected_images": ["c.png"]}, format="canonical")
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_name_of_a_medium_is_null_in_other_formats(empty: str, tmp_path: Path) -> None:
+    rows = [changed(SOUND["mm_rlhf"], image=empty, video="v.mp4", prompt="What?")]
+    rows.append(changed(SOUND["mm_rlhf"], image="a.png", video=empty, prompt="What?"))
+    rows.append(changed(SOUND["rlaif_v"], image=empty, image_path="b.png", question="What?"))
+    rows.append(changed(SOUND["align_anything"], image=empty, video_path="w.mp4", question="What?"))
+    told = ["video:v.mp4", "image:a.png", "image:b.png", "video:w.mp4"]
+    found = read_rows(tmp_path, *rows).samples
+    assert [prompt_of(one, "chosen") for one in found] == [[("user", name, "What?")] for name in told]
+
+
+@pytest.mark.parametrize(
+    "media", [{"images": ""}, {"images": ["a.png", ""]}, {"rejected": None, "rejected_image": ""}]
+)
+def test_an_empty_name_of_a_medium_is_refused_in_canonical_rows(media: Any, tmp_path: Path) -> None:
+    row = {"prompt": "What?", "chosen": "A cat.", "rejected": "A dog.", **media}
+    rule = r"field '\S+': names no image: the text is empty; null says that there is none"
+    with pytest.raises(UserError, match=rule):
+        read_rows(tmp_path, row, format="canonical")
+
+
 def test_real_pairs_of_pictures_and_captions(test_data: Path) -> None:
     path = str(test_data / "image_text" / "coco_caption_pairs.jsonl")
     with pytest.raises(UserError, match="row 1, field 'rejected': given beside rejected_image; keep one"):

@@ -20,7 +20,8 @@ _FEEDBACK = ("response", "critique", "refinement")
 @dataclass(frozen=True)
 class AlignAnything(Format):
     """`question` or `prompt`, with `image`, `image_path`, `video` or `video_path` where there is one, and
-    `response_1`, `response_2` and `overall_response` (1 or 2, the better one; anything else is refused).
+    `response_1`, `response_2` and `overall_response` (1 or 2, the better one, also as text; anything
+    else is refused).
 
     Rows of language feedback hold `response`, `critique` and `refinement` instead: the refinement is chosen,
     the response rejected, and the critique is of that one, `rejected_critique`. A marker in the prompt is the
@@ -64,6 +65,8 @@ class AlignAnything(Format):
         if row.get("refinement") is not None:
             return "refinement", "response"
         better = row.get("overall_response")
+        if isinstance(better, str) and better.strip() in ("1", "2"):
+            better = int(better)
         if isinstance(better, bool) or better not in (1, 2):
             raise reader.fail("overall_response", f"must be 1 or 2, the better response, got {better!r}")
         return _PAIR if better == 1 else _PAIR[::-1]

@@ -12,8 +12,10 @@ from mmalign.types import UserError
 FEEDBACK = {"prompt": "P", "response": "first", "critique": "too short", "refinement": "second"}
 
 
-@pytest.mark.parametrize(("better", "chosen"), [(1, "A dog."), (2, "A cat.")])
-def test_the_better_response_is_chosen(better: int, chosen: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("better", "chosen"), [(1, "A dog."), (2, "A cat."), ("1", "A dog."), ("2", "A cat.")]
+)
+def test_the_better_response_is_chosen(better: int | str, chosen: str, tmp_path: Path) -> None:
     data = read_rows(tmp_path, {**ALIGN_ANYTHING, "overall_response": better})
     (sample,) = data.samples
     assert data.report.formats == {"align_anything": 1}
@@ -37,7 +39,7 @@ def test_a_refinement_is_better_than_what_it_refines(tmp_path: Path) -> None:
     assert "criticised" not in sample.labels, "a critique of one side alone would give that side away"
 
 
-@pytest.mark.parametrize("odd", [0, 3, None, "1", True])
+@pytest.mark.parametrize("odd", [0, 3, None, "3", "", True])
 def test_other_verdicts_are_refused(odd: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'overall_response': must be 1 or 2, the better response, got"):
         read_rows(tmp_path, {**ALIGN_ANYTHING, "overall_response": odd})
