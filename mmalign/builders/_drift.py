@@ -22,10 +22,11 @@ _BOXES = re.compile(
 
 @dataclass(frozen=True)
 class Limits:
-    """For each number of pictures the share of attention on the target up to which an answer is kept."""
+    """How many pictures a question may have, and by their number how little attention on the target an answer
+    must have to be kept."""
 
     counts: tuple[int, ...]  # numbers of pictures that are drawn from
-    # for each of them the share of attention on the target up to which an answer is kept
+    # a bound for each: answers with a smaller share on the target are kept, in a sequence those with it, too
     share: tuple[float, ...]
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from mmalign.builders._candidates import Asked, Builder
 from mmalign.builders._config import BuildConfig, is_source
 from mmalign.builders._whole_rows import RowBuilder
 from mmalign.data._first_pass import outcomes
+from mmalign.data._records import PROMPT
 from mmalign.data._sources import options_of
 from mmalign.types import Adapter, Example, PreferenceSample, UserError
 
@@ -50,6 +51,11 @@ def on_error(config: BuildConfig) -> Literal["stop", "skip"]:
     return options_of(config.prompts).on_error if is_source(config.prompts) else "stop"
 
 
+def _role(row: Asked) -> str:
+    """What the row's own example is called: one without an answer is a prompt."""
+    return _ROLE if row.original else PROMPT
+
+
 @dataclass(frozen=True)
 class _Take:
     """What the model says of a decoded row, if it is `asked`, and with `keep` the row itself."""
@@ -59,7 +65,7 @@ class _Take:
     keep: bool
 
     def __call__(self, sample: PreferenceSample) -> tuple[PreferenceSample, ...]:
-        if self.asked and sample.examples[_ROLE][0].response:
+        if self.asked and PROMPT not in sample.examples:
             self.adapter.check(sample, tuple(sample.examples))
         return (sample,) if self.keep else ()
 
@@ -70,7 +76,7 @@ def _taken(
     samples = [
         PreferenceSample(
             one.id,
-            {_ROLE: (Example(one.turns, one.original),)}
+            {_role(one): (Example(one.turns, one.original),)}
             | {role: (Example(one.turns, answer),) for role, answer in one.sides.items()},
             origin=one.origin,
         )
@@ -99,7 +105,7 @@ def decode_originals(
             broken[one.id] = found
         else:
             decoded = {role: examples[0] for role, examples in found[0].examples.items()}
-            own = decoded.pop(_ROLE)
+            own = decoded.pop(_role(one))
             sides = {role: example.response for role, example in decoded.items()}
             ready.append(replace(one, turns=own.prompt, original=own.response, sides=sides))
     return ready, broken

@@ -133,10 +133,11 @@ def _asked_of(config: BuildConfig) -> dict[str, Any]:
 
 
 def _origin(record: dict[str, Any]) -> dict[str, Any]:
-    """What every row says of what made it; the rest is in the record."""
+    """What every row says of what made it; the rest is in the record. All that is drawn for a row follows
+    from `seed` and the id of its prompt."""
     model = record["model"]
     told = {name: model[name] for name in ("run", "step", "path", "weights") if name in model}
-    origin: dict[str, Any] = {"model": told} if told else {}
+    origin: dict[str, Any] = {"seed": record["seed"]} | ({"model": told} if told else {})
     origin |= {name: record[name] for name in ("builder", "judge", "helper") if name in record}
     # one order of keys, whether the record comes from memory or from its file
     return dict(json.loads(json.dumps(origin, sort_keys=True)))

@@ -43,8 +43,8 @@ def decode(sample: PreferenceSample, frames: Frames | None = None) -> Preference
     `frames` says how clips are cut from videos; None refuses them. In a worker process `frames.timeout_s`
     limits the time for each video (see `guarded`).
 
-    Raises UserError naming the row, the role, the picture and the rule. A picture or video that several roles
-    share is decoded once and shared.
+    Raises UserError naming the row, the role (but that of a prompt alone), the picture and the rule. A
+    picture or video that several roles share is decoded once and shared.
     """
     if all(_is_text(example) for examples in sample.examples.values() for example in examples):
         return sample
@@ -52,7 +52,8 @@ def decode(sample: PreferenceSample, frames: Frames | None = None) -> Preference
     done: dict[Any, Part] = {}
     examples = {}
     for role, group in sample.examples.items():
-        at = _Place(sample.id, f"{sample.origin or sample.id}, role {role!r}")
+        where = sample.origin or sample.id
+        at = _Place(sample.id, where if role == "prompt" else f"{where}, role {role!r}")
         examples[role] = tuple(
             replace(
                 example,
@@ -122,7 +123,10 @@ def _part(part: Part, at: _Place, done: dict[Any, Part], frames: Frames | None) 
         try:
             done[key] = Part(part.kind, _decoded(part, at, frames))
         except UserError as error:
-            raise UserError(f"{at.where}, {_name(part)}: {error}") from None
+            said = str(error)
+            if isinstance(part.data, File):  # which is named already
+                said = said.removeprefix(f"{part.data.name!r}: ")
+            raise UserError(f"{at.where}, {_name(part)}: {said}") from None
     return done[key]
 
 

@@ -273,7 +273,7 @@ def shown(folder: Path, **options: Any) -> dict[str, Any]:
 
 
 def test_a_broken_picture_of_a_prompt_is_left_out_or_stops_before_anything_is_made(tmp_path: Path) -> None:
-    told = r"^rows\.jsonl row 3, role 'chosen', image '2\.png': "
+    told = r"^rows\.jsonl row 3, image '2\.png': "
     with pytest.raises(UserError, match=told):
         build(painted(tmp_path / "out", **shown(tmp_path)), ALONE)
     assert not (tmp_path / "out").exists()

@@ -200,7 +200,7 @@ LONG = "builders.test_whole_row_builds:Long"
 
 
 def test_without_a_helper_the_model_writes(tmp_path: Path) -> None:
-    folder = build(config(tmp_path, "out"), ALONE)
+    folder = build(config(tmp_path, "out", seed=3), ALONE)
     found = rows_of(folder)
     assert [(row["chosen"], row["rejected"]) for row in found] == [
         ("eno", "good bad"),
@@ -210,6 +210,9 @@ def test_without_a_helper_the_model_writes(tmp_path: Path) -> None:
         ("terces", "good bad"),
     ]
     assert "helper" not in found[0]["built"] and "chosen_score" not in found[0]
+    assert {(row["built"]["seed"], row["built"]["prompt_id"]) for row in found} == {
+        (3, row["id"].partition("/")[0]) for row in found
+    }, "what was drawn for a row follows from these two"
     record = record_of(folder)
     assert record["left_out"] == {BROKEN: 1} and "role rejected is wrong" in record["skipped"][0]
     assert [sample.id for sample in load(Jsonl(path=str(folder / "pairs.jsonl"))).samples] == [
@@ -325,7 +328,7 @@ def test_prompts_of_folders_of_frames(tmp_path: Path) -> None:
         assert turn.parts[0].data.frames[:, 1, 0, 0].tolist() == [0, 40, 80, 120, 160]
     assert len(list((folder / "media").iterdir())) == 1
     stop = {"prompts": {"source": "jsonl", "path": str(tmp_path / "rows.jsonl")}}
-    with pytest.raises(UserError, match=r"row 3, role 'chosen', video 'c': frame '0\.png'"):
+    with pytest.raises(UserError, match=r"row 3, video 'c': frame '0\.png'"):
         build(config(tmp_path, "stopped", rows, **asks, **stop), ALONE)
 
 

@@ -41,7 +41,7 @@ def test_videos_are_decoded_once_for_all_prompts(tmp_path: Path) -> None:
 
 
 def test_errors_name_the_prompt(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="^prompt 'b', role 'prompt', image: not a picture"):
+    with pytest.raises(UserError, match="^prompt 'b', image: not a picture"):
         decode_prompts([("a", _turns()), ("b", _turns(Part("image", b"nothing to see")))], FRAMES)
-    with pytest.raises(UserError, match="^prompt 'a', role 'prompt': holds a video; videos need"):
+    with pytest.raises(UserError, match="^prompt 'a': holds a video; videos need"):
         decode_prompts([("a", _turns(Part("video", File(str(tmp_path), "a.mp4"))))], None)
