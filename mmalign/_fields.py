@@ -18,7 +18,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-_WORDLESS = ("# noqa", "# type:", "# fmt:", "# ---")
+_FOR_TOOLS = ("# noqa", "# type:", "# fmt:", "# ---")
 
 
 @cache
@@ -149,4 +149,4 @@ def _comments(lines: list[str]) -> list[str]:
     """What the comments in some whole lines of source say, without those for tools."""
     source = StringIO(textwrap.dedent("\n".join(lines)))
     found = [one.string for one in tokenize.generate_tokens(source.readline) if one.type == tokenize.COMMENT]
-    return [words.strip("# ") for words in found if not words.startswith(_WORDLESS)]
+    return [words.strip("# ") for words in found if not words.startswith(_FOR_TOOLS)]

@@ -22,7 +22,8 @@ class Online:
 
     judge: Any = None  # a scorer from rewards/, or package.module:Class; null: only with offline 1
     prompts: int = 16  # asked in a round; more, as many again, until there are samples for one step
-    n: int = 2  # answers per prompt; of a path that branches, the branches of each step
+    # answers per prompt; of a path that branches, the branches of each step; with offline 1 left as it is
+    n: int = 2
     steps: int = 1  # optimizer steps per round
     batch: int = 8  # prompts that are answered and judged together
     # how judged answers become pairs, as in builder best_of_n; null: best_worst

@@ -235,6 +235,8 @@ def list_(
     from mmalign.catalogue import TOPICS, catalogue, shapes, told, topics_of
 
     if topic is not None and topic not in TOPICS and (places := topics_of(topic)):
+        if adapter is not None:
+            raise UserError(f"list --adapter: the fields of {topic!r} do not hang on one; leave it out")
         print(told(topic, places, as_json))
         return
     entries = catalogue(topic, adapter)

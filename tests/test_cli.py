@@ -65,6 +65,13 @@ def test_list_of_what_is_not_there(capsys: Capture, argv: tuple[str, ...]) -> No
     assert_refused(call(capsys, *argv), (argv[-1],))
 
 
+@pytest.mark.parametrize("name", ["train", "dpo", "jsonl"])
+def test_an_adapter_narrows_no_fields(capsys: Capture, name: str) -> None:
+    """What is shown of one name is the same for every adapter."""
+    assert_refused(call(capsys, "list", name, "--adapter", "text"), ("list --adapter", name, "leave it out"))
+    assert_refused(call(capsys, "list", name, "--adapter", "text", "--json"), ("list --adapter",))
+
+
 def test_schema_names_every_section(capsys: Capture) -> None:
     schema = json.loads(call(capsys, "schema").out)
     assert set(schema["properties"]) == set(RunConfig.__dataclass_fields__)

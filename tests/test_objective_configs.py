@@ -44,6 +44,15 @@ def test_every_objective_of_an_adapter_has_a_config_of_its_name(adapter: str) ->
         assert name_of(KINDS["model"], type(config.model)) == adapter
 
 
+def test_what_a_comment_has_overridden_goes_together() -> None:
+    path = ROOT / "configs/objectives/vlm/online_bdhs.yaml"
+    said = next(line for line in path.read_text().splitlines() if "on the data's pairs alone:" in line)
+    overrides = said.partition("alone:")[2].split()
+    config = load(path, overrides)
+    assert config.online is not None and config.online.data_alone
+    check_config(config)
+
+
 def test_the_script_runs_a_config_and_fails_for_what_has_none(capfd: pytest.CaptureFixture[str]) -> None:
     assert every_objective.main(["--only", "sft", "--steps", "1"]) == 0
     assert "| ok |" in capfd.readouterr().out

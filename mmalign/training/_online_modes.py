@@ -150,7 +150,8 @@ def _check_section(section: Online, mode: Mode, batch: int) -> None:
         unread = {"n": section.n != Online.n}
         unread |= {name: getattr(section, name) is not None for name in ("strategy", "min_gap")}
         for name in (name for name, given in unread.items() if given):
-            raise UserError(f"online.{name}: nothing is sampled and paired with offline: 1; remove it")
+            fix = f"leave it at {Online.n}" if name == "n" else "remove it"
+            raise UserError(f"online.{name}: nothing is sampled and paired with offline: 1; {fix}")
     paired = mode in ("answers", "paths")
     for name, read in (("strategy", paired), ("min_gap", paired), ("unbranched", mode == "branches")):
         if not read and getattr(section, name) is not None:
