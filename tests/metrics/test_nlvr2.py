@@ -51,6 +51,25 @@ def test_accuracy_and_consistency(tmp_path: Path) -> None:
         ("I do not say that it is not true", None),
         ("I am not sure whether it is true", None), ("It may be true or false", None), ("", None),
         ("It is true of one. It is not true of both.", None), ("I see a true story", None),
+        # behind reasoning
+        ("The left has two dogs. So the answer is: True", "True"), ("So the answer is yes.", "True"),
+        ("Looking at both, the answer is no.", "False"), ("Thus, the answer is: no", "False"),
+        ("I see two.\nAnswer: False", "False"), ("The two differ. Answer: No", "False"),
+        ("Final answer: True", "True"), ("**Final answer:** not true", "False"),
+        ("The left has two dogs.\n\nTrue", "True"), ("Is it so?\n- **No**", "False"),
+        ("Both show dogs. True.", "True"), ("I would say false", "False"), ("I'd say no.", "False"),
+        ("I would answer True.", "True"), ("The statement is: false", "False"),
+        ("The answer is no dog", None), ("I would say no dog is there", None),
+        ("So the answer is yes or no", None),
+        ("The answer is yes.\n\nNo", None), ("Yes. So the answer is no", None),
+        ("It is true. Answer: False", None), ("If both are dogs, the answer is yes.", None),
+        ("I don't think the answer is yes", None), ("The question is whether the answer is no.", None),
+        ("I am not sure. Yes", None), ("Both show dogs. True?", None), ("The answer is yes? Hm", None),
+        # only half so
+        ("The statement is only partially true.", None), ("It is partly true", None),
+        ("It is hardly true", None), ("It is not necessarily true", None), ("It is true only of one", None),
+        ("It is true to some extent", None), ("It is not entirely true", "False"),
+        ("Is it true? It is true?", None),
     ],
 )  # fmt: skip
 def test_what_an_answer_says_of_a_statement(answer: str, said: str | None, tmp_path: Path) -> None:
