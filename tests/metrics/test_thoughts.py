@@ -26,7 +26,7 @@ def amber(folder: Path) -> Metric:
 
 
 def pope(folder: Path) -> Metric:
-    return Pope(str(test_pope.write(folder / "q.jsonl", ["yes"])), "photos")
+    return Pope(str(test_pope.write(folder / "q.jsonl", ["no"])), "photos")
 
 
 def chair(folder: Path) -> Metric:
@@ -46,7 +46,7 @@ def measured(folder: Path, metric: Metric, answer: str, name: str) -> Measured:
 @pytest.mark.parametrize(
     ("made", "name", "answer", "value", "right"),
     [
-        (pope, "1", "Yes", "acc", 1), (amber, "1", "Yes", "acc", 100), (chair, "1", "A cat.", "chair_i", 0),
+        (pope, "1", "No", "acc", 1), (amber, "1", "Yes", "acc", 100), (chair, "1", "A cat.", "chair_i", 0),
         (video_mme, "0-1", "B", "acc", 100), (test_judged_metrics.mm_vet, "v1_0", "it is 1.0", "score", 100),
     ],
 )  # fmt: skip
@@ -66,7 +66,7 @@ def test_thoughts_are_not_graded(
 
 
 def test_a_thought_that_does_not_end_leaves_no_answer(tmp_path: Path) -> None:
-    found = measured(tmp_path, pope(tmp_path), "<think>Yes, there is. No, wait", "1")
+    found = measured(tmp_path, pope(tmp_path), "<think>\nNo, wait", "1")
     assert found.whole.sides["answers"]["unclear"].value == 1
     assert "answers: 1 of 1 answers end within a thought and are graded as empty ones" in found.notes
 
