@@ -13,6 +13,7 @@ from mmalign.config import FREE, FREE_TRAIN, RunConfig, comparable, from_tree, i
 from mmalign.data._views import unseen
 from mmalign.objectives._sum import WeightedSum
 from mmalign.rewards._reads import made_by
+from mmalign.training._held_prompts import check_eval_every
 from mmalign.training._online_modes import check_online
 from mmalign.training.console import WARNING
 from mmalign.training.judged import check_judges
@@ -71,6 +72,7 @@ def check_config(config: RunConfig, processes: int = 1) -> list[str]:
     asks = bool(config.evaluation.grid and config.evaluation.prompts)  # answers need no rows
     if train.eval_every is not None and not kept_back and not asks:
         raise UserError("train.eval_every: there are no held-out rows; add section heldout or data.heldout")
+    check_eval_every(config)
     if config.lora is None and getattr(config.model, "dtype", None) is not None:
         raise UserError(
             "model.dtype: the type of frozen weights, but without section lora all train, in float32"

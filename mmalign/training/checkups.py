@@ -17,6 +17,7 @@ from mmalign.evaluation import over_training
 from mmalign.evaluation.compare import Prompt, answers, seen_of, words_of
 from mmalign.evaluation.questions import different_prompts, questions
 from mmalign.training._agree import on_main
+from mmalign.training._held_prompts import answered
 from mmalign.training.collapse import Watch
 from mmalign.training.console import Console
 from mmalign.training.heldout import evaluate
@@ -28,9 +29,6 @@ from mmalign.training.scorer import Scorer
 from mmalign.training.state import Position
 from mmalign.training.step import Engine, Micro
 from mmalign.types import UserError
-
-PICTURES = 4
-"""So many prompts are answered over training where a model makes pictures and nothing else is said."""
 
 
 @dataclass
@@ -141,7 +139,7 @@ def _without_cache(engine: Engine, config: RunConfig) -> Engine:
 def _prompts(engine: Engine, config: RunConfig, data: RunData) -> list[Prompt]:
     """The prompts to answer over training: the first of the held-out rows, or of the prompt file."""
     section, adapter = config.evaluation, engine.adapter
-    count = (PICTURES if adapter.kind == "surrogate" else 0) if section.grid is None else section.grid
+    count = answered(config)
     if not count:
         return []
     if adapter.kind == "reward":

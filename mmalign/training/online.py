@@ -33,7 +33,7 @@ from mmalign.training._online_modes import BLIND, mode_of
 from mmalign.training._online_store import RoundStore
 from mmalign.training._state import trainable_tensors
 from mmalign.training.console import Console
-from mmalign.training.rows import OnSkip, RunData, Steps, scored_roles
+from mmalign.training.rows import OnSkip, Pool, RunData, Steps, scored_roles
 from mmalign.types import Adapter, Example, Item, PreferenceSample, Prepared, Row, UserError, derive_seed
 
 
@@ -73,7 +73,7 @@ class OnlineData(RunData):
             for sample in pool.samples:
                 check_prompt(adapter, sample)
         if _section(config).offline is not None:
-            RunData.admit(replace(self, heldout=[]), adapter, config, console)
+            RunData.admit(replace(self, heldout=self._held_pairs()), adapter, config, console)
         samples = [sample for pool in self.pools for sample in pool.samples]
         self.blind = BlindAnswers.of(config, adapter, samples)
         if _section(config).judge is not None:
@@ -90,8 +90,12 @@ class OnlineData(RunData):
         return _Rounds(self, adapter, config, on_skip)
 
     def heldout_items(self, adapter: Adapter, config: RunConfig) -> list[Item]:
-        """None: held-out prompts are answered when the run is evaluated, and have no answers to be scored."""
-        return []
+        """Held-out pairs, where rounds mix pairs in; other held-out rows are prompts alone, answered when the
+        run is evaluated."""
+        return RunData.heldout_items(replace(self, heldout=self._held_pairs()), adapter, config)
+
+    def _held_pairs(self) -> list[Pool]:
+        return [pool for pool in self.heldout if any(set(one.examples) > {"prompt"} for one in pool.samples)]
 
     def news(self) -> dict[str, Tensor]:
         """Scores of the round that has just been made, told once and by one process."""

@@ -29,6 +29,7 @@ from mmalign.data._row_cache import RowCache
 from mmalign.data._sources import Skipped, load, options_of
 from mmalign.data._views import change_of, check_views, partnerless
 from mmalign.data._views_media import media
+from mmalign.training._held_prompts import held_out
 from mmalign.training._online_modes import BLIND
 from mmalign.training.checks import fields_of
 from mmalign.training.console import Console
@@ -269,7 +270,7 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
         for pool in pools:
             pool.samples = asked(pool.samples, notes)
         for pool in heldout:
-            pool.samples = only_prompts(pool.samples, notes)
+            pool.samples = held_out(pool.samples, config, row_roles(config), notes)
     pools = balanced_pools(pools, notes)
     same_files = config.heldout is None
     require_unique([pool.samples for pool in ([*pools, *heldout] if same_files else pools)])

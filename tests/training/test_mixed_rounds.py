@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import Bench, losses, same_files
+from tiny_runs import Bench, losses, metrics, same_files
 
 from mmalign.config import RunConfig
 from mmalign.training._online_sampling import Asked, Sampling
@@ -114,6 +114,40 @@ def test_a_run_stopped_inside_a_round_goes_on_bit_for_bit(bench: Bench) -> None:
     assert losses(straight) == losses(resumed)
     same_files(straight / "final", resumed / "final")
     same_files(straight / "rounds", resumed / "rounds")
+
+
+def test_held_out_pairs_are_scored_as_in_any_run(bench: Bench) -> None:
+    config = config_of(
+        bench, "measured", 2, data={"heldout": 4}, train={"steps": 2, "batch": 4, "eval_every": 1}
+    )
+    lines = metrics(run(config))
+    found = {line["step"]: line["heldout/loss"] for line in lines if "heldout/loss" in line}
+    assert found.keys() == {0, 1, 2} and found[0] == pytest.approx(0.693147, abs=1e-5)
+    plain = bench.config("text", "plain", data={"heldout": 4}, train={"steps": 1, "batch": 4, "lr": 1e-3})
+    (start,) = (line["heldout/reward/margin"] for line in metrics(run(plain)) if line["step"] == 0)
+    (ours,) = (line["heldout/reward/margin"] for line in lines if line["step"] == 0)
+    assert ours == start
+    told: list[str] = []
+    assert inspect(config, told.extend).usable["held-out"] == 4
+    assert any("held-out: 4 pairs, scored as in any run" in line for line in told)
+
+
+def test_held_out_prompts_of_rounds_are_said_to_be_measured_by_nothing(bench: Bench) -> None:
+    rows = bench.folder / "asked.jsonl"
+    rows.write_text('{"id": "asked", "prompt": "why?"}\n')
+    mixed = {"heldout": {"source": "jsonl", "path": str(rows)}}
+    for name, sections in (
+        ("alone", {"data": {"heldout": 4}, "online": {"offline": None}}),
+        ("mixed", mixed),
+    ):
+        output = run(config_of(bench, name, 1, **sections))
+        notes = json.loads((output / "run.json").read_text())["notes"]
+        assert sum("rounds score none; mmalign evaluate answers" in note for note in notes) == 1
+        assert not any(key.startswith("heldout/") for line in metrics(output) for key in line)
+        train = {"steps": 1, "batch": 4, "eval_every": 1}
+        with pytest.raises(UserError, match=r"^train.eval_every: .*; remove it, or set evaluation.grid"):
+            run(config_of(bench, "never", 1, **sections, train=train))
+    check_config(config_of(bench, "never", 1, **sections, train=train, evaluation={"grid": 1}))
 
 
 def test_the_check_samples_and_names_rows_that_are_no_pairs(bench: Bench) -> None:

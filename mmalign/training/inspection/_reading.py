@@ -9,7 +9,8 @@ from mmalign.config import RunConfig
 from mmalign.data._digest import digest
 from mmalign.data._first_pass import beside_prompts, clashes, no_pair, only_prompts, unpair
 from mmalign.data._sources import LoadedData, Skipped, load
-from mmalign.training.rows import Pool, balanced_pools, heldout_sources, wanted_roles
+from mmalign.training._held_prompts import held_out
+from mmalign.training.rows import Pool, balanced_pools, heldout_sources, row_roles, wanted_roles
 from mmalign.types import PreferenceSample, UserError
 
 Part = Literal["training", "held-out"]
@@ -93,9 +94,13 @@ def read(config: RunConfig) -> Reading:
                 odd = [(one, no_pair(one)) for one in pool.samples]
                 reading.leave_out(part, pool, [Skipped(o.id, o.origin, why) for o, why in odd if why])
                 pool.samples = beside_prompts(pool.samples, told, alone)
+            elif part == "held-out":
+                pool.samples = held_out(pool.samples, config, row_roles(config), told)
             else:
                 pool.samples = only_prompts(pool.samples, told)
-            reading.notes += [f"{part}: {line.removeprefix('data: ')}" for line in told]
+            reading.notes += [
+                f"{part}: {line.removeprefix('held-out ').removeprefix('data: ')}" for line in told
+            ]
     balanced_pools(reading.pools, [])  # refuses a positive_ratio that the rows cannot give
     _leave_out_clashes(reading, config)
     return reading
