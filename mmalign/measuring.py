@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmalign._build import build_named
 from mmalign._evaluation import AnswerSettings, metrics_from
 from mmalign._names import KINDS, name_of
-from mmalign.data._paths import File
+from mmalign.evaluation._absent import refuse_absent_files, refuse_absent_folders
 from mmalign.metrics import _measured
-from mmalign.metrics._measured import Block, Measured
+from mmalign.metrics._measured import Block, Measured, items
 from mmalign.metrics._resampling import Figure
 from mmalign.metrics._seam import Graded, Metric, Question
 from mmalign.metrics._thoughts import is_unfinished
@@ -115,7 +115,7 @@ def questions_of(metric: Metric, name: str, run: FinishedRun, count: int | None)
     every = list(metric.ask())
     if not every:
         raise UserError(f"{name}: asks nothing; give the files that it reads by --answers")
-    _refuse_absent(metric, name, every)
+    refuse_absent_folders(metric, name, every)
     kinds = {part.kind for one in every for turn in one.turns for part in turn.parts} - {"text"}
     if run.adapter.kind != "exact" or not kinds <= run.adapter.media:
         reads = ", ".join(sorted(run.adapter.media)) or "none"
@@ -127,21 +127,9 @@ def questions_of(metric: Metric, name: str, run: FinishedRun, count: int | None)
     if count is not None and count < len(plain):
         plain = [plain[place * len(plain) // count] for place in range(count)]
     ids = {one.id for one in plain}
-    return [one for one in every if (one.of or one.id) in ids]
-
-
-def _refuse_absent(metric: Metric, name: str, questions: Sequence[Question]) -> None:
-    """Raise UserError, naming the field, for a folder of media that is not there."""
-    files = [part.data for one in questions for turn in one.turns for part in turn.parts]
-    for folder in dict.fromkeys(file.root for file in files if isinstance(file, File)):
-        if not Path(folder).is_dir():
-            given = [(one.name, getattr(metric, one.name)) for one in fields(metric)]  # type: ignore[arg-type]
-            named = [
-                field
-                for field, value in given
-                if isinstance(value, str) and str(Path(value).expanduser().resolve()) == folder
-            ]
-            raise UserError(f"{'.'.join([name, *named[:1]])}: there is no folder {folder}")
+    asked = [one for one in every if (one.of or one.id) in ids]
+    refuse_absent_files(metric, name, asked)
+    return asked
 
 
 def measure_answers(files: Sequence[Path], metrics: Sequence[Metric]) -> list[Measured]:
@@ -167,7 +155,7 @@ def measure_answers(files: Sequence[Path], metrics: Sequence[Metric]) -> list[Me
             given = metric.predictions(path)
             graded[side] = metric.graded(given)
             notes += _left_out(side, given, [one.id for one in metric.ask()])
-            notes += _unfinished(side, given)
+            notes += [*_empty(side, given), *_unfinished(side, given)]
         if not all(graded.values()):
             empty = files[[not items for items in graded.values()].index(True)]
             raise UserError(f"{empty}: answers no question of {name}; its ids are others")
@@ -182,7 +170,15 @@ def _left_out(side: str, given: Mapping[str, str], asked: Sequence[str]) -> Iter
     if lacking:
         yield f"{side}: {lacking} of {len(asked)} questions have no answer and are left out"
     if other:
-        yield f"{side}: {other} answers belong to no question and are left out"
+        told = (
+            "answer belongs to no question and is" if other == 1 else "answers belong to no question and are"
+        )
+        yield f"{side}: {other} {told} left out"
+
+
+def _empty(side: str, given: Mapping[str, str]) -> Iterator[str]:
+    if empty := sum(not text.strip() for text in given.values()):
+        yield f"{side}: {empty} of {len(given)} answers {'is' if empty == 1 else 'are'} empty and graded so"
 
 
 def _unfinished(side: str, given: Mapping[str, str]) -> Iterator[str]:
@@ -254,7 +250,7 @@ def told(comparison: Comparison | None, found: Sequence[Measured], as_json: bool
 def _lines(found: Sequence[Measured]) -> Iterator[str]:
     """Figures in plain lines, one per value."""
     for one in found:
-        yield f"{one.name}, {one.whole.num} items" + (" (unchecked)" if one.unchecked else "")
+        yield f"{one.name}, {items(one.whole.num)}" + (" (unchecked)" if one.unchecked else "")
         if one.manner:
             yield f"  {one.manner}"
         for note in one.notes:

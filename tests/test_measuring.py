@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from metrics.test_pope import write
 
 from mmalign import api
 from mmalign._evaluation import AnswerSettings, evaluation_from, evaluation_tree
+from mmalign.measuring import questions_of
 from mmalign.metrics import Graded, Metric, Question, Sums, _measured, ratio
 from mmalign.metrics._measured import Measured
 from mmalign.metrics._reading import asked
@@ -74,6 +76,34 @@ def test_a_folder_of_pictures_that_is_not_there_is_told_first(
     assert done.code == 2 and f"there is no folder {tmp_path / 'gone'}" in done.refusal
 
 
+def test_pictures_that_are_not_there_are_told_before_anything_is_asked(tmp_path: Path) -> None:
+    questions = write(tmp_path / "q.jsonl", ["yes", "no", "yes"])
+    names = [json.loads(line)["image"] for line in questions.read_text().splitlines()]
+    (tmp_path / "photos").mkdir()
+    metric = Pope(questions=str(questions), images=str(tmp_path / "photos"))
+    run = cast(Any, SimpleNamespace(adapter=SimpleNamespace(kind="exact", media={"image"})))
+    first = rf"question 1: {names[0]!r}: no such file in images \({tmp_path}/photos\)$"
+    with pytest.raises(UserError, match=f"^pope: {len(set(names))} of {len(set(names))} files .* {first}"):
+        questions_of(metric, "pope", run, None)
+    with pytest.raises(UserError, match=f"^pope: {first}"):
+        questions_of(metric, "pope", run, 1)
+    for name in names:
+        (tmp_path / "photos" / name).touch()
+    assert len(questions_of(metric, "pope", run, None)) == 3
+
+
+def test_empty_answers_are_told(tmp_path: Path, capsys: Capture) -> None:
+    questions = write(tmp_path / "q.jsonl", ["yes", "no"])
+    metric = f"{{name: pope, questions: '{questions}', images: photos}}"
+    path = tmp_path / "answers.jsonl"
+    for texts, told in ((("", " "), "2 of 2 answers are empty"), (("Yes", ""), "1 of 2 answers is empty")):
+        path.write_text(
+            "".join(json.dumps({"id": str(i), "answer": t}) + "\n" for i, t in enumerate(texts, 1))
+        )
+        done = call(capsys, "evaluate", "--metric", metric, "--answers", path)
+        assert done.code == 0 and f"answers: {told}" in done.out, done
+
+
 def test_metrics_of_the_built_in_world_are_pointed_to(capsys: Capture) -> None:
     done = call(capsys, "evaluate", "--answers", "a.jsonl", "--metric", "chair")
     assert done.code == 2 and "instances: this field is required" in done.refusal
@@ -103,7 +133,7 @@ def test_prediction_files(tmp_path: Path, capsys: Capture) -> None:
     shown = {line.split()[0]: line for line in done.out.splitlines() if " -> " in line}
     assert "0.500" in shown["acc"] and "-> 1.000" in shown["acc"] and "change 0.500" in shown["acc"]
     assert "tuned: 2 of 4 questions have no answer and are left out" in done.out
-    assert "tuned: 1 answers belong to no question and are left out" in done.out
+    assert "tuned: 1 answer belongs to no question and is left out" in done.out and "empty" not in done.out
     one = json.loads(call(capsys, "evaluate", "--metric", metric, "--answers", base, "--json").out)
     assert one["metrics"]["pope"]["blocks"][0]["sides"]["answers"]["yes_ratio"]["value"] == 1
     tuned.write_text('{"id": "7", "answer": "No"}')

@@ -68,6 +68,11 @@ class Measured:
         return list(self.whole.sides)
 
 
+def items(num: int) -> str:
+    """So many items, in words."""
+    return "1 item" if num == 1 else f"{num} items"
+
+
 def measured(
     metric: Metric,
     name: str,

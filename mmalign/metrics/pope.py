@@ -61,7 +61,7 @@ class Pope(Metric):
     @property
     def notes(self) -> tuple[str, ...]:
         """The benchmark's known limit."""
-        return ("POPE's labels are disputable in about a fifth of reviewed misses",)
+        return ("some of POPE's labels are wrong; RePOPE (arXiv 2504.15707) has them mended",)
 
     @cached_property
     def _rows(self) -> dict[str, _Row]:

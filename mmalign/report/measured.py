@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmalign.metrics._measured import Block, Measured
+from mmalign.metrics._measured import Block, Measured, items
 from mmalign.metrics._resampling import Figure
 from mmalign.report.html import Child, Html, element, section, table
 
@@ -17,7 +17,7 @@ def benchmarks(found: Sequence[Measured]) -> Html | None:
     for one in found:
         star = " *" if one.unchecked else ""
         step = "" if one.step is None else f", tuned at step {one.step}"
-        parts.append(element("h3", None, f"{one.name}{star} ({one.whole.num} items{step})"))
+        parts.append(element("h3", None, f"{one.name}{star} ({items(one.whole.num)}{step})"))
         parts.append(element("p", {"class": "hint"}, one.words))
         if one.manner:
             parts.append(element("p", {"class": "judge"}, one.manner.capitalize() + "."))
