@@ -45,6 +45,7 @@ _DOUBT = re.compile(
     r"\b(?:whether|if|unsure|sure|maybe|perhaps|possibly|may|might|could|or)\b", re.IGNORECASE
 )
 _GIVEN = re.compile(r"\W*(?:if|unless)\b", re.IGNORECASE)
+_NEAR = 300  # letters of an answer around a word that tell what is said of it
 _SENTENCE = re.compile(r"[.!?\n]")
 
 
@@ -60,21 +61,25 @@ def _truth(text: str) -> bool | None:
     said: set[bool | None] = set()
     if found := _FIRST.match(text):
         said.add(_value(found))
-    if found := _LAST.search(text):
+    if found := _LAST.search(text[-_NEAR:]):
         doubted = found["end"] != "\n" and _DOUBT.search(found["before"])
         said.add(None if doubted else _value(found))
     for found in _ANSWERED.finditer(text):
-        before = text[: found.start()]
+        before = _before(text, found.start())
         clause = CLAUSE.split(before)[-1]
         doubted = NEGATED.search(clause) or _DOUBT.search(clause) or _GIVEN.match(_SENTENCE.split(before)[-1])
         said.add(None if doubted else _value(found))
     for found in _STATED.finditer(text):
-        clause = CLAUSE.split(text[: found.start("word")])[-1]
+        clause = CLAUSE.split(_before(text, found.start("word")))[-1]
         denials = len(NEGATED.findall(clause))
-        half = _HALF.search(found["how"]) or _OPEN.match(text[found.end() :])
+        half = _HALF.search(found["how"]) or _OPEN.match(text, found.end())
         doubted = denials > 1 or half or _DOUBT.search(clause)
         said.add(None if doubted else _is_true(found["word"]) != bool(denials))
     return said.pop() if len(said) == 1 else None
+
+
+def _before(text: str, place: int) -> str:
+    return text[max(0, place - _NEAR) : place]
 
 
 def _value(found: re.Match[str]) -> bool:
