@@ -43,6 +43,10 @@ def build_plain(cls: Any, value: Any, where: str) -> Any:
             raise UserError(_own_rule(where, fields, message)) from error
         if first["type"] == "missing":
             raise UserError(f"{place}: this field is required") from error
+        if first["type"] == "dict_type":
+            raise UserError(
+                f"{place}: must be a mapping of key: value, got {_show(first['input'])}"
+            ) from error
         raise UserError(f"{place}: {message[0].lower()}{message[1:]}, got {_show(first['input'])}") from error
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
         raise UserError(f"{where}: {cls.__name__} has a field that no config can fill: {error}") from error
@@ -87,7 +91,19 @@ def build_named(kind: NamedKind, value: Any, where: str, allow_code: bool) -> An
     rest = {k: v for k, v in value.items() if k != kind.key}
     refuse_unknown(rest, [f.name for f in dataclasses.fields(cls) if f.init], where)
     _refuse_code(cls, rest, where, allow_code)
-    return build_plain(cls, rest, where)
+    return build_plain(cls, rest | _sections_by_name(cls, rest), where)
+
+
+def _sections_by_name(cls: type, section: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Sections that a section's fields hold as a name alone, as mappings; see `_refuse_code`."""
+    held = {
+        one.name: KINDS[one.metadata["section"]]
+        for one in dataclasses.fields(cls)
+        if one.metadata.get("section") in KINDS
+    }
+    return {
+        name: {kind.key: section[name]} for name, kind in held.items() if isinstance(section.get(name), str)
+    }
 
 
 def _refuse_code(cls: Any, section: Mapping[str, Any], where: str, allow_code: bool) -> None:
@@ -96,6 +112,7 @@ def _refuse_code(cls: Any, section: Mapping[str, Any], where: str, allow_code: b
     Such fields say so in their metadata: "imports", a name of code; "judges", a list of judges' sections;
     "section", the kind of thing whose section they hold.
     """
+    section = {**section, **_sections_by_name(cls, section)}
     for one in dataclasses.fields(cls):
         value = section.get(one.name)
         if "imports" in one.metadata and isinstance(value, str):

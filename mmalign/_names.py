@@ -18,6 +18,9 @@ from mmalign.types import UserError
 _PLAIN = re.compile(r"[a-z][a-z0-9_]*")
 _DOTTED = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
+_FUNCTION = "python_function"
+"""What stands for a function of the user's own, among kinds that have it."""
+
 
 @dataclass(frozen=True)
 class NamedKind:
@@ -54,7 +57,7 @@ def class_of(kind: NamedKind, name: str, where: str = "config", allow_code: bool
     """The dataclass a plain or dotted name stands for. Raises UserError with the nearest valid name."""
     dotted = _DOTTED.fullmatch(name)
     if dotted:
-        return _dotted(name, dotted[1], dotted[2], where, allow_code)
+        return _dotted(kind, name, where, allow_code)
     file = Path(__file__).parent / kind.folder / f"{name}.py"
     if not _PLAIN.fullmatch(name) or not file.is_file():
         known = names(kind)
@@ -83,8 +86,9 @@ def _only_class(name: str) -> type:
     return found[0]
 
 
-def _dotted(name: str, module_name: str, class_name: str, where: str, allow_code: bool) -> type:
+def _dotted(kind: NamedKind, name: str, where: str, allow_code: bool) -> type:
     refuse_code(name, where, allow_code)
+    module_name, _, class_name = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as error:
@@ -92,6 +96,9 @@ def _dotted(name: str, module_name: str, class_name: str, where: str, allow_code
     except AttributeError as error:
         raise UserError(f"{where}: {name}: {module_name} has no class {class_name}") from error
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
+        if inspect.isfunction(found) and _FUNCTION in names(kind):
+            section = f"{{{kind.key}: {_FUNCTION}, function: {name}}}"
+            raise UserError(f"{where}: {name} is a function, not a class; write {section}")
         raise UserError(f"{where}: {name} must be a dataclass")
     return found
 

@@ -200,6 +200,39 @@ def test_a_dotted_name_inside_the_package_needs_no_permission(tmp_path: Path) ->
     assert loaded(tmp_path, text(objective="{name: 'mmalign.objectives.ipo:IPO'}")).objective == IPO()
 
 
+def a_function(prompts: list[str], responses: list[Any]) -> list[float]:
+    """What somebody writes who has a function and no class."""
+    return [1.0] * len(responses)
+
+
+def test_a_function_is_told_its_form(tmp_path: Path) -> None:
+    own = f"{__name__}:a_function"
+    form = f"is a function, not a class; write {{name: python_function, function: {own}}}"
+    assert form in refusal(tmp_path, text(evaluation=f"{{judge: '{own}'}}"), (), True)
+    metric = "{name: mm_vet, questions: q.json, images: i, judge: %s}"
+    line = refusal(tmp_path, text(evaluation=f"{{metrics: [{metric % own}]}}"), (), True)
+    assert f"metrics[0].judge: {own} {form}" in line
+    objective = refusal(tmp_path, text(objective=f"{{name: '{own}'}}"), (), True)
+    assert "must be a dataclass" in objective, "of which none stands for functions"
+
+
+def test_a_section_within_a_section_is_named_by_word_or_mapping(tmp_path: Path) -> None:
+    """And needs the same permission either way, however deep."""
+    metric = "{name: mm_vet, questions: q.json, images: i, judge: %s}"
+    short, long = (
+        loaded(tmp_path, text(evaluation=f"{{metrics: [{metric % one}]}}"))
+        for one in ("brightness", "{name: brightness}")
+    )
+    assert short == long and short.evaluation.metrics[0].judge == {"name": "brightness"}
+    strange = f"'{__name__}:Judge'"
+    for one in (metric % strange, "{name: image_swap, of: %s}" % (metric % strange)):  # noqa: UP031
+        assert "--allow-code" in refusal(tmp_path, text(evaluation=f"{{metrics: [{one}]}}"))
+    line = refusal(
+        tmp_path, text(evaluation="{metrics: [{name: tempcompass, questions: q.json, videos: v}]}")
+    )
+    assert "metrics[0].questions: must be a mapping of key: value, got 'q.json'" in line
+
+
 def test_a_judge_is_named_by_word_or_mapping(tmp_path: Path) -> None:
     short = loaded(tmp_path, text(evaluation=f"{{judge: '{__name__}:Judge'}}"), allow_code=True)
     assert short.evaluation == Evaluation(judge=Judge())
