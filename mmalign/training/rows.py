@@ -257,6 +257,9 @@ def load_data(config: RunConfig, world: World, console: Console) -> RunData:
     prompts = "prompt" in wanted
     loaded = [load(source, prompts=wanted == ("prompt",)) for _, source in config.data]
     kept_back = [(source, load(source, which, prompts=prompts)) for source, which in heldout_sources(config)]
+    for part in [*loaded, *(part for _, part in kept_back if config.heldout is not None)]:
+        if (line := part.report.unseeing_line(config.model.media)) is not None:
+            console.warn(f"data: {line}")
     notes = [line for part in loaded for line in part.report.lines()]
     notes += [f"held-out {line}" for _, part in kept_back for line in part.report.lines()]
     pools = [Pool(p.samples, source, w) for p, (w, source) in zip(loaded, config.data, strict=True)]
@@ -318,11 +321,12 @@ def _single(samples: list[PreferenceSample], notes: list[str]) -> list[Preferenc
 
 
 def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
-    """The first `count` usable samples of a run's data as items, for a probe of a model."""
+    """`count` items, two at least, of the first usable samples of a run's data, for a probe of a model; fewer
+    where there are not so many. Raises UserError where there is none."""
     world = World(0, 1, adapter.device)
     data = load_data(config, world, Console(world, progress=False, quiet=True))
     roles = tuple(role for role in scored_roles(config.objective) if role not in config.objective.views)
-    kept: list[PreferenceSample] = []
+    kept, paired = list[PreferenceSample](), list[PreferenceSample]()
     check = partial(_check, adapter, roles, config.objective.views, "mask" in fields_of(config))
     first, need = data.pools[0], max(count, 2)
     for start in range(0, len(first.samples), need):
@@ -331,15 +335,18 @@ def few_samples(config: RunConfig, adapter: Adapter, count: int) -> list[Item]:
         kept += [one for one, outcome in zip(some, found, strict=True) if not isinstance(outcome, str)]
         paired = _paired(kept, config.objective.views)
         if len(paired) >= need:
-            kept = paired
             break
-    small = RunData([Pool(kept, first.source)], [], world, data.hash)
-    single = replace(config, data=config.data[:1], train=replace(config.train, batch=len(kept), workers=0))
-    return next(iter(small.loader(adapter, single).steps(0, 1)))[:need]
+    if not paired:
+        where = "" if len(data.pools) == 1 else "[0]"
+        raise UserError(f"data{where}: none of its {len(first.samples)} rows can be scored to probe a model")
+    small = RunData([Pool(paired, first.source)], [], world, data.hash)
+    taken = min(len(paired), need)
+    single = replace(config, data=config.data[:1], train=replace(config.train, batch=taken, workers=0))
+    return next(iter(small.loader(adapter, single).steps(0, 1)))
 
 
 def _paired(samples: list[PreferenceSample], views: Mapping[str, View]) -> list[PreferenceSample]:
-    """The samples but for those that lack partners; none if that leaves others without."""
-    alone = partnerless(samples, views)
-    kept = [sample for i, sample in enumerate(samples) if i not in alone]
-    return [] if partnerless(kept, views) else kept
+    """The samples but for those that lack partners, and those that then lack some in turn."""
+    while alone := partnerless(samples, views):
+        samples = [sample for i, sample in enumerate(samples) if i not in alone]
+    return samples

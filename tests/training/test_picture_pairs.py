@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from mmalign.data._views_media import media
 from mmalign.data.jsonl import Jsonl
 from mmalign.training.rows import few_samples
 from mmalign.training.run import run
-from mmalign.types import Adapter, Example, Message, Part, PreferenceSample, UserError
+from mmalign.types import Adapter, Example, Message, Part, PreferenceSample, Prepared, UserError
 
 LN2 = math.log(2)
 COUNT = 6
@@ -159,6 +159,43 @@ def test_a_probe_reads_on_until_rows_have_their_partners(folder: Path, picture: 
     items = few_samples(setting, setting.model.build(torch.device("cpu")), 2)
     assert len(items) == 2
     assert all({row.role for row in item.prepared.rows} >= {f"chosen_{picture}", *SIDES} for item in items)
+
+
+def test_a_probe_prepares_no_more_rows_than_it_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many rows show one picture, so that none of them has a partner before the last row is read."""
+    rows = [json.loads(line) for line in (folder / "canonical.jsonl").read_text().splitlines()]
+    for name in ("one", "two"):
+        many = [{**rows[0], "id": f"many-{i}"} for i in range(12)]
+        many += [{**rows[-1], "id": "last"}] if name == "two" else []
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in many))
+    setting = config(folder, "unused", {"name": "vdpo", "picture": "other_image"}, data="two")
+    adapter = setting.model.build(torch.device("cpu"))
+    prepared, plain = list[str](), adapter.prepare
+
+    def counted(sample: PreferenceSample, roles: Sequence[str]) -> Prepared:
+        prepared.append(sample.id)
+        return plain(sample, roles)
+
+    monkeypatch.setattr(adapter, "prepare", counted)
+    assert [item.id for item in few_samples(setting, adapter, 2)] == prepared and len(prepared) == 2
+    with pytest.raises(UserError, match=r"^data: none of its 12 rows can be scored"):
+        few_samples(
+            config(folder, "unused", {"name": "vdpo", "picture": "other_image"}, data="one"), adapter, 2
+        )
+
+
+def test_rows_whose_only_partners_have_none_leave_the_others_to_a_probe(folder: Path) -> None:
+    """The first row needs the second one, which shares pictures with all others."""
+    rows = [json.loads(line) for line in (folder / "canonical.jsonl").read_text().splitlines()]
+    shows = ([1, 3], [0, 2, 4], [0], [1, 2], [3, 4])
+    for row, pictures in zip(rows, shows, strict=False):
+        row["chosen_images"] = row["rejected_images"] = [f"{one}.png" for one in pictures]
+        row["rejected"] = "another answer"
+    (folder / "leaning.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:5]))
+    objective = {"name": "vdpo", "picture": "mean_image", "mean_of": 2}
+    setting = config(folder, "unused", objective, data="leaning")
+    items = few_samples(setting, setting.model.build(torch.device("cpu")), 3)
+    assert {item.id for item in items} == {"row-2", "row-3", "row-4"}
 
 
 def test_a_model_of_text_refuses_them(folder: Path) -> None:
