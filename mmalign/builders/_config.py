@@ -32,7 +32,9 @@ class BuildConfig:
     """A whole build; sections that carry a name hold an instance of the dataclass it stands for."""
 
     builder: Any  # what makes rows, a name of `mmalign list builders` with its fields
-    prompts: Any  # a data source, of whose rows the prompts are used, or a prompt file
+    # a data source, {source: jsonl, path: F}, of whose rows the prompts are used, or a prompt file,
+    # {name: lines, path: F}, of `mmalign list prompts`
+    prompts: Any
     judge: Any = None  # a reward that scores or compares answers; none for a builder that asks no judge
     helper: Any = None  # who writes for a builder that asks for it
     model: Any = None  # as in a training config

@@ -72,8 +72,14 @@ def load_sentences(path: str, where: str, device: torch.device) -> SentenceEncod
     refuse_absent(path, where)
     folder = Path(path).expanduser()
     if not folder.is_dir():
-        with readable(f"{where}: {path}"):
-            folder = Path(snapshot_download(path, allow_patterns=list(_FILES)))
+        try:
+            with readable(f"{where}: {path}"):
+                folder = Path(snapshot_download(path, allow_patterns=list(_FILES)))
+        except UserError as error:
+            raise UserError(
+                f"{where}: {path}: is no folder here, and the hub does not give it "
+                f"({type(error.__cause__).__name__}); name a local folder, or null, which compares words"
+            ) from error.__cause__
     if not (folder / "config.json").is_file():
         raise UserError(f"{where}: there is no config.json in {path}")
     modules = _json(folder / "modules.json", where, [])

@@ -1,6 +1,7 @@
 """Sentence encoders: pooled as their folder says, whatever stands beside a text; refusals."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,16 @@ def test_what_pools_otherwise_is_refused(folder: Path, tmp_path: Path) -> None:
         load_sentences(str(tmp_path), "builder.texts", CPU)
     with pytest.raises(UserError, match="there is no folder ./nowhere"):
         load_sentences("./nowhere", "builder.texts", CPU)
+
+
+def test_an_encoder_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> str:
+        raise ConnectionError("Cannot find an appropriate cached snapshot folder\nfor the revision")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    line = (
+        "builder.encoder: some/encoder: is no folder here, and the hub does not give it (ConnectionError); "
+        "name a local folder, or null, which compares words"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(line)}$"):
+        load_sentences("some/encoder", "builder.encoder", CPU)
