@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from mmalign.clips import ASSUMED_RATE
@@ -47,6 +47,8 @@ class LoadReport:
     unrated: int = 0  # clips that are folders of frames without a rate
     own_turns: int = 0  # pairs whose sides do not answer the same words
     unknown_columns: Counter[str] = field(default_factory=Counter)
+    media_columns: dict[str, str] = field(default_factory=dict)  # of these: "image" or "video", by looks
+    seeing: int = 0  # samples that hold a picture or a clip
     roles: Counter[str] = field(default_factory=Counter)
     skipped: list[Skipped] = field(default_factory=list)
     data_hash: str = ""
@@ -80,6 +82,10 @@ class LoadReport:
         if self.unrated:
             what = f"folders of frames without a rate (fps); {ASSUMED_RATE:g} a second is assumed"
             lines.append(f"data: {self.unrated} clips are {what}")
+        if 0 < self.seeing < self.kept:
+            lines.append(
+                f"data: {self.kept - self.seeing} of {self.kept} samples hold no picture and no clip"
+            )
         if self.own_turns:
             what = "pairs whose sides answer different words; the last turn of either alone is scored"
             lines.append(f"data: {self.own_turns} {what}")
@@ -92,6 +98,18 @@ class LoadReport:
             first = self.skipped[0]
             lines.append(f"data: {len(self.skipped)} broken rows left out ({share:.1f} %); {first.reason}")
         return lines
+
+    def unseeing_line(self, media: Collection[str]) -> str | None:
+        """That no sample has a medium although the model reads `media`; None if one has, or it reads none."""
+        if not media or self.seeing or not self.kept:
+            return None
+        what = "picture or clip" if "video" in media else "picture"
+        line = f"{self.title}: none of {self.kept} samples has a {what}, and the model would see text alone"
+        if not self.media_columns:
+            return line
+        column, kind = next(iter(self.media_columns.items()))
+        hint = f"; set data.columns: {{{kind}s: {column}}}" if set(self.formats) <= {"canonical"} else ""
+        return f"{line}; columns not used that look like media: {', '.join(self.media_columns)}{hint}"
 
     def unrated_line(self) -> str:
         """Answers that take part in no pair, since one of their ratings is no number."""

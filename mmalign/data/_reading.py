@@ -11,6 +11,7 @@ from mmalign._relative import started_from
 from mmalign.data._formats import Format, LeftOut, known_formats, read_row
 from mmalign.data._lists import Lists
 from mmalign.data._load_report import LoadReport, Skipped
+from mmalign.data._media_columns import looks_like
 from mmalign.data._options import Row, SourceOptions
 from mmalign.data._paths import File
 from mmalign.data._records import PROMPT
@@ -98,6 +99,9 @@ def _sample(
         report.left_out[found.result.reason] += 1
         return None
     report.unknown_columns.update(found.result.unused)
+    for column in sorted({*found.result.unused} - report.media_columns.keys()):
+        if (kind := looks_like(column, row.get(column))) is not None:
+            report.media_columns[column] = kind
     sample = found.result.sample
     if found.group is not None:
         lists.add(found.group, sample)

@@ -18,6 +18,7 @@ from mmalign.data._lists import Lists
 from mmalign.data._load_report import LoadReport as LoadReport
 from mmalign.data._load_report import Skipped as Skipped
 from mmalign.data._load_report import counts_of
+from mmalign.data._media_columns import holds_media
 from mmalign.data._options import Row as Row
 from mmalign.data._options import SourceOptions as SourceOptions
 from mmalign.data._reading import read_rows, ready_samples
@@ -111,6 +112,7 @@ def _finished(
         report.roles.update(list(sample.examples))
         digests.append(digest(sample.id, sample_digest(sample)))
     report.kept = len(samples)
+    report.seeing = sum(map(holds_media, samples))
     report.unrated = unrated_folders(samples)
     report.data_hash = digest(digests)
     return LoadedData(samples, report)

@@ -10,6 +10,7 @@ from bad_inputs import GOOD, write_rows
 from samples import pair, text_of
 
 from mmalign.data._digest import digest
+from mmalign.data._media_columns import looks_like
 from mmalign.data._pairing import PairRule
 from mmalign.data._paths import File
 from mmalign.data._sources import SourceOptions, load, options_of
@@ -34,6 +35,37 @@ def test_report_of_a_plain_file(tmp_path: Path) -> None:
     ]
     assert data.report.data_hash == load(source(tmp_path, rows(3, origin="web"))).report.data_hash
     assert data.report.data_hash != load(source(tmp_path, rows(2) + rows(1))).report.data_hash
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "kind"),
+    [
+        ("image_file", "img/0", "image"),
+        ("ref", "a.png", "image"),
+        ("ref", ["v.mp4"], "video"),
+        ("clip_path", {"path": "frames/3"}, "video"),
+        ("scan", {"bytes": b"x", "path": None}, "image"),
+        ("image_count", 3, None),
+        ("image_note", "a red square", None),
+        ("source", "web", None),
+        ("video", "", None),
+    ],
+)
+def test_columns_that_look_like_media(column: str, value: Any, kind: str | None) -> None:
+    assert looks_like(column, value) == kind
+
+
+def test_a_model_that_looks_gets_no_picture(tmp_path: Path) -> None:
+    report = load(source(tmp_path, rows(3, image_file="img/0.jpg"))).report
+    line = report.unseeing_line({"image"})
+    assert line is not None and "none of 3 samples has a picture, and the model would see text" in line
+    assert line.endswith("look like media: image_file; set data.columns: {images: image_file}")
+    assert report.unseeing_line(frozenset()) is None
+    plain = load(source(tmp_path, rows(3))).report.unseeing_line({"image", "video"})
+    assert plain is not None and plain.endswith("has a picture or clip, and the model would see text alone")
+    some = load(source(tmp_path, rows(2) + rows(1, images=["a.png"]))).report
+    assert some.unseeing_line({"image"}) is None
+    assert "data: 2 of 3 samples hold no picture and no clip" in some.lines()
 
 
 def test_split_column(tmp_path: Path) -> None:

@@ -16,8 +16,11 @@ from PIL import Image
 from tiny_runs import Bench, add_vision
 from transformers import AutoProcessor
 
+from mmalign.training.console import Console
 from mmalign.training.inspection import files
 from mmalign.training.inspection.check import Inspection, inspect
+from mmalign.training.rows import load_data
+from mmalign.training.world import World
 from mmalign.types import UserError
 
 
@@ -81,6 +84,19 @@ def test_image_rows(bench: Bench, tmp_path: Path) -> None:
     assert found.trial is not None and found.trial.loss == pytest.approx(math.log(2), abs=1e-5)
 
 
+def test_rows_without_a_picture_are_told_of_a_model_that_looks(bench: Bench, tmp_path: Path) -> None:
+    rows = [{"prompt": f"what {n}?", "chosen": "a", "rejected": "b", "imag": "0.png"} for n in range(6)]
+    path = write(tmp_path / "typo.jsonl", rows)
+    found = check(bench, "vlm", path)
+    (warning,) = [one for one in found.warnings if "none of 6 samples has a picture" in one]
+    assert warning.startswith("training: ") and warning.endswith("set data.columns: {images: imag}")
+    assert found.sound, "rows of text alone are legal"
+    world = World(0, 1, torch.device("cpu"))
+    console = Console(world, progress=False, quiet=True)
+    load_data(bench.config("vlm", "never", data={"source": "jsonl", "path": str(path)}), world, console)
+    assert [one.replace("warning: data", "training") for one in console.take_notes()] == [warning]
+
+
 def test_mixed_rows_of_a_vision_model(bench: Bench, tmp_path: Path) -> None:
     """No, one and two pictures; the file of one is missing, another row answers with a picture."""
     folder = beside(bench, "vlm", tmp_path / "photos")
@@ -91,7 +107,7 @@ def test_mixed_rows_of_a_vision_model(bench: Bench, tmp_path: Path) -> None:
     found = check(bench, "vlm", write(folder / "pairs.jsonl", rows))
     missing, answer = found.reasons
     assert missing.count == 2 and missing.rows == ("pairs.jsonl row 5", "pairs.jsonl row 8")
-    assert "image '…': '…': no such file" in missing.rule
+    assert "image '…': no such file" in missing.rule
     assert answer.count == 1 and "must be text" in answer.rule
     assert found.usable == {"training": len(rows) - 3}
     assert found.trial is not None and found.trial.loss == pytest.approx(math.log(2), abs=1e-5)

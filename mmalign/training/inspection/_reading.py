@@ -72,7 +72,7 @@ def read(config: RunConfig) -> Reading:
     for weight, source in config.data:
         found = load(source, every_fault=True, prompts=prompts and not mixed)
         hashes.append(found.report.data_hash)
-        sources.append(_described(source, "training", found))
+        sources.append(_described(config, source, "training", found))
         pools.append(Pool(found.samples, source, weight))
         reading.faults += [Fault("training", row) for row in found.report.skipped]
         reading.ties += found.report.ties
@@ -80,7 +80,7 @@ def read(config: RunConfig) -> Reading:
         found = load(source, which, every_fault=True, prompts=prompts)
         heldout.append(Pool(found.samples, source))
         if which == "train":  # a file of its own; else its rows were counted above
-            sources.append(_described(source, "held-out", found))
+            sources.append(_described(config, source, "held-out", found))
             reading.faults += [Fault("held-out", row) for row in found.report.skipped]
             reading.ties += found.report.ties
     reading.hash = digest(hashes)
@@ -106,12 +106,14 @@ def read(config: RunConfig) -> Reading:
     return reading
 
 
-def _described(source: Any, part: Part, found: LoadedData) -> SourceRead:
+def _described(config: RunConfig, source: Any, part: Part, found: LoadedData) -> SourceRead:
     report = replace(found.report, skipped=[])  # broken rows are told apart by reason, later
     lines = [line for line in report.lines() if not line.startswith(f"data: {report.kept} of {report.rows} ")]
     title = report.title if report.title != "the source" else type(source).__name__
-    said = (f"{part}: {report.reversed_line()}",) if report.reversed_scores else ()
-    return SourceRead(title, part, report.rows, report.kept, tuple(lines), said)
+    said = [f"{part}: {report.reversed_line()}"] if report.reversed_scores else []
+    if (unseeing := report.unseeing_line(config.model.media)) is not None:
+        said.append(f"{part}: {unseeing}")
+    return SourceRead(title, part, report.rows, report.kept, tuple(lines), tuple(said))
 
 
 def _split_pairs(reading: Reading, part: Part, pool: Pool) -> None:
