@@ -25,10 +25,27 @@ _NO_ARTICLE = re.compile(  # what can follow the letter A, and not the article b
 )
 _STATED = re.compile(
     r"(?i:\b(?:answer|option|choice)(?:\s+(?:here|then|therefore))?\s*(?:is|would be|should be|must be|:|=)"
+    r"|\b(?:best|correct|right|closest)(?:\s+matching)?\s+(?:match|caption|description|sentence|statement|one"
+    r"|letter)\s*(?:is|would be|:)"
     r"|\bi(?:\s+would|'d)?\s+(?:choose|pick|select|say|go with)|\b(?:it is|it's|it must be))"
     r"(?i::?\s*(?:most likely |probably |clearly |option |choice |letter )*)"
-    r"(?:[(\[](?P<bracketed>[A-Za-z])[)\]]|(?P<bare>[A-Z])(?![\w'\u2019+#-]|\.\w))"
+    r"(?:[(\[](?P<bracketed>[A-Za-z])[)\]]|[\"'\u2018\u201c](?P<quoted>[A-Za-z])(?:[\"'\u2019\u201d]|\W*$)"
+    r"|(?P<small>[b-z]|(?<=[:=] )a|(?<=(?:nswer|ption|hoice) is )a)(?=[.):]*[^\S\n]*(?:\n|$))"
+    r"|(?P<bare>[A-Z])(?![\w'\u2019+#-]|\.\w))"
 )
+_RIGHT = re.compile(
+    r"(?<![\w'\u2019-])(?:[(\[](?P<bracketed>[A-Za-z])[)\]]|(?P<bare>[A-Z]))"
+    r"\s+(?i:is|seems|would be|must be)\s+"
+    r"(?i:(?:the|most|likely|clearly|therefore|thus|indeed|probably|obviously|definitely)\s+)*"
+    r"(?i:correct|right|true|best|accurate)(?=\W*$|\s*[.,;:!)\n]|\s+(?i:because|since|as|here|while|but|and|answer"
+    r"|option|choice|one|match|caption|description|sentence|statement)\b)"
+)
+_BESIDE = re.compile(r"(?:\b(?:or|and|nor|neither)|[/&])\s*(?:(?:option|choice|caption)\s+)?$", re.IGNORECASE)
+_UNSURE = re.compile(r"\b(?:whether|if|unless|unsure|sure|maybe|perhaps|might|may)\b", re.IGNORECASE)
+_ALONE = re.compile(
+    r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[\"'\u2018\u201c]?([A-Za-z])[)\]\"'\u2019\u201d]?[.):]*\s*"
+)
+_NEAR = 300  # letters of an answer before a choice that tell what is said of it
 _BRACKETED = re.compile(r"(?<!\w)[(\[]([A-Za-z])[)\]]")
 _DENIED = re.compile(  # behind a choice: it is not the one
     r"\s*(?:(?:is|was|are|seems|looks|would be|could be|can be)\s+(?:\w+\s+){0,2}?"
@@ -74,10 +91,11 @@ def unmarked(answer: str) -> list[str]:
 
 def chosen(answer: str, options: Sequence[str]) -> str | None:
     """The letter that an answer chooses, None where that cannot be told: one that stands first, with a mark
-    after it, alone, or before other words (A where these begin no noun of which it is the article), or that
-    the answer is said to be; else the only one in brackets; else that of the one option whose words are all
-    of the answer, or all of its beginning. Letters that contradict each other, or of which a choice is said
-    not to be the one, are not read, nor are options that are only repeated."""
+    after it, alone, or before other words (A where these begin no noun of which it is the article), that the
+    answer is said to be, that is said to be right, or that is the last line; else the only one in brackets;
+    else that of the one option whose words are all of the answer, or all of its beginning. Letters that
+    contradict each other, or of which a choice is said not to be the one, are not read, nor are options that
+    are only repeated."""
     found = {_letter(one, options) for one in unmarked(answer)}
     return found.pop() if len(found) == 1 else None
 
@@ -85,7 +103,8 @@ def chosen(answer: str, options: Sequence[str]) -> str | None:
 def _letter(answer: str, options: Sequence[str]) -> str | None:
     text, letters = _without_echo(answer, options), LETTERS[: len(options)]
     short = without_lead(text, _MORE_LEADS).lstrip("\"'\u201c ")
-    said = {*_first(short, letters), *_stated(text, letters)} or _bracketed(text, letters)
+    said = {*_first(short, letters), *_stated(text, letters), *_right(text, letters), *_last(text, options)}
+    said = said or _bracketed(text, letters)
     if said:
         return said.pop() if len(said) == 1 and "" not in said else None
     return _in_words(short, options)
@@ -128,12 +147,50 @@ def _stated(text: str, letters: str) -> set[str]:
     """Every letter that the answer is said to be; "" for one that is put in doubt."""
     said = set()
     for found in _STATED.finditer(text):
-        letter, rest = (found["bracketed"] or found["bare"]).upper(), text[found.end() :]
+        letter, rest = next(filter(None, found.groups())).upper(), text[found.end() :]
         if letter not in letters or (found["bare"] == "A" and not _NO_ARTICLE.match(rest)):
             continue
-        doubted = NEGATED.search(CLAUSE.split(text[: found.start()])[-1]) or _DENIED.match(rest)
+        doubted = NEGATED.search(_clause(text, found.start())) or _DENIED.match(rest)
         said.add("" if doubted or _listed(rest, letters) else letter)
     return said
+
+
+def _clause(text: str, place: int) -> str:
+    """What a clause says before a place."""
+    return CLAUSE.split(text[max(0, place - _NEAR) : place])[-1]
+
+
+def _right(text: str, letters: str) -> set[str]:
+    """Every letter that is said to be right; "" for one that is put in doubt or beside another."""
+    said = set()
+    for found in _RIGHT.finditer(text):
+        if (letter := (found["bracketed"] or found["bare"]).upper()) in letters:
+            clause = _clause(text, found.start())
+            said.add("" if any(one.search(clause) for one in (NEGATED, _BESIDE, _UNSURE)) else letter)
+    return said
+
+
+def _last(text: str, options: Sequence[str]) -> set[str]:
+    """The letter that is the last line, alone or with its option; "" where other lines are other letters, or
+    where the line before leads to what is wrong."""
+    lines = [line.strip(" \t-*>#\u2022") for line in text.splitlines()]
+    lines = [line for line in lines if line]
+    if not lines or not (letter := _alone(lines[-1], options)):
+        return set()
+    if {letter} != {_alone(line, options) for line in lines} - {""}:
+        return {""}
+    wrong = len(lines) > 1 and lines[-2].endswith(":") and NEGATED.search(lines[-2])
+    return {"" if wrong else letter}
+
+
+def _alone(line: str, options: Sequence[str]) -> str:
+    """The letter that a line is, alone or before its option; "" for any other line."""
+    found = _ALONE.fullmatch(line) or _ECHO.match(line)
+    letter = found[1].upper() if found else ""
+    if letter not in LETTERS[: len(options)] or found is None:
+        return ""
+    whole = found.end() == len(line) or plain(bare(line)) == plain(bare(options[LETTERS.index(letter)]))
+    return letter if whole else ""
 
 
 def _bracketed(text: str, letters: str) -> set[str]:

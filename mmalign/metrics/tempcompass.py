@@ -184,6 +184,13 @@ def _named(options: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(name, text) for name, _, text in (one.partition(": ") for one in options)]
 
 
+_NUMBER = (
+    r"(\b(?:answer|match|choice|option|caption|sentence|one)\s*(?:is|:)\s*)"
+    r"[\"'(]?#(?!\w|[.,]\d|[^\S\n]+(?!because|since|as\b)\w)[\"')]?"
+)
+"""A number # that the answer is said to be."""
+
+
 def _caption_in(answer: str, named: list[tuple[str, str]]) -> str | None:
     """The name of the one option that an answer chooses by its name, "Caption A", by the end of that, "A" or
     "(A)", or by its text."""
@@ -196,6 +203,11 @@ def _caption_in(answer: str, named: list[tuple[str, str]]) -> str | None:
         letters = list(LETTERS[: len(named)])
     for (name, _), letter in zip(named, letters, strict=True):
         answer = re.sub(rf"\b{re.escape(name)}\b", letter, answer, flags=re.IGNORECASE)
+        if (
+            label := name.split()[-1]
+        ).isdigit():  # 2 for Option 2: said to be the answer, or a line of its own
+            answer = re.sub(_NUMBER.replace("#", label), rf"\g<1>{letter}", answer, flags=re.IGNORECASE)
+            answer = re.sub(rf"(?m)^\W*{label}\W*$", letter, answer)
     texts = dict(zip(letters, (text for _, text in named), strict=True))
     found = chosen(answer, [texts[letter] for letter in sorted(texts)])
     return None if found is None else named[letters.index(found)][0]

@@ -38,6 +38,22 @@ OPTIONS = ["a red cup", "red", "blue", "no cup"]
         ("He runs. So the correct option is: C", "C"), ("I would choose (b).", "B"),
         ("I think the answer is B", "B"), ("It is a cup. The answer is B, not (A).", "B"),
         ("The answer is A red cup", "A"), ("I think it is A dog", None),
+        # behind an explanation
+        ("I see red.\n\nB", "B"), ("I see red.\n**B**", "B"), ("I see red.\n- B", "B"), ("- B", "B"),
+        ("I see red.\n(b).", "B"), ("I see red.\nB. red", "B"), ("# Answer\nB", "B"),
+        ("I see.\nOption C", "C"),
+        ("Final answer: b", "B"), ("Final answer: a", "A"), ("the correct choice is a.", "A"),
+        ("I see that it is a", None), ("The answer is 'B'.", "B"), ("The answer is \u201cB\u201d", "B"),
+        ("The answer is 'B'", "B"), ("the correct choice is b\nIt is red.", "B"),
+        ("Therefore option B is correct.", "B"), ("Of all of these, B is the best choice.", "B"),
+        ("So A is right because it is red", "A"), ("The best description is B.", "B"),
+        ("(A) is not it, so it is dark.\n\nC", "C"),
+        ("(A)\nI see red.\nB", None), ("The answer is A.\n\nB", None), ("I see:\nA\nB\nC", None),
+        ("These are wrong:\nB", None), ("Therefore option B is not correct.", None),
+        ("It is A or B is correct.", None), ("Here (A) and (B) is right.", None),
+        ("Tell me if B is correct.", None),
+        ("I don't think B is correct.", None), ("Here B is correct. Now C is correct.", None),
+        ("The cup B is right of the table", None), ("The answer is a red-hot one", None), ("I see.\nE", None),
         # brackets
         ("Option A is wrong, so (C)", "C"), ("He is not running, so (C)", "C"), ("It must be (C), (C)!", "C"),
         # what is not clear

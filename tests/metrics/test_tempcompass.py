@@ -82,6 +82,9 @@ def test_every_form(tmp_path: Path) -> None:
         ("The answer is Caption A", "Caption A"), ("caption b: it jumps", "Caption B"),
         ("it runs", "Caption A"), ("Caption B is right. Caption A is not.", "Caption B"),
         ("I think it is caption B.", "Caption B"), ("Caption A and not Caption B", "Caption A"),
+        ("The best match is Caption B.", "Caption B"), ("The correct caption is Caption A", "Caption A"),
+        ("It runs.\n\nCaption A", "Caption A"), ("It jumps.\nB", "Caption B"),
+        ("The best match is not Caption B.", None), ("Caption A\n\nThe best match is Caption B", None),
         ("Caption A and Caption B", None), ("Caption A: it runs\nCaption B: it jumps", None),
         ("Caption A is wrong", None), ("Caption C", None), ("C", None), ("", None),
     ],
@@ -100,9 +103,28 @@ def test_captions_in_another_order_and_by_number(tmp_path: Path) -> None:
     row = {"question": "?\nOption 1: it runs\nOption 2: it jumps", "answer": "Option 2: it jumps"}
     metric = bench(tmp_path, caption_matching=row)
     item = metric.items["caption_matching/17/action/1"]
-    for answer in ("2", "(2)", "Option 2", "The answer is Option 2.", "it jumps", "**2**"):
+    for answer in (
+        "2",
+        "(2)",
+        "Option 2",
+        "The answer is Option 2.",
+        "it jumps",
+        "**2**",
+        "The answer is 2",
+        "The best match is 2.",
+        "It flies.\n2",
+        "Answer: (2)",
+    ):
         assert metric.said(item, answer) == "Option 2"
     assert metric.said(item, "Option 1 or Option 2") is None and metric.said(item, "12") is None
+    for answer in (
+        "The answer is 2 foxes",
+        "The answer is 20",
+        "The answer is 1 or 2",
+        "1\n2",
+        "The answer is 1\n2",
+    ):
+        assert metric.said(item, answer) is None
 
 
 @pytest.mark.parametrize(
