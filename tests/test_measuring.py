@@ -176,6 +176,8 @@ def test_results_are_read_back(tmp_path: Path) -> None:
     assert json.loads(rows[0])["shown"] == {"said": "yes", "label": "yes"}
     page = str(benchmarks([found]))
     assert "a &lt;b&gt; note" in page and "+1.000" in page and benchmarks([]) is None
+    told = str(benchmarks([replace(found, unchecked=True, words="Reads `label`.")]))
+    assert "<code>label</code>" in told and "judge" in told and "Judged by a model" not in told
     (tmp_path / "evaluation" / "metrics" / "pope" / "results.json").write_text("{}")
     with pytest.raises(UserError, match="not a metric's results"):
         _measured.read(tmp_path)

@@ -38,6 +38,10 @@ _KNOWN: dict[str, tuple[str, str]] = {
     ),
     "image_margin": ("Picture margin", "reward of chosen under its own picture minus under the spoilt one"),
     "image_accuracy": ("Picture accuracy", "share of rows with a picture margin above 0"),
+    "bdhs_margin": ("Blind margin", "reward of chosen minus that of the answer written blind"),
+    "bdhs_accuracy": ("Blind accuracy", "share of pairs with a blind margin above 0"),
+    "own_margin": ("Own margin", "reward of chosen minus that of the model's own answer to a spoilt picture"),
+    "own_accuracy": ("Own accuracy", "share of pairs with an own margin above 0"),
     "anchor_accuracy": ("Anchor", "share of rows whose chosen reward is above delta"),
     "chosen_falling": ("Chosen falling", "share of chosen responses less likely than under the reference"),
     "logp_change": ("Change of log-likelihood", "against the reference, by role"),
@@ -52,6 +56,7 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "length": ("Length", "scored units of a response, by role"),
     "implicit_acc by noise": ("Accuracy by noise level", "quarters of the schedule, t1 has the least noise"),
     "nll": ("Negative log-likelihood", "of the responses that sft trains on, as its loss counts it"),
+    "round": ("Judge's score", "of all answers sampled in a round, mean; one point per round"),
     "grad_norm": ("Gradient norm", "before clipping"),
     "lr": ("Learning rate", "as the schedule gave it"),
 }
@@ -62,6 +67,8 @@ _SHARES = (  # drawn on 0..1
     "implicit_acc by noise",
     "seeing_ranking",
     "image_accuracy",
+    "bdhs_accuracy",
+    "own_accuracy",
     "anchor_accuracy",
 )
 _COLOURS = {"chosen": 0, "Dw": 0, "rejected": 1, "Dl": 1}

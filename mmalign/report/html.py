@@ -50,6 +50,14 @@ def join(children: Iterable[Child]) -> Html:
     return Html("".join(str(child) if isinstance(child, Html) else escape(child) for child in children))
 
 
+def prose(text: str) -> Html:
+    """A sentence as data, with what stands between two backticks in it as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return join([text])
+    return join(element("code", None, part) if place % 2 else part for place, part in enumerate(parts))
+
+
 def document(title: str, css: str, *body: Child) -> Html:
     """A whole page that may load nothing: its policy admits inlined style and data: pictures only."""
     assert "</" not in css, "style is inlined and may not end its element"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmalign.metrics._measured import Block, Measured, items
 from mmalign.metrics._resampling import Figure
-from mmalign.report.html import Child, Html, element, section, table
+from mmalign.report.html import Child, Html, element, prose, section, table
 
 
 def benchmarks(found: Sequence[Measured]) -> Html | None:
@@ -18,16 +18,16 @@ def benchmarks(found: Sequence[Measured]) -> Html | None:
         star = " *" if one.unchecked else ""
         step = "" if one.step is None else f", tuned at step {one.step}"
         parts.append(element("h3", None, f"{one.name}{star} ({items(one.whole.num)}{step})"))
-        parts.append(element("p", {"class": "hint"}, one.words))
+        parts.append(element("p", {"class": "under"}, prose(one.words)))
         if one.manner:
-            parts.append(element("p", {"class": "judge"}, one.manner.capitalize() + "."))
+            parts.append(element("p", {"class": "judge"}, prose(one.manner.capitalize() + ".")))
         parts.append(_table([one.whole], one))
         if len(one.blocks) > 1:
             head = element("summary", None, f"{one.name} by group")
             parts.append(element("details", None, head, _table(one.blocks[1:], one)))
-        parts += [element("p", {"class": "judge"}, note) for note in one.notes]
+        parts += [element("p", {"class": "judge"}, prose(note)) for note in one.notes]
         if one.unchecked:
-            words = "* Judged by a model; not checked against published numbers."
+            words = "* A judge's verdicts enter these figures; not checked against published numbers."
             parts.append(element("p", {"class": "judge"}, words))
     words = "Intervals: 95 %, items drawn anew 1000 times; for a difference, both models' answers together."
     return section("Benchmarks", *parts, element("p", {"class": "judge"}, words))

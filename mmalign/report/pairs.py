@@ -14,11 +14,14 @@ MAX_PAIRS = 64
 """So many prompts are shown."""
 
 
-def pairs(comparison: Comparison | None) -> Html:
-    """Both models' answers side by side, in the order of the prompts: nothing is picked."""
+def pairs(comparison: Comparison | None, measured: bool = False) -> Html:
+    """Both models' answers side by side, in the order of the prompts: nothing is picked. `measured`: whether
+    the run has answered a benchmark."""
     if comparison is None:
+        said = "Only benchmarks so far, see above" if measured else "Not evaluated yet"
+        without = " without --metric" if measured else ""
         hint = (
-            "Not evaluated yet: mmalign evaluate answers held-out prompts with the base and the tuned model."
+            f"{said}: mmalign evaluate{without} answers held-out prompts with the base and the tuned model."
         )
         return section("Before and after", element("p", {"class": "hint"}, hint))
     shown, every = comparison.rows[:MAX_PAIRS], len(comparison.rows)

@@ -11,7 +11,7 @@ from mmalign.evaluation.win_rate import WinRate
 from mmalign.report import rates
 from mmalign.report.alarms import Alarm
 from mmalign.report.curves import charts, decided, draw
-from mmalign.report.html import Child, Html, element, join, section, table
+from mmalign.report.html import Child, Html, element, join, prose, section, table
 from mmalign.report.levels import is_level
 from mmalign.report.plot import number
 from mmalign.report.rates import percent as _percent
@@ -89,7 +89,7 @@ def headline(metrics: Metrics, comparison: Comparison | None) -> Html | None:
         parts += [_mean_scores(comparison), _changes(comparison)]
         parts += [part for part in (rates.by_score(comparison), *rates.by_group(comparison)) if part]
     if comparison is not None:
-        parts += [element("p", {"class": "judge"}, _judge_line(note)) for note in comparison.judges]
+        parts += [element("p", {"class": "judge"}, prose(_judge_line(note))) for note in comparison.judges]
         parts += [element("p", {"class": "judge"}, line) for line in _unread_lines(comparison)]
     return section("Result", *parts) if parts else None
 

@@ -34,15 +34,16 @@ def write_report(run_folder: Path) -> Path:
     config = parse_file(run_folder / "config.yaml")
     metrics = read_metrics(run_folder / "metrics.jsonl")
     comparison = comparisons.read(run_folder)
+    found = _measured.read(run_folder)
     parts = [
         sections.header(config, record),
         sections.headline(metrics, comparison),
-        benchmarks(_measured.read(run_folder)),
+        benchmarks(found),
         sections.warnings(find_alarms(record, metrics, comparison), record.notes),
         sections.curves(metrics),
         noise_levels(metrics),
         over_training(snapshots.read(run_folder)),
-        pairs(comparison),
+        pairs(comparison, bool(found)),
         sections.origin(record),
         sections.resolved_config((run_folder / "config.yaml").read_text(encoding="utf-8-sig")),
     ]

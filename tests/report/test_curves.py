@@ -53,6 +53,16 @@ def test_margins_with_and_without_the_picture_share_a_chart() -> None:
     assert (labels[0], labels[-1]) == ("0.0", "1.0")  # a share: the whole axis
 
 
+def test_charts_of_rounds_say_what_they_show() -> None:
+    one = series(0.5)
+    names = ["bdhs_margin", "bdhs_accuracy", "own_margin", "own_accuracy", "round/score"]
+    for chart in charts(Metrics(dict.fromkeys(names, one), {})):
+        caption = drawn(chart, 10).find("figcaption")
+        assert caption is not None and not set(names) & set(caption.itertext())
+        assert chart.name != "round" or "Judge's score" in caption.itertext()
+        assert len(" ".join(caption.itertext())) > 40
+
+
 def test_winner_and_loser_have_their_colours_in_every_chart() -> None:
     one = series(1.0, 2.0)
     names = ["Dw", "Dl", "logp/chosen", "logp/rejected", "error/rejected", "reference_error/chosen"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmalign.report.html import MAX_SIDE, Html, document, element, join, picture, table
+from mmalign.report.html import MAX_SIDE, Html, document, element, join, picture, prose, table
 
 
 def test_strings_are_escaped_and_elements_are_not() -> None:
@@ -17,6 +17,11 @@ def test_strings_are_escaped_and_elements_are_not() -> None:
     assert str(element("p", None, inner, "<b>")) == f"<p>{inner}&lt;b&gt;</p>"
     assert str(join(["<", Html("<br>")])) == "&lt;<br>"
     assert "&lt;td&gt;" in str(table(["a"], [["x", "<td>"]]))
+
+
+def test_words_between_backticks_are_code() -> None:
+    assert str(prose("gives `acc` & `f<1>`.")) == "gives <code>acc</code> &amp; <code>f&lt;1&gt;</code>."
+    assert str(prose("one ` alone")) == "one ` alone"
 
 
 def test_characters_that_html_forbids_are_replaced() -> None:

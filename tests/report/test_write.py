@@ -10,6 +10,9 @@ import pytest
 from fake_run import MakeRun, config_of, pictured, told
 
 from mmalign.evaluation.comparison import Answered, Comparison, JudgeNote
+from mmalign.metrics import _measured
+from mmalign.metrics._measured import Block, Measured
+from mmalign.metrics._resampling import Figure
 from mmalign.report.pairs import MAX_PAIRS
 from mmalign.report.write import write_report
 from mmalign.training.record import MetricsLog
@@ -149,6 +152,15 @@ def test_a_run_that_has_only_begun(make_run: MakeRun) -> None:
     assert_inert(page)
     assert "Curves" not in page.texts and "Result" not in page.texts
     assert "the run is running at step 0, not finished" in page.text and "Not evaluated yet" in page.text
+
+
+def test_a_run_with_benchmarks_alone(make_run: MakeRun) -> None:
+    folder = make_run("text")
+    block = Block("", "", 1, {"base": {"acc": Figure(1.0)}, "tuned": {"acc": Figure(0.0)}}, {})
+    _measured.write(folder, Measured("pope", "Reads `label`.", True, (), (), (block,)), {})
+    page = Page(write_report(folder))
+    assert "Not evaluated yet" not in page.text and "evaluate without --metric answers" in page.text
+    assert "pope * (1 item)" in page.text and "`" not in page.text.split("Resolved config")[0]
 
 
 def test_without_a_judge_there_is_no_win_rate(make_run: MakeRun) -> None:
