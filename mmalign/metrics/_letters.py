@@ -37,10 +37,12 @@ _RIGHT = re.compile(
     r"(?<![\w'\u2019-])(?:[(\[](?P<bracketed>[A-Za-z])[)\]]|(?P<bare>[A-Z]))"
     r"\s+(?i:is|seems|would be|must be)\s+"
     r"(?i:(?:the|most|likely|clearly|therefore|thus|indeed|probably|obviously|definitely)\s+)*"
-    r"(?i:correct|right|true|best|accurate)(?=\W*$|\s*[.,;:!)\n]|\s+(?i:because|since|as|here|while|but|and|answer"
+    r"(?i:correct|right|true|best|accurate)(?=[^\w?]*$|\s*[.,;:!)\n]|\s+(?i:because|since|as|here|while|but|and|answer"
     r"|option|choice|one|match|caption|description|sentence|statement)\b)"
 )
-_BESIDE = re.compile(r"(?:\b(?:or|and|nor|neither)|[/&])\s*(?:(?:option|choice|caption)\s+)?$", re.IGNORECASE)
+_BESIDE = re.compile(
+    r"(?:\b(?:or|and|nor|neither|in|of|from)|[/&])\s*(?:(?:option|choice|caption)\s+)?$", re.IGNORECASE
+)
 _UNSURE = re.compile(r"\b(?:whether|if|unless|unsure|sure|maybe|perhaps|might|may)\b", re.IGNORECASE)
 _ALONE = re.compile(
     r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[\"'\u2018\u201c]?([A-Za-z])[)\]\"'\u2019\u201d]?[.):]*\s*"
@@ -161,12 +163,12 @@ def _clause(text: str, place: int) -> str:
 
 
 def _right(text: str, letters: str) -> set[str]:
-    """Every letter that is said to be right; "" for one that is put in doubt or beside another."""
+    """Every letter that is said to be right, without doubt and not beside another one."""
     said = set()
     for found in _RIGHT.finditer(text):
-        if (letter := (found["bracketed"] or found["bare"]).upper()) in letters:
-            clause = _clause(text, found.start())
-            said.add("" if any(one.search(clause) for one in (NEGATED, _BESIDE, _UNSURE)) else letter)
+        letter, clause = (found["bracketed"] or found["bare"]).upper(), _clause(text, found.start())
+        doubted = NEGATED.search(clause) or _BESIDE.search(clause) or _UNSURE.search(clause)
+        said |= {letter} & set("" if doubted else letters)
     return said
 
 

@@ -53,7 +53,9 @@ OPTIONS = ["a red cup", "red", "blue", "no cup"]
         ("It is A or B is correct.", None), ("Here (A) and (B) is right.", None),
         ("Tell me if B is correct.", None),
         ("I don't think B is correct.", None), ("Here B is correct. Now C is correct.", None),
-        ("The cup B is right of the table", None), ("The answer is a red-hot one", None), ("I see.\nE", None),
+        ("Let me see if A is correct. It is not. Answer: B", "B"), ("Here A is correct? No", None),
+        ("The cup in B is the best.", None), ("The cup B is right of the table", None),
+        ("The answer is a red-hot one", None), ("I see.\nE", None),
         # brackets
         ("Option A is wrong, so (C)", "C"), ("He is not running, so (C)", "C"), ("It must be (C), (C)!", "C"),
         # what is not clear
