@@ -69,8 +69,8 @@ class Subject:
 @dataclass(frozen=True)
 class Written:
     """An answer written blind, with the chosen one's white space around it, which else would tell the two
-    apart. `told`: the try it came from, whether freely, its cosine with the chosen answer, and how many of
-    the places were hidden."""
+    apart. `told`: the try it came from, whether freely, its cosine with the chosen answer, how many of the
+    places were hidden, and the seed of every sentence."""
 
     text: str
     told: Mapping[str, Any]
@@ -205,5 +205,6 @@ def _written(one: _Try, text: str, told: Mapping[str, Any]) -> Written | str:
     task = one.task
     if text == task.chosen:
         return EQUAL
-    seen = {"places": task.places, "hidden": task.places - int(one.visible.sum())}
+    seen: dict[str, Any] = {"places": task.places, "hidden": task.places - int(one.visible.sum())}
+    seen |= {"seeds": {"bdhs": list(one.seeds)}}
     return Written(f"{task.before}{text}{task.after}", {**told, **seen})

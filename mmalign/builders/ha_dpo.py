@@ -43,6 +43,7 @@ class _Said:
     side: str
     place: int
     text: str
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,15 @@ class HaDpo(RowBuilder):
         ]
         seeds = [derive_seed(seed, place, row.id, "ha_dpo") >> 1 for row, _, place in asked]
         found: dict[tuple[str, str, str], _Said] = {}
-        for (row, side, place), reply in zip(asked, tools.helper.write(questions, seeds), strict=True):
+        replies = tools.helper.write(questions, seeds)
+        for (row, side, place), own, reply in zip(asked, seeds, replies, strict=True):
             match = _REPLY.fullmatch(reply or "")
             text = match["text"].strip() if match else ""
             key = (row.id, side, text)
             if not text or key in found:
                 counts[row.id][REPEATED if text else UNREAD] += 1
             else:
-                found[key] = _Said(row, side, place, text)
+                found[key] = _Said(row, side, place, text, own)
         return list(found.values())
 
     def _verified(
@@ -177,5 +179,8 @@ def _text(row: Asked, side: str) -> str:
 
 def _row(row: Asked, chosen: _Said, rejected: _Said, columns: dict[str, float]) -> NewRow:
     sides = {one.side: Part("text", one.text) for one in (chosen, rejected)}
-    told = {"rewrites": [chosen.place + 1, rejected.place + 1]}
+    told = {
+        "rewrites": [chosen.place + 1, rejected.place + 1],
+        "seeds": {one.side: one.seed for one in (chosen, rejected)},
+    }
     return NewRow(f"{chosen.place + 1}-{rejected.place + 1}", row.turns, sides, columns=columns, told=told)

@@ -78,8 +78,8 @@ class Povid(RowBuilder):
                 lost[row.id] = WORDLESS
             else:
                 asked.append(row)
-        seeds = [derive_seed(seed, 0, row.id, "povid") >> 1 for row in asked]
-        replies = tools.helper.write([self._question(row) for row in asked], seeds)
+        seeds = {row.id: derive_seed(seed, 0, row.id, "povid") >> 1 for row in asked}
+        replies = tools.helper.write([self._question(row) for row in asked], list(seeds.values()))
         read: dict[str, Wrong] = {}
         for row, reply in zip(asked, replies, strict=True):
             found = read_wrong(reply, _right(row), self.kinds, self.mistakes)
@@ -88,7 +88,12 @@ class Povid(RowBuilder):
             else:
                 read[row.id] = found
         columns = self._columns([row for row in asked if row.id in read], read, tools)
-        return [self._made(row, read.get(row.id), columns.get(row.id, {}), lost.get(row.id)) for row in rows]
+        return [
+            Remade(counts=Counter({lost[row.id]: 1}))
+            if row.id in lost
+            else self._made(row, read[row.id], columns.get(row.id, {}), seeds[row.id])
+            for row in rows
+        ]
 
     def _question(self, row: Asked) -> Turns:
         media = (
@@ -113,14 +118,11 @@ class Povid(RowBuilder):
         judged = judged_sides(tools.judge, pairs, self.min_gap)
         return {row.id: found for row, found in zip(rows, judged, strict=True)}
 
-    def _made(
-        self, row: Asked, wrong: Wrong | None, columns: dict[str, float] | str, lost: str | None
-    ) -> Remade:
-        if wrong is None or isinstance(columns, str):
-            reason = columns if isinstance(columns, str) else lost
-            return Remade(counts=Counter({str(reason): 1}))
+    def _made(self, row: Asked, wrong: Wrong, columns: dict[str, float] | str, seed: int) -> Remade:
+        if isinstance(columns, str):
+            return Remade(counts=Counter({columns: 1}))
         sides = {"chosen": Part("text", _right(row)), "rejected": Part("text", wrong.text)}
-        told = {"mistakes": [one.line for one in wrong.mistakes]}
+        told = {"mistakes": [one.line for one in wrong.mistakes], "seeds": {"rejected": seed}}
         return Remade((NewRow("povid", row.turns, sides, columns=columns, told=told),))
 
 

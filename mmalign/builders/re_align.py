@@ -230,6 +230,7 @@ class ReAlign(RowBuilder):
             "try": number + 1,
             "cosine": round(cosine, 6),
             "masked": one.task.masked.text,
+            "seeds": {"rejected": one.seed},
         }
         return NewRow("refilled", one.task.row.turns, sides, {"chosen_retrieved": one.turns}, told=told)
 

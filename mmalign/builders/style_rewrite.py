@@ -83,18 +83,18 @@ class StyleRewrite(RowBuilder):
         self._ask_writer(rows, answers, rewrites, reasons, tools, seed)
         self._ask_judge(rows, answers, rewrites, reasons, tools.judge)
         return [
-            self._remade(row, answers[place], rewrites.get(place, ""), reasons.get(place))
+            self._remade(row, answers[place], rewrites.get(place, ""), reasons.get(place), _seed(seed, row))
             if answers[place]
             else Remade(counts=Counter({UNFIT: 1}))
             for place, row in enumerate(rows)
         ]
 
-    def _remade(self, row: Asked, answer: str, rewrite: str, reason: str | None) -> Remade:
+    def _remade(self, row: Asked, answer: str, rewrite: str, reason: str | None, seed: int) -> Remade:
         """The row with the answer that stands, and what was wrong with its rewrite."""
         if reason is not None and self.on_drift == "drop":
             return Remade(counts=Counter({reason: 1}))
         counts = Counter({AS_BEFORE + reason: 1} if reason is not None else {})
-        told: dict[str, Any] = {"rewritten": reason is None}
+        told: dict[str, Any] = {"rewritten": reason is None, "seeds": {"rewrite": seed}}
         told |= {"answer": answer} if reason is None else {"rewrite": rewrite, "reason": reason}
         standing = Part("text", rewrite if reason is None else answer)
         return Remade((NewRow("rewrite", row.turns, {"chosen": standing}, told=told),), counts)
@@ -106,7 +106,7 @@ class StyleRewrite(RowBuilder):
         asked = [
             question(self.template, {"question": _question(rows[i]), "answer": answers[i]}, ()) for i in fit
         ]
-        seeds = [derive_seed(seed, 0, rows[i].id, "style_rewrite") for i in fit]
+        seeds = [_seed(seed, rows[i]) for i in fit]
         found = tools.helper.write(asked, seeds)
         replies = [_REPLY.fullmatch(text or "") for text in found]
         return {
@@ -159,6 +159,11 @@ class StyleRewrite(RowBuilder):
                 reasons[place] = UNREAD
             elif new[TOTAL] < old[TOTAL] - self.max_loss:
                 reasons[place] = WORSE
+
+
+def _seed(seed: int, row: Asked) -> int:
+    """What a row's rewrite is drawn from."""
+    return derive_seed(seed, 0, row.id, "style_rewrite")
 
 
 def _question(row: Asked) -> str:

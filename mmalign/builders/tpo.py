@@ -139,7 +139,7 @@ class Tpo(RowBuilder):
             if reason is not None:
                 counts[task.row.id][reason] += 1
             else:
-                made[task.row.id].append(_new_row(task, sides))
+                made[task.row.id].append(_new_row(task, sides, task.seed(seed, "answer")))
         return [Remade(tuple(made[row.id]), +counts[row.id]) for row in rows]
 
     # ------------------------------------------------------------ views
@@ -274,8 +274,9 @@ def _answered(tasks: Sequence[_Task], tools: Tools, seed: int) -> list[tuple[str
     return list(zip(found[::2], found[1::2], strict=True))
 
 
-def _new_row(task: _Task, sides: tuple[str, str]) -> NewRow:
+def _new_row(task: _Task, sides: tuple[str, str], seed: int) -> NewRow:
     assert task.question is not None
     answers = {"chosen": Part("text", sides[0]), "rejected": Part("text", sides[1])}
     told = {**task.told} | ({} if task.caption is None else {"caption": task.caption})
+    told |= {"seeds": dict.fromkeys(answers, seed)}
     return NewRow(task.view, task.question, answers, told=told)

@@ -83,8 +83,8 @@ class Videosavi(RowBuilder):
     `questions`: how many the writer asks about every clip, 0 being the row's own. The writer is the helper,
     who must read clips, or else the model itself; the model gives all first answers. refine: the writer lists
     mistakes of an answer, in place or in time, and writes it again without them; that is chosen, the first
-    one rejected. rate: the writer rates `n` answers from 1 to 10; the best is chosen against the worst, where
-    they lie `min_gap` or more apart. With `summary` it writes one of the clip before it rates (ISR-DPO, arXiv
+    one rejected. rate: the writer rates `answers` answers from 1 to 10; the best is chosen against the worst,
+    where they lie `min_gap` or more apart. With `summary` it writes one of the clip before it rates (ISR-DPO, arXiv
     2406.11280). All is read strictly, and what cannot be read is left out and counted. Questions to the
     writer and numbers are this project's own: none are published.
     """
@@ -180,7 +180,8 @@ class Videosavi(RowBuilder):
             if reason is not None:
                 found.append((None, Counter({reason: 1})))
                 continue
-            told = {"mistakes": mistakes[place]}
+            seeds = {"chosen": task.seed(seed, "refine"), "rejected": task.seed(seed, "answer")}
+            told = {"mistakes": mistakes[place], "seeds": seeds}
             found.append((_new_row(task, text, first[place], told), Counter()))
         return found
 

@@ -40,6 +40,7 @@ class Watched:
     def __init__(self, *tails: str, places: int = 576) -> None:
         self.tails, self.places = list(tails), places
         self.calls: list[tuple[list[str], list[Tensor]]] = []
+        self.seeds: list[int] = []
 
     def check(self, sample: PreferenceSample, roles: Sequence[str]) -> Sequence[str]:
         (answer,) = sample.examples[roles[0]][0].response
@@ -50,6 +51,7 @@ class Watched:
 
     def complete(self, model: Any, prompts: Any, begun: Any, seeds: Any, visible: Any = None) -> list[Part]:
         assert len(set(seeds)) == len(seeds)
+        self.seeds += seeds
         self.calls.append((list(begun), list(visible)))
         tails = self.tails.pop(0).split("|") if self.tails else [""] * len(begun)
         return [Part("text", tail) for tail in tails]
@@ -80,6 +82,7 @@ def test_the_mask_hides_that_share_and_is_one_for_all_sentences() -> None:
         assert least <= int(first.sum()) <= most
         told = remade.rows[0].told
         assert told["places"] == 1152 and told["hidden"] == 1152 - int(first.sum())
+        assert told["seeds"] == {"bdhs": model.seeds}
 
 
 def test_a_try_too_much_alike_is_drawn_again_and_the_last_is_free() -> None:

@@ -79,9 +79,12 @@ def test_every_rewritten_chosen_side_meets_every_rejected_one() -> None:
     (found,) = made(writer, row(), rewrites=2)
     assert sides(found) == [("good1", "bad1"), ("good1", "bad2"), ("good2", "bad1"), ("good2", "bad2")]
     assert [new.name for new in found.rows] == ["1-1", "1-2", "2-1", "2-2"] and not found.counts
-    assert [new.told for new in found.rows] == [{"rewrites": [a, b]} for a in (1, 2) for b in (1, 2)]
+    assert [new.told["rewrites"] for new in found.rows] == [[a, b] for a in (1, 2) for b in (1, 2)]
     good, bad = ([seed for text, seed in writer.asked if text == one] for one in ("good", "bad"))
     assert good == bad and len(set(good)) == 2, "one seed for both sides, another one each time"
+    assert [new.told["seeds"] for new in found.rows] == [
+        {"chosen": a, "rejected": b} for a in good for b in bad
+    ]
     (matched,) = made(Scripted(numbered), row(), rewrites=2, pairs="matched")
     assert sides(matched) == [("good1", "bad1"), ("good2", "bad2")]
 

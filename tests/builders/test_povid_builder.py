@@ -90,6 +90,7 @@ class Scripted(Writer):
 
     replies: Mapping[str, str | None]
     asked: list[tuple[Message, ...]] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
 
     def ready(self) -> None:
         """Nothing to load."""
@@ -98,6 +99,7 @@ class Scripted(Writer):
         """The reply for the text behind Answer:."""
         assert len(set(seeds)) == len(seeds)
         self.asked.extend(questions)
+        self.seeds.extend(seeds)
         return [self.replies[turns[-1].parts[-1].data.rpartition("Answer:\n")[2]] for turns in questions]
 
 
@@ -133,6 +135,7 @@ def test_rows_hold_both_answers_and_say_what_is_wrong() -> None:
     (new,) = found[0].rows
     assert new.answers == {"chosen": Part("text", RIGHT), "rejected": found[0].rows[0].answers["rejected"]}
     assert new.prompt == rows[0].turns and new.columns == {} and len(new.told["mistakes"]) == 2
+    assert new.told["seeds"] == {"rejected": writer.seeds[0]}
     (turn,) = writer.asked[0]
     text = turn.parts[-1].data
     assert [part.kind for part in turn.parts] == ["image", "text"] and "Question:\nWhat is there?\n" in text

@@ -166,6 +166,7 @@ def test_the_first_filling_that_is_not_alike_is_taken() -> None:
     assert remade[0].counts == {re_align.ALIKE: 1}
     told = new.told
     assert (told["retrieved"], told["try"], new.name) == ("c", 2, "refilled")
+    assert told["seeds"] == {"rejected": seer.seeds[1]} and len(set(seer.seeds)) == 2
     assert told["picture_cosine"] == pytest.approx(math.cos(60 / 255), abs=1e-6)
     assert told["cosine"] == pytest.approx(word_cosine(same, "a green star and a green star"), abs=1e-6)
     shown = [turn.parts[0].data for turn in new.prompts["chosen_retrieved"]]

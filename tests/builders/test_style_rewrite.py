@@ -19,7 +19,7 @@ from mmalign.builders._store import AS_BEFORE, Store
 from mmalign.builders._whole_rows import Remade
 from mmalign.builders.style_rewrite import StyleRewrite
 from mmalign.shapes.sight_text import named_things
-from mmalign.types import Message, Part
+from mmalign.types import Message, Part, derive_seed
 
 
 def row(answer: str, question: str = "What is it?") -> Asked:
@@ -55,7 +55,9 @@ def test_a_rewrite_that_says_the_same_stands() -> None:
     found = made(StyleRewrite(), helper)
     (new,) = found.rows
     assert new.answers == {"chosen": Part("text", "It is a cup.")} and not found.counts
-    assert new.told == {"rewritten": True, "answer": "a cup"} and new.prompt == row("").turns
+    seeds = {"rewrite": derive_seed(0, 0, "a", "style_rewrite")}
+    assert new.told == {"rewritten": True, "answer": "a cup", "seeds": seeds}
+    assert new.prompt == row("").turns
     assert len(helper.asked) == 2
     trusting = writing(GOOD)
     assert made(StyleRewrite(verify="none"), trusting) == found and len(trusting.asked) == 1

@@ -76,6 +76,7 @@ def test_localised_sees_a_part_and_the_rest() -> None:
             "chosen_view": {"segment": span, "num_frames": 4},
             "rejected_view": {"drop": span, "num_frames": 4},
             "of_frames": 16,
+            "seeds": {"chosen": chosen[1], "rejected": chosen[1]},
         }
         firsts.add(part[0])
     assert len(firsts) > 2, "drawn for each row"

@@ -85,11 +85,21 @@ def correcting(critique: str | None, again: str | None) -> Any:
 
 def test_a_refined_answer_is_chosen_over_the_first() -> None:
     helper = correcting("temporal: three comes last", " three ")
-    (found,) = made(Videosavi(), lambda t, s: "two", helper)
+    seeds: list[int] = []  # of the answer, the critique and the corrected answer
+
+    def noted(said: Any) -> Any:
+        def rule(turns: Turns, seed: int) -> Any:
+            seeds.append(seed)
+            return said(turns, seed)
+
+        return rule
+
+    (found,) = made(Videosavi(), noted(lambda t, s: "two"), noted(helper))
     (new,) = found.rows
     assert sides(new) == ("three", "two") and new.name == "own" and not found.counts
+    assert new.told["seeds"] == {"chosen": seeds[2], "rejected": seeds[0]} and len(set(seeds)) == 3
     assert new.prompt == row("a", CLIP).turns
-    assert new.told == {"question": "own", "mistakes": ["Temporal: three comes last"]}
+    assert new.told["question"] == "own" and new.told["mistakes"] == ["Temporal: three comes last"]
 
 
 @pytest.mark.parametrize(
