@@ -44,6 +44,14 @@ _SECTIONS = {
     for name in ("Train", "Lora", "Reference", "Views", "Online", "Evaluation", "Log")
 } | {"build": "mmalign.builders._config:BuildConfig"}
 """Sections without a name of their own, and the whole of a build's config."""
+_ELSEWHERE = {kind: topic for topic, kind in TOPICS.items()} | {
+    "heldout": "sources",
+    "reward": "rewards",
+    "frames": "video_lm",
+    "generation": "vlm",
+    "blind": "online",
+}
+"""Other words of a config, and under which topic or name their fields stand."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,9 @@ def catalogue(topic: str | None = None, adapter: str | None = None) -> list[Entr
     Raises UserError for an unknown topic or adapter.
     """
     if topic is not None and topic not in TOPICS:
+        if place := _ELSEWHERE.get(topic):
+            what = f"what {topic!r} takes is" if place in TOPICS else f"the fields of {topic!r} are"
+            raise UserError(f"list: {what} listed by: mmalign list {place}")
         raise UserError(
             f"list: no topic {topic!r}; topics: {', '.join(TOPICS)}; or give a name of one of them, or a "
             f"section: {', '.join(_SECTIONS)}"

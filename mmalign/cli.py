@@ -26,6 +26,7 @@ from mmalign.types import UserError
 app = typer.Typer(
     name="mmalign",
     help="Preference alignment for models that write, look, watch and draw.",
+    epilog="Any command takes --debug, which shows where in the program an error arose.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -298,11 +299,16 @@ def report(run: RunFolder) -> None:
 
 @app.command(name="show-config")
 def show_config(config: Path, overrides: Overrides = None) -> None:
-    """Print the resolved config, of a run or a build: defaults written out, overrides applied."""
+    """Print the resolved config, of a run or a build: defaults written out, overrides applied. CONFIG is a
+    file, or the folder of a run or a build."""
     from mmalign import config as configs
     from mmalign._yaml import parse_file
     from mmalign.builders import _config as builds
 
+    if config.is_dir():
+        if not (config / "config.yaml").is_file():
+            raise UserError(f"show-config: {config} holds no run or build (config.yaml is missing)")
+        config = config / "config.yaml"
     if "builder" in parse_file(config):
         print(builds.dump(builds.load(config, overrides or [], allow_code=True)), end="")
         return

@@ -18,7 +18,14 @@ def test_every_shipped_name_is_listed_with_one_line() -> None:
     ]
     for entry in entries:
         assert 10 < len(entry.summary) < 120 and "\n" not in entry.summary, entry.name
+        assert entry.summary.endswith("."), f"{entry.name}: cut in the middle of a sentence"
         assert set(entry.needs) | set(entry.offers) <= set(NEEDS), entry.name
+
+
+def test_builders_speak_of_fields_that_they_have() -> None:
+    for name in names(KINDS["builder"]):
+        fields = {line.partition(":")[0].strip() for line in fields_of("builders", name)}
+        assert "n" in fields or not any("`n`" in line for line in told_of("builders", name)), name
 
 
 def test_objectives_say_where_they_run_and_why_not() -> None:
@@ -82,6 +89,12 @@ def test_listing_for_one_adapter_leaves_out_what_it_cannot_run() -> None:
 def test_unknown_topics_and_adapters_are_refused() -> None:
     with pytest.raises(UserError, match=r"no topic 'losses'; topics: objectives, adapters"):
         catalogue("losses")
+    for word in ("data", "model", "objective", "heldout", "frames", "generation", "blind", "judge"):
+        with pytest.raises(UserError, match=rf"'{word}' .* listed by: mmalign list \w+$") as error:
+            catalogue(word)
+        place = str(error.value).split()[-1]
+        fields = [line for topic in topics_of(place) for line in fields_of(topic, place)]
+        assert place in TOPICS or any(line.startswith(f"{word}:") for line in fields)
     with pytest.raises(UserError, match=r"no adapter 'gpt'; known: .*text"):
         catalogue(adapter="gpt")
 

@@ -87,6 +87,10 @@ def test_show_config_gives_a_config(capsys: Capture, runs: Path, tmp_path: Path)
     assert tree["objective"]["name"] == "ipo"
     (tmp_path / "again.yaml").write_text(shown.out)
     assert call(capsys, "show-config", tmp_path / "again.yaml").out == shown.out
+    of_run = call(capsys, "show-config", runs / "text")
+    assert of_run.code == 0 and of_run.out == call(capsys, "show-config", runs / "text.yaml").out
+    refused = call(capsys, "show-config", tmp_path)
+    assert refused.code == 2 and "holds no run or build" in refused.refusal
 
 
 # ---------------------------------------------------------------- train and report
@@ -303,6 +307,7 @@ def test_the_package_is_the_command() -> None:
         "show-config",
     ):
         assert f"  {verb} " in output
+    assert "Any command takes --debug" in output
 
 
 @pytest.mark.parametrize(

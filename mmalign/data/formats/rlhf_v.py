@@ -1,5 +1,4 @@
-"""Rows of RLHF-V, RLAIF-V and SPA-VL (arXiv 2312.00849, 2405.17220, 2406.12030): an image, a question, two
-answers."""
+"""RLHF-V, RLAIF-V, SPA-VL rows (arXiv 2312.00849, 2405.17220, 2406.12030): image, question, two answers."""
 
 from __future__ import annotations
 
