@@ -135,7 +135,9 @@ class LoadReport:
         lines = []
         for name, count in sorted(self.formats.items()):
             what = f"read as {name} rows" if len(self.formats) == 1 else f"{count} rows read as {name}"
-            lines.append(f"data: {self.title} {what} ({', '.join(self.signs[name])})")
+            told = [sign for sign in self.signs[name] if sign in self.unknown_columns]
+            read = ", ".join(sign for sign in self.signs[name] if sign not in told)
+            lines.append(f"data: {self.title} {what} ({read}{'; told by ' if told else ''}{', '.join(told)})")
         return lines
 
 

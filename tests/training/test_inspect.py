@@ -276,3 +276,20 @@ def test_single_responses_of_pairs(bench: Bench, tmp_path: Path) -> None:
     found = inspect_rows(bench, tmp_path, [*rows, lists], objective=KTO)
     (reason,) = found.reasons
     assert reason.rule == "neither a pair nor a labelled completion" and reason.rows == ("rows.jsonl row 6",)
+
+
+def test_what_a_source_gives_is_told_apart_from_its_rows(bench: Bench, tmp_path: Path) -> None:
+    lists = [
+        {"prompt": f"say {n}", "responses": [" a", " b", " c"], "scores": [n, n + 1, n + 2]} for n in range(3)
+    ]
+    config = text_config(bench, write(tmp_path / "lists.jsonl", lists), data={"pairs": {"strategy": "all"}})
+    said: list[str] = []
+    inspect(config, said.extend)
+    assert any(line.endswith("3 rows, 3 of sound form, giving 9 samples") for line in said)
+    assert any("other rows have too: 0 (pairs of one row count once)" in line for line in said)
+    assert any(line.startswith("3 samples that training begins with") for line in said)
+    said.clear()
+    rows = [pair(n) for n in range(5)] + [pair(5, tie=True), {"prompt": "say"}]
+    inspect(text_config(bench, write(tmp_path / "tie.jsonl", rows), data={"ties": "drop"}), said.extend)
+    assert any(line.endswith("7 rows, 6 of sound form, giving 5 samples") for line in said)
+    assert not any("count once" in line for line in said)

@@ -128,8 +128,8 @@ def test_the_size_of_the_cache_is_told(bench: Bench, tmp_path: Path, monkeypatch
     config = replace(bench.config("image", "never", train={"steps": 3}), cache=str(cache))
     trial = inspect(config).trial
     assert trial is not None and not cache.exists()
-    (line,) = (note for note in trial.notes if note.startswith("cache: "))
-    assert re.match(rf"cache: about 0\.\d+ MB for 20 rows in {cache}/rows, [\d,]+ MB free$", line)
+    (line,) = (note for note in trial.notes if note.startswith("a run's cache: "))
+    assert re.match(rf"a run's cache: about 0\.\d+ MB for 20 rows in {cache}/rows, [\d,]+ MB free$", line)
     text = inspect(bench.config("text", "never")).trial
     assert text is not None and not any("cache:" in note for note in text.notes)
     monkeypatch.setattr(TensorCache, "free", lambda cache: 100_000)

@@ -117,7 +117,7 @@ def test_the_size_of_kept_paths_is_told_as_it_turns_out(bench: Bench, tmp_path: 
     assert len(list(cache.folder.rglob("*.safetensors"))) == 16
     assert not any("inverted paths" in note for note in notes)  # said, not kept
     line = next(note for note in trial.notes if "inverted paths" in note)
-    told = re.match(rf"cache: about ([\d.]+) MB for 16 inverted paths in {cache.folder}, ", line)
+    told = re.match(rf"a run's cache: about ([\d.]+) MB for 16 inverted paths in {cache.folder}, ", line)
     assert told is not None and float(told[1]) == pytest.approx(cache.used() / 1e6, rel=0.05)
 
 

@@ -26,12 +26,13 @@ class Fault:
 
 @dataclass(frozen=True)
 class SourceRead:
-    """What was found in one source: its rows, those taken of them, plain lines on the others, and what may
-    spoil a run."""
+    """What was found in one source: its rows, those of sound form, the samples that these give, plain lines
+    on the others, and what may spoil a run."""
 
     title: str
     part: Part
     rows: int
+    sound: int
     kept: int
     lines: tuple[str, ...]
     warnings: tuple[str, ...] = ()
@@ -107,13 +108,15 @@ def read(config: RunConfig) -> Reading:
 
 
 def _described(config: RunConfig, source: Any, part: Part, found: LoadedData) -> SourceRead:
-    report = replace(found.report, skipped=[])  # broken rows are told apart by reason, later
-    lines = [line for line in report.lines() if not line.startswith(f"data: {report.kept} of {report.rows} ")]
-    title = report.title if report.title != "the source" else type(source).__name__
+    title = found.report.title if found.report.title != "the source" else type(source).__name__
+    report = replace(found.report, title=title, skipped=[])  # broken rows are told apart by reason, later
+    known = tuple(f"data: {report.kept} {word} {report.rows} " for word in ("of", "samples from"))
+    lines = [line for line in report.lines() if not line.startswith(known)]
+    sound = report.rows - len(found.report.skipped)
     said = [f"{part}: {report.reversed_line()}"] if report.reversed_scores else []
     if (unseeing := report.unseeing_line(config.model.media)) is not None:
         said.append(f"{part}: {unseeing}")
-    return SourceRead(title, part, report.rows, report.kept, tuple(lines), tuple(said))
+    return SourceRead(title, part, report.rows, sound, report.kept, tuple(lines), tuple(said))
 
 
 def _split_pairs(reading: Reading, part: Part, pool: Pool) -> None:

@@ -65,7 +65,9 @@ def source_lines(notes: Sequence[str], sources: Sequence[SourceRead]) -> list[st
     """Notes on the config, and what the sources hold."""
     lines = [*notes, "What was read"]
     for one in sources:
-        lines.append(f"  {one.part}: {one.title}, {_number(one.rows, 'row')}, {one.kept} of sound form")
+        given = "" if one.kept == one.sound else f", giving {_number(one.kept, 'sample')}"
+        rows = f"{_number(one.rows, 'row')}, {one.sound} of sound form{given}"
+        lines.append(f"  {one.part}: {one.title}, {rows}")
         lines += [f"    {line.removeprefix('data: ')}" for line in one.lines]
     return lines
 
@@ -107,7 +109,8 @@ def _pair_lines(found: Inspection) -> list[str]:
             lines.append(
                 f"  chosen has more tokens than rejected: {sides.chosen_longer} ({share:.0%}); {fewer}"
             )
-    lines.append(f"  rows with a prompt that other rows have too: {repeats.prompts}")
+    once = " (pairs of one row count once)" if any(one.kept > one.rows for one in found.sources) else ""
+    lines.append(f"  rows with a prompt that other rows have too: {repeats.prompts}{once}")
     lines.append(f"  rows with the same content as another: {repeats.samples}")
     return [*lines, f"  rows that contradict another: {repeats.conflicts}"]
 
@@ -128,8 +131,9 @@ def _split_lines(found: Inspection) -> list[str]:
 
 
 def sample_lines(samples: Sequence[SampleView]) -> list[str]:
-    """The first samples, role by role."""
-    lines = ["", f"The first {len(samples)} samples as the model sees them; {OPEN}scored{CLOSE}"]
+    """The samples that training begins with, role by role."""
+    shown = f"{_number(len(samples), 'sample')} that training begins with, as the model sees them"
+    lines = ["", f"{shown}; {OPEN}scored{CLOSE}"]
     for one in samples:
         labels = "".join(f", {name} {value}" for name, value in one.labels.items())
         lines.append(f"  sample {one.id} ({one.origin}), weight {one.weight:g}{labels}")

@@ -24,6 +24,7 @@ def test_a_pair_with_its_distance(tmp_path: Path) -> None:
     data = read_rows(tmp_path, {**MM_RLHF, "chosen_score": 3.5, "rejected_score": 2, "ls_factor": 0.4})
     (sample,) = data.samples
     assert data.report.formats == {"mm_rlhf": 1} and data.report.unknown_columns == {"ls_factor": 1}
+    assert data.report.lines()[0].endswith("is_tie, delta; told by ls_factor)"), "it is not read"
     assert prompt_of(sample, "chosen") == [("user", "image:a.png", "What is it?")]
     assert (sample.labels["margin"], sample.labels["tie"]) == (1.5, 0.0)
     assert [only(sample, side).labels for side in ("chosen", "rejected")] == [{"score": 3.5}, {"score": 2.0}]
