@@ -96,7 +96,9 @@ class Asker:
                 for one, (name, turns) in zip(questions, ready, strict=True)
             ]
         except UserError as error:
-            raise UserError(f"{questions[0].asks}: {error}; the answers before it are kept") from error
+            told = str(error).removeprefix("prompt ")  # as one that asks is called elsewhere
+            who = "question " if told != str(error) else ""
+            raise UserError(f"{questions[0].asks}: {who}{told}; the answers before it are kept") from error
         given = answers(self.adapter, side.model, shown, len(shown), self.seed)
         for one, part in zip(questions, given, strict=True):
             if part.kind != "text":

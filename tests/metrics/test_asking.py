@@ -168,7 +168,7 @@ def test_a_picture_that_cannot_be_read_is_named_with_its_question(tmp_path: Path
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     echo, both = Echo(), [seen(tmp_path, "a"), seen(tmp_path, "b")]
-    told = "^seeing: prompt 'b', .*image 'b.png': the picture is broken.*; the answers before it are kept$"
+    told = "^seeing: question 'b', image 'b.png': the picture is broken.*; the answers before it are kept$"
     with pytest.raises(UserError, match=told):
         Asker(echo, None, tmp_path, 1, 0).answers(side(), both)
     Image.new("RGB", (4, 4)).save(tmp_path / "b.png")
