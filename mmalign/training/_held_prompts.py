@@ -38,12 +38,15 @@ def held_out(
     """Held-out rows of one source: pairs with their prompts if all have what is scored, `roles`; else one
     sample per distinct prompt. `notes` says which. Raises UserError for `train.eval_every` that then does
     nothing."""
+    told: list[str] = []
     if config.online is None:
-        return only_prompts(samples, notes)
+        kept = only_prompts(samples, told)
+        notes += [f"held-out {line}" for line in told]
+        return kept
     if may_score(config) and samples and all(set(roles) <= set(one.examples) for one in samples):
         notes.append(f"held-out data: {len(samples)} pairs, scored as in any run")
-        return beside_prompts(samples, [], all_train=True)
-    kept = only_prompts(samples, [])
+        return beside_prompts(samples, told, all_train=True)
+    kept = only_prompts(samples, told)
     if may_score(config) and config.train.eval_every is not None and not answered(config):
         raise _unread(f"not all held-out rows have {' and '.join(roles)}, and are not scored")
     notes.append(

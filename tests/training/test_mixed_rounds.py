@@ -10,6 +10,7 @@ import torch
 from tiny_runs import Bench, losses, metrics, same_files
 
 from mmalign.config import RunConfig
+from mmalign.training._held_prompts import held_out
 from mmalign.training._online_sampling import Asked, Sampling
 from mmalign.training.checks import check_config
 from mmalign.training.console import Console
@@ -117,9 +118,8 @@ def test_a_run_stopped_inside_a_round_goes_on_bit_for_bit(bench: Bench) -> None:
 
 
 def test_held_out_pairs_are_scored_as_in_any_run(bench: Bench) -> None:
-    config = config_of(
-        bench, "measured", 2, data={"heldout": 4}, train={"steps": 2, "batch": 4, "eval_every": 1}
-    )
+    train = {"steps": 2, "batch": 4, "lr": 1e-3, "eval_every": 1}
+    config = config_of(bench, "measured", data={"heldout": 4}, train=train, evaluation={"grid": 1})
     lines = metrics(run(config))
     found = {line["step"]: line["heldout/loss"] for line in lines if "heldout/loss" in line}
     assert found.keys() == {0, 1, 2} and found[0] == pytest.approx(0.693147, abs=1e-5)
@@ -127,6 +127,8 @@ def test_held_out_pairs_are_scored_as_in_any_run(bench: Bench) -> None:
     (start,) = (line["heldout/reward/margin"] for line in metrics(run(plain)) if line["step"] == 0)
     (ours,) = (line["heldout/reward/margin"] for line in lines if line["step"] == 0)
     assert ours == start
+    unmeasured = run(config_of(bench, "unmeasured", 2, data={"heldout": 4}))
+    same_files(Path(config.output) / "final", unmeasured / "final")
     told: list[str] = []
     assert inspect(config, told.extend).usable["held-out"] == 4
     assert any("held-out: 4 pairs, scored as in any run" in line for line in told)
@@ -148,6 +150,15 @@ def test_held_out_prompts_of_rounds_are_said_to_be_measured_by_nothing(bench: Be
         with pytest.raises(UserError, match=r"^train.eval_every: .*; remove it, or set evaluation.grid"):
             run(config_of(bench, "never", 1, **sections, train=train))
     check_config(config_of(bench, "never", 1, **sections, train=train, evaluation={"grid": 1}))
+
+
+def test_held_out_prompts_are_not_called_data(bench: Bench) -> None:
+    config = bench.config("text", "unused")
+    world = World(0, 1, torch.device("cpu"))
+    samples = load_data(config, world, Console(world, progress=False, quiet=True)).pools[0].samples[:3]
+    notes: list[str] = []
+    assert len(held_out(samples, config, ("prompt",), notes)) == 3
+    assert notes == ["held-out data: 3 different prompts of 3 rows; answers are not read"]
 
 
 def test_the_check_samples_and_names_rows_that_are_no_pairs(bench: Bench) -> None:
