@@ -8,12 +8,15 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from mmalign.types import UserError
 
 _FAILURE = "MMALIGN_FAILURE_FILE"  # set for the processes: where the first to fail says why
+_LAUNCHER = "MMALIGN_LAUNCHER_PID"  # set for them, too: who started them
 
 
 def launch(args: Sequence[str], processes: int) -> None:
@@ -35,6 +38,7 @@ def launch(args: Sequence[str], processes: int) -> None:
     command = ["--standalone", "--nproc-per-node", str(processes), "-m", "mmalign", *args]
     with tempfile.TemporaryDirectory() as folder:
         os.environ[_FAILURE] = str(Path(folder) / "failure")
+        os.environ[_LAUNCHER] = str(os.getpid())
         try:
             run(get_args_parser().parse_args(command))
         except ChildFailedError as error:
@@ -43,7 +47,7 @@ def launch(args: Sequence[str], processes: int) -> None:
         except SignalException as stop:
             raise SystemExit(128 + int(stop.sigval)) from stop
         finally:
-            del os.environ[_FAILURE]
+            del os.environ[_FAILURE], os.environ[_LAUNCHER]
 
 
 def _refuse_once(args: Sequence[str], processes: int) -> None:
@@ -74,6 +78,21 @@ def _told(path: str, rank: int, code: int) -> int:
         return code
     print(f"mmalign: process {rank} was ended by {signal.Signals(-code).name}", file=sys.stderr)
     return 128 - code
+
+
+def follow_launcher(every_s: float = 1.0) -> None:
+    """In a process of a launch: ask it to stop, as by SIGTERM, once who launched it is gone. Each such
+    process is a session of its own: a signal that ends the launch with its group does not reach it."""
+    if _LAUNCHER not in os.environ:
+        return
+    launcher = int(os.environ[_LAUNCHER])
+
+    def follow() -> None:
+        while os.getppid() == launcher:
+            time.sleep(every_s)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="follow launcher", daemon=True).start()
 
 
 def leave_to_launch(code: int, line: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,3 +101,33 @@ def test_a_process_that_could_not_say_why_is_told_of(
     file.write_text("2 config: is wrong")
     assert launching._told(str(file), 0, -6) == 2
     assert capsys.readouterr().err == "mmalign: config: is wrong\n"
+
+
+LAUNCHER = """
+import os, subprocess, sys, time
+os.environ["MMALIGN_LAUNCHER_PID"] = str(os.getpid())
+child = "from mmalign.launching import follow_launcher as f; f(0.1); print('up', flush=True); input()"
+subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.multiprocess
+def test_a_process_ends_when_its_launcher_was_killed() -> None:
+    """Also one in a session of its own; its output is at its end when it is."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert launcher.stdout is not None and launcher.stdin is not None
+    assert launcher.stdout.readline() == b"up\n"
+    try:
+        out = [launcher.stdout]
+        assert select.select(out, [], [], 0.3)[0] == [], "it goes on as long as the launcher does"
+        launcher.send_signal(signal.SIGKILL)
+        assert select.select(out, [], [], 60)[0] and launcher.stdout.read() == b""
+    finally:
+        launcher.kill()
+        launcher.stdin.close()
+        launcher.stdout.close()
+        launcher.wait()
