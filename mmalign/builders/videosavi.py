@@ -84,9 +84,9 @@ class Videosavi(RowBuilder):
     who must read clips, or else the model itself; the model gives all first answers. refine: the writer lists
     mistakes of an answer, in place or in time, and writes it again without them; that is chosen, the first
     one rejected. rate: the writer rates `answers` answers from 1 to 10; the best is chosen against the worst,
-    where they lie `min_gap` or more apart. With `summary` it writes one of the clip before it rates (ISR-DPO, arXiv
-    2406.11280). All is read strictly, and what cannot be read is left out and counted. Questions to the
-    writer and numbers are this project's own: none are published.
+    where they lie `min_gap` or more apart. With `summary` it writes one of the clip before it rates (ISR-DPO,
+    arXiv 2406.11280). All is read strictly, and what cannot be read is left out and counted. Questions to
+    the writer and numbers are this project's own: none are published.
     """
 
     # corrected answers against first ones, or best-rated against worst
