@@ -56,7 +56,7 @@ _KNOWN: dict[str, tuple[str, str]] = {
     "length": ("Length", "scored units of a response, by role"),
     "implicit_acc by noise": ("Accuracy by noise level", "quarters of the schedule, t1 has the least noise"),
     "nll": ("Negative log-likelihood", "of the responses that sft trains on, as its loss counts it"),
-    "round": ("Judge's score", "of all answers sampled in a round, mean; one point per round"),
+    "round": ("Judge's score", "mean over all answers sampled for rounds since the point before"),
     "grad_norm": ("Gradient norm", "before clipping"),
     "lr": ("Learning rate", "as the schedule gave it"),
 }
