@@ -67,7 +67,7 @@ class LoadReport:
         lines += [f"data: {n} pairs left out: {why}" for why, n in sorted(self.pairs_left_out.items())]
         if self.ties:
             fate = "left out; ties: keep keeps them" if self.ties_dropped else "kept, in the file's order"
-            lines.append(f"data: {self.ties} ties ({fate})")
+            lines.append(f"data: {'1 tie' if self.ties == 1 else f'{self.ties} ties'} ({fate})")
         if self.heldout:
             lines.append(f"data: {self.heldout} rows belong to the other side of the held-out split")
         if self.other_splits:

@@ -30,7 +30,7 @@ def test_every_pair_of_a_list_with_its_ties_counted(tmp_path: Path) -> None:
     assert data.report.lines() == [
         "data: 2 samples from 1 rows used (chosen 2, rejected 2)",
         "data: 3 pairs made of 1 lists: 1 all by score or rank",
-        "data: 1 ties (left out; ties: keep keeps them)",
+        "data: 1 tie (left out; ties: keep keeps them)",
     ]
     kept = read_rows(tmp_path, LIST, pairs=PairRule("all"), ties="keep")
     assert [sample.labels["tie"] for sample in kept.samples] == [1.0, 0.0, 0.0]

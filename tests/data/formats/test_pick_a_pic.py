@@ -57,14 +57,14 @@ def test_picked_pictures_from_parquet(tmp_path: Path) -> None:
     assert lines[1:4] == [
         "data: 2 of 5 rows used (chosen 2, rejected 2)",
         "data: 2 rows left out: without a label",
-        "data: 1 ties (left out; ties: keep keeps them)",
+        "data: 1 tie (left out; ties: keep keeps them)",
     ]
 
 
 def test_ties_can_be_kept(tmp_path: Path) -> None:
     data = load(parquet(tmp_path, *ROWS, ties="keep"))
     assert [sample.labels["tie"] for sample in data.samples] == [0.0, 0.0, 1.0]
-    assert "data: 1 ties (kept, in the file's order)" in data.report.lines()
+    assert "data: 1 tie (kept, in the file's order)" in data.report.lines()
 
 
 def test_a_file_without_any_preference_is_refused(tmp_path: Path) -> None:
