@@ -206,7 +206,7 @@ def answered(
     with pytest.raises(UserError) as refused:
         asker.answers(heard.side, questions)
     told = str(refused.value)
-    assert told.startswith(f"{questions[shown].asks}: prompt {questions[shown].id!r}") and "\n" not in told
+    assert told.startswith(f"{questions[shown].asks}: question {questions[shown].id!r}") and "\n" not in told
     assert f"{bench.last.name}'" in told and told.endswith("the answers before it are kept")
     bench.last.write_bytes(whole)
     assert sum(heard.batches) == shown // 4 * 4 >= 4
