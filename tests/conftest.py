@@ -43,6 +43,17 @@ def _tying_stays() -> Iterator[None]:
     assert loading is None or loading.PreTrainedModel.tie_weights.__name__ == "tie_weights"
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, for files whose tensors are too small to share."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real test data; tests that need it are skipped where it is not at hand."""

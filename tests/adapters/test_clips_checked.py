@@ -1,25 +1,17 @@
 """`check` of models that know no clips: frames that are handed over as pictures count as a clip's tokens."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from more_vlm import MORE, save_more
 from tiny_vlm import picture, save_vlm
 
 from mmalign.config import from_tree
 from mmalign.training.inspection.check import inspect
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("family", ["smolvlm", "internvl"])

@@ -1,7 +1,6 @@
 """Views of pictures and clips: what each change does to pixels, order and prompt, and from which numbers."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -16,13 +15,7 @@ from mmalign.data import _views_media as changes
 from mmalign.data._views import CHANGES, SEEN, change_of, check_views, unseen
 from mmalign.types import Example, Message, Part, PreferenceSample, UserError, View
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---------------------------------------------------------------- pixels

@@ -1,6 +1,5 @@
 """Views in the loader: from which numbers they are drawn, who may be a partner, what probes leave out."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +16,7 @@ from mmalign.data._order import Order
 from mmalign.data._views import CHANGES
 from mmalign.types import Example, Item, Message, Part, PreferenceSample, Prepared, Row, UserError, View
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def pixels_of(sample: PreferenceSample, roles: tuple[str, ...]) -> Prepared:
